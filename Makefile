@@ -1,0 +1,52 @@
+# Two commands to begin with:  make demo   and   make test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+INDEX ?= demo-index
+PORT ?= 8080
+
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help demo test test-all lint bench serve install reproduce clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# torch first, under its pin: on a CPU machine this keeps gigabytes of CUDA packages away.
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,dev]'
+	touch $@
+
+install: $(STAMP)  ## Make the virtual environment
+
+demo: $(STAMP)  ## Index real text, search, evaluate, serve (ONESHOT=1 ends by itself)
+	BIN=$(BIN) INDEX=$(INDEX) PORT=$(PORT) ONESHOT=$(ONESHOT) bash examples/demo.sh
+
+test: $(STAMP)  ## The tests of every change
+	$(BIN)/python -m pytest -q
+
+test-all: $(STAMP)  ## All tests, with the slow ones and the comparisons with other libraries
+	$(BIN)/python -m pytest -q -m ''
+
+lint: $(STAMP)  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## Run the benchmarks and write benchmarks/results
+	$(BIN)/python -m benchmarks.index
+
+serve: $(STAMP)  ## Serve the demo index
+	$(BIN)/retriever serve $(INDEX) --port $(PORT)
+
+reproduce: $(STAMP)  ## Measure every row of the reproduction table again (hours on two cores)
+	$(BIN)/retriever eval reproduce retriever/evaluation/reproduction.yaml --data $(DATA)
+
+clean:  ## Remove the environment and caches
+	rm -rf $(VENV) .cache build *.egg-info

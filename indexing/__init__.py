@@ -1,0 +1,1 @@
+"""The offline job: corpora, chunking, and building, changing and checking indexes."""

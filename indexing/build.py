@@ -1,0 +1,403 @@
+"""Building an index from a corpus, and adding to one; both resume after any interruption."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from indexing.garbage import readable, remove_unneeded
+from indexing.plan import BuildSettings, Plan
+from indexing.progress import Progress
+from indexing.segments import seal_segment, segment_name
+from indexing.shards import Shard, ShardWriter, portions
+from retriever.analysis import Analyser, analyser
+from retriever.encoder import CANARY_TEXTS, differences, encode_canaries, load_encoder
+from retriever.errors import IndexMismatch, InvalidInput, UnknownIndex
+from retriever.index.manifest import (
+    Chunking,
+    DensePart,
+    InvertedPart,
+    Manifest,
+    Segment,
+    describe_file,
+    publish,
+    read_manifest,
+)
+from retriever.index.records import Records, RecordWriter
+from retriever.index.segment import segment_folder
+from retriever.index.tombstones import write_tombstones
+from retriever.pipeline import PipelineSpec, default_pipelines
+from retriever.protocols import Encoder
+from retriever.storage import disk_errors, exclusive_lock, require_writable, sync_file
+from retriever.types import Document
+
+
+class Corpus(Protocol):
+    """A stream of documents that can be read again from the start; see indexing.corpora."""
+
+    def __iter__(self) -> Iterator[Document]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+    def size_hint(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What turns documents into an index."""
+
+    encoder: Encoder | None
+    analyser: Analyser | None
+
+
+def build_index(
+    corpus: Corpus,
+    path: str | Path,
+    settings: BuildSettings | None = None,
+    *,
+    encoder: Encoder | None = None,
+    pipelines: dict[str, PipelineSpec] | None = None,
+    default_pipeline: str | None = None,
+    device: str | None = None,
+    offline: bool = False,
+    overwrite: bool = False,
+    restart: bool = False,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Build an index of all documents of a corpus and return the report that is stored with it.
+
+    encoder    an object instead of the name in the settings
+    overwrite  replace an index that is there; it is served until the new one is complete
+    restart    throw away an unfinished build instead of resuming it
+
+    A build that was stopped, by whatever, resumes at the last finished shard when it is called again with
+    the same arguments, with the same result. Raises InvalidInput, ModelFault, IndexLocked or StorageFull; an
+    index that was there is intact then.
+    """
+    folder = Path(path)
+    settings = settings or BuildSettings()
+    require_writable(folder)
+    _require_consistent(settings)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(folder):
+        current = _current(folder)
+        if current is not None and not overwrite:
+            raise InvalidInput(
+                f"there is an index at {folder} already; add documents with `retriever index add`, "
+                "or replace it with --overwrite."
+            )
+        parts = _load_parts(settings, encoder, device, offline)
+        offered = default_pipelines(settings.parts) | (pipelines or {})
+        _require_known(default_pipeline, offered)
+        base = Manifest(
+            generation=current.generation if current else 0,
+            created="",
+            version="",
+            segments=[],
+            inverted=_inverted_part(settings, parts),
+            dense=_dense_part(settings, parts),
+            fields=settings.fields,
+            chunking=Chunking(window=settings.window, overlap=settings.overlap) if settings.window else None,
+            pipelines=offered,
+            default_pipeline=default_pipeline or list(default_pipelines(settings.parts))[-1],
+        )
+        return _write(folder, corpus, settings, parts, base, current, device, restart, quiet)
+
+
+def add_documents(
+    corpus: Corpus,
+    path: str | Path,
+    *,
+    duplicates: str = "fail",
+    encoder: Encoder | None = None,
+    device: str | None = None,
+    offline: bool = False,
+    restart: bool = False,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Add a corpus to an index as new segments, with the encoder, analyser and chunking that it has.
+
+    duplicates  what happens with ids that are in the index: "fail", "skip" or "overwrite"
+    Returns a report. Resumes like `build_index`.
+    """
+    folder = Path(path)
+    require_writable(folder)
+    current, _ = read_manifest(folder)
+    with exclusive_lock(folder):
+        current, _ = read_manifest(folder)
+        settings = _settings_of(current, duplicates)
+        parts = _load_parts(settings, encoder, device, offline)
+        if current.dense and parts.encoder:
+            found = differences(current.dense.fingerprint, parts.encoder.fingerprint())
+            if found:
+                raise IndexMismatch(
+                    f"{folder} was made with another encoder. {'; '.join(found)}. "
+                    "Add with the same encoder, or rebuild the index."
+                )
+        return _write(folder, corpus, settings, parts, current, current, device, restart, quiet)
+
+
+def _require_consistent(settings: BuildSettings) -> None:
+    if settings.window is not None and "dense" not in settings.parts:
+        raise InvalidInput("--chunk counts in the encoder's tokens; it needs the dense part.")
+    if settings.window is not None and settings.overlap >= settings.window:
+        raise InvalidInput(
+            f"the overlap must be below the window of {settings.window} tokens, got {settings.overlap}."
+        )
+
+
+def _require_known(default: str | None, offered: dict[str, PipelineSpec]) -> None:
+    if default is not None and default not in offered:
+        raise InvalidInput(f"unknown default pipeline {default!r}; there are {', '.join(offered)}.")
+
+
+def _current(folder: Path) -> Manifest | None:
+    try:
+        return read_manifest(folder)[0]
+    except UnknownIndex:
+        return None
+
+
+def _settings_of(manifest: Manifest, duplicates: str) -> BuildSettings:
+    if duplicates not in ("fail", "skip", "overwrite"):
+        raise InvalidInput(f"duplicates must be fail, skip or overwrite, got {duplicates!r}.")
+    parts = [name for name, part in (("bm25", manifest.inverted), ("dense", manifest.dense)) if part]
+    content: dict[str, Any] = {"parts": parts, "duplicates": duplicates, "fields": manifest.fields}
+    if manifest.inverted:
+        content["analyser"] = manifest.inverted.analyser
+        content |= {"k1": manifest.inverted.k1, "b": manifest.inverted.b}
+    if manifest.dense:
+        content |= {"encoder": manifest.dense.encoder, "precision": manifest.dense.precision}
+        content |= {"dense": manifest.dense.kind}
+        content["oversample"] = manifest.dense.oversample
+    if manifest.chunking:
+        content |= {"window": manifest.chunking.window, "overlap": manifest.chunking.overlap}
+    return BuildSettings.model_validate(content)
+
+
+def _load_parts(
+    settings: BuildSettings, encoder: Encoder | None, device: str | None, offline: bool
+) -> _Parts:
+    if "dense" in settings.parts and encoder is None:
+        encoder = load_encoder(settings.encoder, device=device, precision=settings.precision, offline=offline)
+    if settings.window is not None and encoder is not None and settings.window > encoder.max_tokens:
+        raise InvalidInput(
+            f"the window of {settings.window} tokens is longer than the encoder's {encoder.max_tokens}."
+        )
+    return _Parts(
+        encoder if "dense" in settings.parts else None,
+        analyser(settings.analyser) if "bm25" in settings.parts else None,
+    )
+
+
+def _inverted_part(settings: BuildSettings, parts: _Parts) -> InvertedPart | None:
+    if parts.analyser is None:
+        return None
+    return InvertedPart(
+        analyser=settings.analyser,
+        analyser_fingerprint=parts.analyser.fingerprint(),
+        k1=settings.k1,
+        b=settings.b,
+    )
+
+
+def _dense_part(settings: BuildSettings, parts: _Parts) -> DensePart | None:
+    if parts.encoder is None:
+        return None
+    return DensePart(
+        encoder=settings.encoder,
+        fingerprint=parts.encoder.fingerprint(),
+        width=parts.encoder.width,
+        precision=settings.precision,
+        kind=settings.dense,
+        oversample=settings.oversample,
+        canaries="",
+        canary_texts=CANARY_TEXTS,
+    )
+
+
+def _write(
+    folder: Path,
+    corpus: Corpus,
+    settings: BuildSettings,
+    parts: _Parts,
+    base: Manifest,
+    current: Manifest | None,
+    device: str | None,
+    restart: bool,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Make the generation after `current` from the segments of `base` and the corpus."""
+    started = time.monotonic()
+    kept = [
+        s.number for manifest in (readable(folder, current) if current else []) for s in manifest.segments
+    ]
+    plan = Plan(
+        generation=(current.generation if current else 0) + 1,
+        first_segment=max(kept, default=0) + 1,
+        replaces=current is not None and not base.segments,
+        settings=settings,
+        corpus=corpus.describe(),
+        encoder=parts.encoder.fingerprint() if parts.encoder else None,
+        analyser=parts.analyser.fingerprint() if parts.analyser else None,
+    )
+    building = folder / "building"
+    if restart:
+        shutil.rmtree(building, ignore_errors=True)
+    records = RecordWriter(folder, plan.generation)
+    try:
+        writer = ShardWriter(
+            building / "shards", settings, records, plan.first_segment, parts.encoder, parts.analyser
+        )
+        if (building / "plan.json").is_file():
+            plan.require_same(building / "plan.json")
+        else:
+            with disk_errors(folder):
+                records.roll_back(kept)
+                plan.write(building / "plan.json")
+        writer.clear_unfinished()
+        if plan.replaces:
+            records.delete_all(before=plan.first_segment)
+        resumed = _read_corpus(writer, corpus, settings, quiet)
+        if not writer.shards:
+            raise InvalidInput("the corpus holds no documents; nothing was changed.")
+        segments = _seal(folder, writer, settings, parts, device, quiet)
+        for segment in base.segments:
+            segments.append(with_tombstones(folder, segment, records, plan.generation))
+    finally:
+        records.close()
+    report = _report(writer.shards, corpus, resumed, started)
+    manifest = base.model_copy(
+        update={
+            "generation": plan.generation,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "version": version("retriever-engine"),
+            "segments": sorted(segments, key=lambda segment: segment.number),
+            "corpus": plan.corpus if current is None or plan.replaces else base.corpus,
+            "report": report,
+        }
+    )
+    manifest = _with_canaries(folder, manifest, parts.encoder)
+    publish(folder, manifest)
+    shutil.rmtree(building)
+    remove_unneeded(folder, manifest)
+    return report
+
+
+def _read_corpus(writer: ShardWriter, corpus: Corpus, settings: BuildSettings, quiet: bool) -> int:
+    """Feed the corpus to the writer shard by shard; return how many shards were there already."""
+    finished = writer.finished()
+    with Progress("documents", corpus.size_hint(), quiet) as progress:
+        for portion in portions(corpus, settings.shard_documents):
+            writer.take(finished, portion)
+            progress.advance(len(portion))
+    if len(finished) > len(writer.shards):
+        raise InvalidInput(
+            "the corpus has become shorter since the unfinished build; add --restart to begin again."
+        )
+    return len(finished)
+
+
+def _seal(
+    folder: Path,
+    writer: ShardWriter,
+    settings: BuildSettings,
+    parts: _Parts,
+    device: str | None,
+    quiet: bool,
+) -> list[Segment]:
+    by_segment: dict[int, list[int]] = {}
+    for number, shard in enumerate(writer.shards):
+        if shard.documents:
+            by_segment.setdefault(shard.segment, []).append(number)
+    reader = Records(folder, writer.records.generation)
+    segments = []
+    with contextlib.closing(reader), Progress("segments", len(by_segment), quiet) as progress:
+        for number, members in by_segment.items():
+            shards = [writer.shards[i] for i in members]
+            files = seal_segment(
+                folder,
+                number,
+                [writer.path(i) for i in members],
+                [None] * len(members),
+                [document.id for _, document in reader.segment_documents(number)],
+                inverted=parts.analyser is not None,
+                dense=settings.dense if parts.encoder else None,
+                device=device or "cpu",
+            )
+            segments.append(
+                Segment(
+                    name=segment_name(number),
+                    number=number,
+                    documents=sum(shard.documents for shard in shards),
+                    records_sha256=reader.digest(number),
+                    empty=sum(shard.empty for shard in shards),
+                    files=files,
+                )
+            )
+            progress.advance(1)
+    return segments
+
+
+def with_tombstones(folder: Path, segment: Segment, records: RecordWriter, generation: int) -> Segment:
+    """Return a segment of the generation before with all that this generation has deleted from it."""
+    deleted = records.deleted_ordinals(segment.number)
+    if len(deleted) == segment.deleted:
+        return segment
+    name = f"{segment_folder(segment.name)}/tombstones-{generation:06d}.npy"
+    with disk_errors(folder):
+        write_tombstones(folder / name, deleted, segment.documents)
+        sync_file(folder / name)
+    files = {path: entry for path, entry in segment.files.items() if path != segment.tombstones}
+    return segment.model_copy(
+        update={
+            "deleted": len(deleted),
+            "tombstones": name,
+            "files": files | {name: describe_file(folder / name)},
+        }
+    )
+
+
+def _with_canaries(folder: Path, manifest: Manifest, encoder: Encoder | None) -> Manifest:
+    if encoder is None or manifest.dense is None or manifest.dense.canaries in manifest.files:
+        return manifest
+    # A rebuilt index gets a file of its own, so that the one still served keeps its canaries.
+    name = f"canaries-{manifest.generation:06d}.npy"
+    with disk_errors(folder):
+        np.save(folder / name, encode_canaries(encoder, manifest.dense.canary_texts))
+        sync_file(folder / name)
+    return manifest.model_copy(
+        update={
+            "files": {name: describe_file(folder / name)},
+            "dense": manifest.dense.model_copy(update={"canaries": name}),
+        }
+    )
+
+
+def _report(shards: Iterable[Shard], corpus: Corpus, resumed: int, started: float) -> dict[str, Any]:
+    shards = list(shards)
+    report: dict[str, Any] = {
+        "source_documents": sum(shard.source_documents for shard in shards),
+        "documents": sum(shard.documents for shard in shards),
+        "empty": sum(shard.empty for shard in shards),
+        "truncated": sum(shard.truncated for shard in shards),
+        "skipped": sum(shard.skipped for shard in shards),
+        "overwritten": sum(shard.overwritten for shard in shards),
+        "bad_vectors": [id_ for shard in shards for id_ in shard.bad_vectors],
+        "shards": len(shards),
+        "resumed_shards": resumed,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    read = getattr(corpus, "report", None)
+    if read is not None:
+        report["bad_lines"] = getattr(read, "bad_lines_total", 0)
+        report["duplicates"] = getattr(read, "duplicates", 0)
+    return report

@@ -1,0 +1,213 @@
+"""Changes to an index without a corpus: deleting documents, compacting, storing pipelines."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from indexing.build import with_tombstones
+from indexing.garbage import readable, remove_unneeded
+from indexing.segments import seal_segment, segment_name
+from retriever.errors import InvalidInput
+from retriever.index.manifest import Manifest, Segment, publish, read_manifest
+from retriever.index.records import Records, RecordWriter, row_of
+from retriever.index.sealed import Index, open_index
+from retriever.index.segment import segment_folder
+from retriever.index.tombstones import read_live
+from retriever.pipeline import PipelineSpec
+from retriever.storage import disk_errors, exclusive_lock, require_writable
+
+
+@dataclass
+class _Change:
+    """The generation being made: where, after which, and the records to write to."""
+
+    folder: Path
+    current: Manifest
+    records: RecordWriter
+
+    @property
+    def generation(self) -> int:
+        return self.current.generation + 1
+
+    def publish(self, **update: Any) -> Manifest:
+        manifest = self.current.model_copy(
+            update={
+                "generation": self.generation,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "version": version("retriever-engine"),
+                **update,
+            }
+        )
+        publish(self.folder, manifest)
+        remove_unneeded(self.folder, manifest)
+        return manifest
+
+
+@contextlib.contextmanager
+def _change(path: str | Path) -> Iterator[_Change]:
+    folder = Path(path)
+    require_writable(folder)
+    read_manifest(folder)
+    with exclusive_lock(folder):
+        if (folder / "building" / "plan.json").is_file():
+            raise InvalidInput(
+                f"{folder} holds an unfinished build or add; run that command again to finish it, "
+                f"or throw it away with `retriever index discard {folder}`."
+            )
+        current, _ = read_manifest(folder)
+        records = RecordWriter(folder, current.generation + 1)
+        with disk_errors(folder):
+            records.roll_back([s.number for manifest in readable(folder, current) for s in manifest.segments])
+        try:
+            yield _Change(folder, current, records)
+        finally:
+            records.close()
+
+
+def discard_unfinished(path: str | Path) -> bool:
+    """Throw away an unfinished build or add; return False when there is none. The index stays as it is."""
+    folder = Path(path)
+    require_writable(folder)
+    if not (folder / "building").is_dir():
+        return False
+    with exclusive_lock(folder):
+        shutil.rmtree(folder / "building")
+    return True
+
+
+def delete_documents(
+    path: str | Path,
+    ids: Sequence[str] = (),
+    *,
+    filter: Mapping[str, Any] | None = None,
+    ignore_missing: bool = False,
+) -> dict[str, Any]:
+    """Delete documents by id, or all that a metadata filter matches; the id of a parent deletes its chunks.
+
+    They are gone from searches at once and from the files at the next compaction.
+    Raises InvalidInput naming ids that are not there, unless `ignore_missing`; nothing is deleted then.
+    """
+    if not ids and filter is None:
+        raise InvalidInput("name documents to delete, or give a filter.")
+    with _change(path) as change:
+        found = change.records.existing(ids)
+        missing = [id_ for id_ in ids if id_ not in found]
+        if missing and not ignore_missing:
+            shown = ", ".join(map(repr, missing[:5])) + (" ..." if len(missing) > 5 else "")
+            raise InvalidInput(
+                f"{len(missing)} of {len(ids)} ids are not in the index: {shown}. "
+                "Nothing was deleted; correct them or add --ignore-missing."
+            )
+        rows = {row for rows in found.values() for row in rows}
+        if filter is not None:
+            with open_index(change.folder) as index:
+                rows |= _filtered_rows(index, filter)
+        if rows:
+            with disk_errors(change.folder):
+                change.records.delete(sorted(rows))
+            segments = [
+                with_tombstones(change.folder, segment, change.records, change.generation)
+                for segment in change.current.segments
+            ]
+            change.publish(segments=segments)
+        return {"deleted": len(rows), "missing": missing}
+
+
+def _filtered_rows(index: Index, condition: Mapping[str, Any]) -> set[int]:
+    return {
+        segment.row(int(ordinal))
+        for segment, allowed in zip(index.segments, index.mask(condition), strict=True)
+        for ordinal in np.flatnonzero(allowed)
+    }
+
+
+def compact_index(path: str | Path, *, device: str | None = None) -> dict[str, Any]:
+    """Merge all segments into one and forget deleted documents; vectors are copied, nothing is encoded.
+
+    A second `compact`, or any later change, also removes the texts of deleted documents from the records: the
+    generation before stays readable until then. Does nothing to an index of one segment without deletions.
+    """
+    with _change(path) as change:
+        current = change.current
+        deleted = sum(segment.deleted for segment in current.segments)
+        report = {"segments_before": len(current.segments), "deleted": deleted}
+        if len(current.segments) <= 1 and deleted == 0:
+            return report | {"segments_after": len(current.segments)}
+        number = max(s.number for manifest in readable(change.folder, current) for s in manifest.segments) + 1
+        segments = _merge(change, number, device)
+        shutil.rmtree(change.folder / "building", ignore_errors=True)
+        change.publish(segments=segments)
+        return report | {"segments_after": len(segments)}
+
+
+def _merge(change: _Change, number: int, device: str | None) -> list[Segment]:
+    folder, current = change.folder, change.current
+    kept = [
+        read_live(folder / segment.tombstones, segment.documents) if segment.tombstones else None
+        for segment in current.segments
+    ]
+    survivors = [
+        np.arange(segment.documents) if live is None else np.flatnonzero(live)
+        for segment, live in zip(current.segments, kept, strict=True)
+    ]
+    old = [
+        row_of(segment.number, int(ordinal))
+        for segment, ordinals in zip(current.segments, survivors, strict=True)
+        for ordinal in ordinals
+    ]
+    if not old:
+        return []
+    with disk_errors(folder):
+        change.records.move((row, row_of(number, ordinal)) for ordinal, row in enumerate(old))
+    with contextlib.closing(Records(folder, change.generation)) as records:
+        ids, empty = [], 0
+        for _, document in records.segment_documents(number):
+            ids.append(document.id)
+            empty += not document.content.strip()
+        files = seal_segment(
+            folder,
+            number,
+            [folder / segment_folder(segment.name) for segment in current.segments],
+            kept,
+            ids,
+            inverted=current.inverted is not None,
+            dense=current.dense.kind if current.dense else None,
+            device=device or "cpu",
+        )
+        digest = records.digest(number)
+    return [
+        Segment(
+            name=segment_name(number),
+            number=number,
+            documents=len(ids),
+            records_sha256=digest,
+            empty=empty,
+            files=files,
+        )
+    ]
+
+
+def store_pipelines(
+    path: str | Path, pipelines: Mapping[str, PipelineSpec], default: str | None = None
+) -> None:
+    """Store named pipelines in the index, beside or instead of those of the same name."""
+    with _change(path) as change:
+        offered = change.current.pipelines | dict(pipelines)
+        chosen = default or change.current.default_pipeline
+        if chosen not in offered:
+            raise InvalidInput(f"unknown default pipeline {chosen!r}; there are {', '.join(offered)}.")
+        parts = [
+            n for n, part in (("bm25", change.current.inverted), ("dense", change.current.dense)) if part
+        ]
+        for name, spec in pipelines.items():
+            lacking = [stage for stage in spec.first if stage not in parts]
+            if lacking:
+                raise InvalidInput(f"pipeline {name!r} needs {lacking}, the index has {parts}.")
+        change.publish(pipelines=offered, default_pipeline=chosen)

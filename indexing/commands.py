@@ -1,0 +1,336 @@
+"""`retriever index ...`: build, add, delete, compact, verify, describe."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from retriever.errors import IndexCorrupt, InvalidInput
+
+app = typer.Typer(no_args_is_help=True, help="Build, change and check indexes.")
+
+IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Offline = Annotated[bool, typer.Option(help="Make no network call; models must be on this machine.")]
+Device = Annotated[str | None, typer.Option(help="Where to encode and train: cpu, cuda, cuda:1, mps.")]
+Corpus = Annotated[
+    str,
+    typer.Argument(
+        metavar="CORPUS",
+        help="BEIR folder; .jsonl, .csv, .tsv or .parquet file (.gz, .zst too); folder of text, Markdown or "
+        "HTML; irds:NAME; pydocs or pydocs:stdlib; - for JSONL on standard input.",
+    ),
+]
+Format = Annotated[str | None, typer.Option(help="Read the corpus as this format instead of guessing.")]
+IdField = Annotated[str | None, typer.Option(help="Column or key that holds the id.")]
+TitleField = Annotated[str | None, typer.Option(help="Column or key that holds the title.")]
+TextField = Annotated[str | None, typer.Option(help="Column or key that holds the text.")]
+MaxBadLines = Annotated[int, typer.Option(min=0, help="Faulty lines to leave out before giving up.")]
+Restart = Annotated[bool, typer.Option(help="Throw away an unfinished run instead of resuming it.")]
+Duplicates = Annotated[
+    str, typer.Option(help="Document ids that occur twice: fail, skip (first wins) or overwrite (last wins).")
+]
+
+
+def _corpus(source: str, **options: Any) -> Any:
+    from indexing.corpora import open_corpus
+
+    return open_corpus(source, **{name: value for name, value in options.items() if value is not None})
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
+        return
+    for name, value in result.items():
+        if value not in (None, [], {}, ""):
+            typer.echo(f"{name.replace('_', ' '):>18}  {value}")
+
+
+def _fields(declarations: list[str]) -> dict[str, str]:
+    fields = {}
+    for declaration in declarations:
+        name, _, kind = declaration.partition(":")
+        if not name or kind not in ("", "keyword", "number"):
+            raise InvalidInput(f"--field takes NAME, NAME:keyword or NAME:number, got {declaration!r}.")
+        fields[name] = kind or "keyword"
+    return fields
+
+
+@app.command(
+    epilog="Examples:  retriever index build corpus.jsonl my-index  |  "
+    "retriever index build docs/ my-index --chunk 200 --field lang --dense hnsw  |  "
+    "zcat dump.gz | retriever index build - my-index --parts bm25"
+)
+def build(
+    corpus: Corpus,
+    index: IndexPath,
+    parts: Annotated[str, typer.Option(help="Comma-separated: bm25, dense.")] = "bm25,dense",
+    encoder: Annotated[
+        str,
+        typer.Option(help="Model for the vectors: folder, hub name or pinned name (retriever models list)."),
+    ] = "all-MiniLM-L6-v2",
+    precision: Annotated[
+        str, typer.Option(help="float32, or bfloat16: faster, vectors at cosine 0.9999.")
+    ] = ("float32"),
+    dense: Annotated[
+        str, typer.Option(help="flat (exact), hnsw, ivf,pq, binary, or any FAISS factory string.")
+    ] = "flat",
+    oversample: Annotated[
+        int, typer.Option(min=1, help="Candidates per hit that an inexact index has rescored exactly.")
+    ] = 4,
+    analyser: Annotated[str, typer.Option(help="How text becomes terms.")] = "lucene-english",
+    k1: Annotated[float, typer.Option(help="BM25: how fast repeated terms stop counting.")] = 0.9,
+    b: Annotated[float, typer.Option(help="BM25: how much length counts, 0 to 1.")] = 0.4,
+    field: Annotated[
+        list[str] | None, typer.Option(help="Metadata field to filter by: NAME or NAME:number; repeatable.")
+    ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="Cut documents into windows of this many tokens of the encoder.")
+    ] = None,
+    overlap: Annotated[int, typer.Option(help="Tokens that neighbouring windows share at most.")] = 32,
+    pipelines: Annotated[Path | None, typer.Option(help="YAML of named pipelines to store.")] = None,
+    default_pipeline: Annotated[
+        str | None, typer.Option(help="Pipeline used when none is asked for.")
+    ] = None,
+    duplicates: Duplicates = "fail",
+    max_bad_lines: MaxBadLines = 0,
+    max_bad_vectors: Annotated[int, typer.Option(min=0, help="Documents whose vector may be unusable.")] = 0,
+    format: Format = None,
+    id_field: IdField = None,
+    title_field: TitleField = None,
+    text_field: TextField = None,
+    shard_documents: Annotated[int, typer.Option(help="Documents between two points to resume from.")] = 4096,
+    segment_documents: Annotated[int, typer.Option(help="Most documents of one segment.")] = 1_000_000,
+    device: Device = None,
+    offline: Offline = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an index that is there.")] = False,
+    restart: Restart = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Build an index from a corpus. Run the same command again to resume after an interruption."""
+    from indexing.build import build_index
+    from indexing.plan import BuildSettings
+    from retriever.pipeline import read_pipelines
+
+    try:
+        settings = BuildSettings.model_validate(
+            {
+                "parts": [part.strip() for part in parts.split(",") if part.strip()],
+                "encoder": encoder,
+                "precision": precision,
+                "dense": dense,
+                "oversample": oversample,
+                "analyser": analyser,
+                "k1": k1,
+                "b": b,
+                "fields": _fields(field or []),
+                "window": chunk,
+                "overlap": overlap,
+                "duplicates": duplicates,
+                "max_bad_vectors": max_bad_vectors,
+                "shard_documents": shard_documents,
+                "segment_documents": segment_documents,
+            }
+        )
+    except ValidationError as error:
+        raise InvalidInput(_first_complaint(error)) from error
+    source = _corpus(
+        corpus,
+        format=format,
+        id_field=id_field,
+        title_field=title_field,
+        text_field=text_field,
+        max_bad_lines=max_bad_lines,
+        duplicates=duplicates,
+    )
+    report = build_index(
+        source,
+        index,
+        settings,
+        pipelines=read_pipelines(pipelines) if pipelines else None,
+        default_pipeline=default_pipeline,
+        device=device,
+        offline=offline,
+        overwrite=overwrite,
+        restart=restart,
+        quiet=quiet,
+    )
+    _warn(report)
+    _show({"index": str(index), **report}, as_json)
+
+
+def _first_complaint(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}, got {first['input']!r}."
+
+
+def _warn(report: dict[str, Any]) -> None:
+    """Say on standard error what a user should not have to look for."""
+    if report["truncated"]:
+        typer.echo(
+            f"warning: {report['truncated']} documents are longer than the encoder reads; "
+            "the rest of them is found by BM25 only. Use --chunk to index all of it.",
+            err=True,
+        )
+    if report["empty"]:
+        typer.echo(f"warning: {report['empty']} documents have no text; no search finds them.", err=True)
+    if report.get("bad_lines"):
+        typer.echo(f"warning: {report['bad_lines']} faulty lines were left out.", err=True)
+
+
+@app.command(epilog="Example:  retriever index add new.jsonl my-index --duplicates overwrite")
+def add(
+    corpus: Corpus,
+    index: IndexPath,
+    duplicates: Duplicates = "fail",
+    max_bad_lines: MaxBadLines = 0,
+    format: Format = None,
+    id_field: IdField = None,
+    title_field: TitleField = None,
+    text_field: TextField = None,
+    device: Device = None,
+    offline: Offline = False,
+    restart: Restart = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Add documents to an index, as it was built. Run the same command again to resume."""
+    from indexing.build import add_documents
+
+    source = _corpus(
+        corpus,
+        format=format,
+        id_field=id_field,
+        title_field=title_field,
+        text_field=text_field,
+        max_bad_lines=max_bad_lines,
+        duplicates=duplicates,
+    )
+    report = add_documents(
+        source, index, duplicates=duplicates, device=device, offline=offline, restart=restart, quiet=quiet
+    )
+    _warn(report)
+    _show({"index": str(index), **report}, as_json)
+
+
+@app.command(
+    epilog="Examples:  retriever index delete my-index doc-1 doc-2  |  "
+    "retriever index delete my-index --ids-file gone.txt --ignore-missing  |  "
+    "retriever index delete my-index --filter 'year<2000'"
+)
+def delete(
+    index: IndexPath,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of documents.")] = None,
+    ids_file: Annotated[
+        typer.FileText | None, typer.Option(help="File with one id a line, - for standard input.")
+    ] = None,
+    filter: Annotated[
+        list[str] | None, typer.Option(help="Delete all that match; see retriever search.")
+    ] = None,
+    ignore_missing: Annotated[bool, typer.Option(help="Ids that are not there are no error.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete documents by id or by filter."""
+    from indexing.change import delete_documents
+    from retriever.commands.search import read_filter
+    from retriever.index.manifest import read_manifest
+
+    chosen = list(ids or [])
+    if ids_file is not None:
+        chosen += [line.rstrip("\r\n") for line in ids_file if line.strip()]
+    condition = read_filter(filter or [], read_manifest(index)[0].fields)
+    _show(delete_documents(index, chosen, filter=condition, ignore_missing=ignore_missing), as_json)
+
+
+@app.command(epilog="Example:  retriever index compact my-index")
+def compact(index: IndexPath, device: Device = None, as_json: Json = False) -> None:
+    """Merge segments into one and drop deleted documents."""
+    from indexing.change import compact_index
+
+    _show(compact_index(index, device=device), as_json)
+
+
+@app.command(epilog="Example:  retriever index discard my-index")
+def discard(index: IndexPath) -> None:
+    """Throw away an unfinished build or add; the index itself stays as it is."""
+    from indexing.change import discard_unfinished
+
+    typer.echo("discarded" if discard_unfinished(index) else "there was nothing unfinished")
+
+
+@app.command(epilog="Example:  retriever index pipelines my-index pipelines.yaml --default quality")
+def pipelines(
+    index: IndexPath,
+    file: Annotated[Path, typer.Argument(help="YAML that maps names to pipelines.")],
+    default: Annotated[str | None, typer.Option(help="Pipeline used when none is asked for.")] = None,
+) -> None:
+    """Store named pipelines in an index."""
+    from indexing.change import store_pipelines
+    from retriever.pipeline import read_pipelines
+
+    store_pipelines(index, read_pipelines(file), default)
+
+
+@app.command(epilog="Example:  retriever index verify my-index --json")
+def verify(
+    index: IndexPath,
+    encoder: Annotated[
+        str | None, typer.Option(help="Check against this model instead of the named one.")
+    ] = None,
+    canaries: Annotated[bool, typer.Option(help="Load the encoder and compare canary vectors.")] = True,
+    offline: Offline = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Check every file, the records, that all parts agree, and the canary vectors. Exit code 5 if unsound."""
+    from dataclasses import asdict
+
+    from indexing.verification import verify_index
+
+    verdict = verify_index(index, encoder=encoder, canaries=canaries, offline=offline, quiet=quiet)
+    _show({"sound": verdict.sound, **asdict(verdict)}, as_json)
+    if not verdict.sound:
+        raise typer.Exit(IndexCorrupt.exit_code)
+
+
+@app.command(epilog="Example:  retriever index describe my-index --json")
+def describe(index: IndexPath, as_json: Json = False) -> None:
+    """Show what an index is made of."""
+    from retriever.index.sealed import open_index
+
+    with open_index(index) as opened:
+        description = opened.describe()
+    if as_json:
+        _show(description, True)
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in description.items():
+        if value not in (None, {}, []):
+            shown = value if isinstance(value, str | int) else yaml.safe_dump(value, sort_keys=False).rstrip()
+            table.add_row(name.replace("_", " "), str(shown))
+    Console(file=sys.stdout).print(table)
+
+
+@app.command(epilog="Example:  retriever index corpus pydocs:stdlib --to pydocs")
+def corpus(
+    source: Corpus,
+    to: Annotated[Path, typer.Option(help="BEIR folder to write.")],
+    format: Format = None,
+    max_bad_lines: MaxBadLines = 0,
+    duplicates: Duplicates = "fail",
+    as_json: Json = False,
+) -> None:
+    """Convert any corpus into a BEIR folder; pydocs comes with queries and judgments."""
+    from indexing.corpora import write_beir
+
+    _show(write_beir(source, to, format=format, max_bad_lines=max_bad_lines, duplicates=duplicates), as_json)

@@ -1,0 +1,50 @@
+"""Removing what no readable generation needs; the one in force and the one before it stay."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from retriever.index.manifest import Manifest, manifest_name
+from retriever.index.records import FILE
+from retriever.index.segment import segment_folder
+
+KEPT = {"CURRENT", "LOCK", FILE, f"{FILE}-wal", f"{FILE}-shm", "segments", "building"}
+
+
+def readable(folder: Path, current: Manifest) -> list[Manifest]:
+    """Return the manifest in force and the one before it, if it is still there."""
+    manifests = [current]
+    previous = folder / manifest_name(current.generation - 1)
+    if previous.is_file():
+        # One that is not valid cannot be opened by anybody, so nothing needs its files.
+        with contextlib.suppress(ValidationError):
+            manifests.append(Manifest.model_validate_json(previous.read_bytes()))
+    return manifests
+
+
+def unknown_files(folder: Path, manifests: list[Manifest]) -> list[Path]:
+    """Return files that belong to none of the manifests."""
+    known = {manifest_name(manifest.generation) for manifest in manifests}
+    for manifest in manifests:
+        known |= manifest.all_files().keys()
+    found = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        top = relative.parts[0]
+        if path.is_file() and str(relative) not in known and (top == "segments" or top not in KEPT):
+            found.append(path)
+    return found
+
+
+def remove_unneeded(folder: Path, current: Manifest) -> None:
+    """Delete old manifests, segments and tombstones. Readers that have them mapped keep them."""
+    manifests = readable(folder, current)
+    needed = {segment_folder(s.name) for manifest in manifests for s in manifest.segments}
+    for path in (folder / "segments").glob("*"):
+        if segment_folder(path.name) not in needed:
+            shutil.rmtree(path)
+    for path in unknown_files(folder, manifests):
+        if path.name.startswith(("manifest-", "tombstones-", "canaries-", ".")):
+            path.unlink()

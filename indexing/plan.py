@@ -1,0 +1,73 @@
+"""What a build is asked to do; kept beside its shards, so that a resumed build does exactly the same."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from retriever.errors import InvalidInput
+from retriever.storage import write_atomically
+
+Duplicates = Literal["fail", "skip", "overwrite"]
+
+
+class BuildSettings(BaseModel):
+    """The choices of a build; the defaults are those of `retriever index build`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parts: tuple[Literal["bm25", "dense"], ...] = Field(("bm25", "dense"), min_length=1)
+    encoder: str = "all-MiniLM-L6-v2"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    dense: str = "flat"
+    oversample: int = Field(4, ge=1, le=1000)
+    analyser: str = "lucene-english"
+    k1: float = Field(0.9, ge=0, le=100)
+    b: float = Field(0.4, ge=0, le=1)
+    fields: dict[str, Literal["keyword", "number"]] = Field(default_factory=dict)
+    window: int | None = Field(None, ge=8)
+    overlap: int = Field(32, ge=0)
+    duplicates: Duplicates = "fail"
+    max_bad_vectors: int = Field(0, ge=0)
+    shard_documents: int = Field(4096, ge=1)
+    segment_documents: int = Field(1_000_000, ge=1)
+
+
+class Plan(BaseModel):
+    """One write to an index: which generation it makes, from what, and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    generation: int
+    first_segment: int
+    replaces: bool
+    settings: BuildSettings
+    corpus: dict[str, Any]
+    encoder: dict[str, str] | None
+    analyser: str | None
+
+    def write(self, path: Path) -> None:
+        write_atomically(path, self.model_dump_json(indent=1).encode())
+
+    def require_same(self, path: Path) -> None:
+        """Raise InvalidInput naming what differs unless the file holds this very plan."""
+        try:
+            other = Plan.model_validate_json(path.read_bytes())
+        except (ValidationError, FileNotFoundError) as error:
+            raise InvalidInput(
+                f"{path.parent} holds an unfinished build that cannot be resumed; "
+                "add --restart to throw it away and begin again."
+            ) from error
+        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        mine |= mine.pop("settings")
+        theirs |= theirs.pop("settings")
+        changed = [
+            f"{name}: {theirs[name]!r} then, {mine[name]!r} now"
+            for name in mine
+            if mine[name] != theirs[name]
+        ]
+        if changed:
+            raise InvalidInput(
+                f"{path.parent} holds an unfinished build with other settings ({'; '.join(changed)}). "
+                "Run the same command as before to resume it, or add --restart to throw it away."
+            )

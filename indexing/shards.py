@@ -1,0 +1,222 @@
+"""The resumable part of a build: the corpus in shards, each analysed, encoded and recorded, then sealed.
+
+    building/plan.json
+    building/shards/000000/   inverted.* dense.vectors.npy dense.absent.npy shard.json
+    building/segments/...     segments being merged
+
+shard.json is written last; a shard without it is done again. A shard is always processed whole, so a
+resumed build gives the same bytes as one that ran through.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from indexing.chunking import chunk
+from indexing.plan import BuildSettings
+from retriever.analysis import Analyser
+from retriever.errors import InvalidInput, ModelFault
+from retriever.index.dense import ABSENT, VECTORS
+from retriever.index.inverted import InvertedWriter
+from retriever.index.records import RecordWriter
+from retriever.protocols import Encoder
+from retriever.storage import disk_errors, sync_file, write_atomically
+from retriever.types import Document
+
+# A shard closes at this many characters too, so that long documents do not fill the memory.
+SHARD_CHARACTERS = 32_000_000
+
+
+class Shard(BaseModel):
+    """A finished shard: how many source documents it took, their digest, and what came of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source_documents: int
+    source_sha256: str
+    segment: int
+    first: int
+    documents: int
+    empty: int = 0
+    truncated: int = 0
+    skipped: int = 0
+    overwritten: int = 0
+    bad_vectors: list[str] = []
+
+
+def portions(corpus: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    """Yield the source documents of one shard after another."""
+    portion: list[Document] = []
+    characters = 0
+    for document in corpus:
+        portion.append(document)
+        characters += len(document.text)
+        if len(portion) == size or characters >= SHARD_CHARACTERS:
+            yield portion
+            portion, characters = [], 0
+    if portion:
+        yield portion
+
+
+def digest_of(documents: Iterable[Document]) -> str:
+    """Return the sha256 of what a shard takes from the corpus."""
+    digest = hashlib.sha256()
+    for document in documents:
+        content = [document.id, document.title, document.text, dict(document.metadata)]
+        digest.update(json.dumps(content, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+class ShardWriter:
+    """Turns portions of the corpus into shards; finished ones are kept and skipped after a restart."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: BuildSettings,
+        records: RecordWriter,
+        first_segment: int,
+        encoder: Encoder | None,
+        analyser: Analyser | None,
+    ) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.records = records
+        self.first_segment = first_segment
+        self.encoder = encoder
+        self.analyser = analyser
+        self.shards: list[Shard] = []
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def finished(self) -> list[Shard]:
+        """Return the finished shards from the first on."""
+        shards = []
+        while (path := self.path(len(shards)) / "shard.json").is_file():
+            try:
+                shards.append(Shard.model_validate_json(path.read_bytes()))
+            except ValidationError as error:
+                raise InvalidInput(f"{path} is damaged; add --restart to begin again.") from error
+        return shards
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}"
+
+    def clear_unfinished(self) -> None:
+        """Remove files and rows of the shard that was under way when a build stopped."""
+        finished = self.finished()
+        for path in self.folder.iterdir():
+            if path.name >= self.path(len(finished)).name:
+                shutil.rmtree(path)
+        segment, ordinal = self._next_place(finished)
+        self.records.truncate(segment, ordinal)
+
+    def _next_place(self, shards: list[Shard]) -> tuple[int, int]:
+        if not shards:
+            return self.first_segment, 0
+        last = shards[-1]
+        end = last.first + last.documents
+        if end >= self.settings.segment_documents:
+            return last.segment + 1, 0
+        return last.segment, end
+
+    def take(self, finished: list[Shard], portion: list[Document]) -> Shard:
+        """Process one portion, or recognise it as done. Raises InvalidInput when the corpus has changed."""
+        number = len(self.shards)
+        if number < len(finished):
+            shard = finished[number]
+            if shard.source_documents != len(portion) or shard.source_sha256 != digest_of(portion):
+                raise InvalidInput(
+                    f"the corpus has changed since the unfinished build (shard {number}, near document "
+                    f"{portion[0].id!r}); add --restart to begin again."
+                )
+        else:
+            with disk_errors(self.folder):
+                shard = self._process(number, portion)
+        self.shards.append(shard)
+        return shard
+
+    def _process(self, number: int, portion: list[Document]) -> Shard:
+        segment, first = self._next_place(self.shards)
+        folder = self.path(number)
+        folder.mkdir()
+        documents, skipped, replaced = self._settle_duplicates(portion)
+        documents = list(self._chunks(documents))
+        empty = sum(not document.content.strip() for document in documents)
+        if self.analyser:
+            writer = InvertedWriter()
+            for document in documents:
+                writer.add(self.analyser.terms(document.content))
+            writer.write(folder)
+        truncated, bad = self._encode(folder, documents) if self.encoder else (0, [])
+        self.records.replace(segment, first, documents, self.settings.fields, replaced)
+        for path in folder.iterdir():
+            sync_file(path)
+        shard = Shard(
+            source_documents=len(portion),
+            source_sha256=digest_of(portion),
+            segment=segment,
+            first=first,
+            documents=len(documents),
+            empty=empty,
+            truncated=truncated,
+            skipped=skipped,
+            overwritten=len(replaced),
+            bad_vectors=bad,
+        )
+        write_atomically(folder / "shard.json", shard.model_dump_json().encode())
+        return shard
+
+    def _settle_duplicates(self, portion: list[Document]) -> tuple[list[Document], int, list[int]]:
+        """Return the documents to add, how many are skipped, and the rows that they replace."""
+        existing = self.records.existing([document.id for document in portion])
+        if not existing:
+            return portion, 0, []
+        if self.settings.duplicates == "fail":
+            raise InvalidInput(
+                f"{len(existing)} document ids are in the index already, such as {next(iter(existing))!r}; "
+                "use --duplicates overwrite or --duplicates skip."
+            )
+        if self.settings.duplicates == "skip":
+            return [document for document in portion if document.id not in existing], len(existing), []
+        return portion, 0, [row for rows in existing.values() for row in rows]
+
+    def _chunks(self, documents: Iterable[Document]) -> Iterator[Document]:
+        if self.settings.window is None or self.encoder is None:
+            yield from documents
+            return
+        for document in documents:
+            yield from chunk(
+                document,
+                count_tokens=self.encoder.count_tokens,
+                window=self.settings.window,
+                overlap=self.settings.overlap,
+            )
+
+    def _encode(self, folder: Path, documents: list[Document]) -> tuple[int, list[str]]:
+        """Write the vectors; return how many documents were cut, and the ids whose vector is not finite."""
+        assert self.encoder is not None
+        filled = [i for i, document in enumerate(documents) if document.content.strip()]
+        texts = [documents[i] for i in filled]
+        counts = self.encoder.count_tokens([document.content for document in texts])
+        vectors = np.zeros((len(documents), self.encoder.width), np.float32)
+        if texts:
+            vectors[filled] = self.encoder.encode_documents(texts)
+        finite = np.isfinite(vectors).all(axis=1)
+        bad = [documents[i].id for i in np.flatnonzero(~finite)]
+        total = len(bad) + sum(len(shard.bad_vectors) for shard in self.shards)
+        if total > self.settings.max_bad_vectors:
+            raise ModelFault(
+                f"the encoder gave unusable vectors for {len(bad)} documents: {', '.join(bad[:5])}. "
+                "Use --precision float32, or allow some with --max-bad-vectors; they stay findable by BM25."
+            )
+        vectors[~finite] = 0
+        present = np.zeros(len(documents), np.bool_)
+        present[filled] = True
+        np.save(folder / VECTORS, vectors)
+        np.save(folder / ABSENT, np.flatnonzero(~(present & finite)).astype(np.int32))
+        return sum(count > self.encoder.max_tokens for count in counts), bad

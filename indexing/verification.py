@@ -1,0 +1,136 @@
+"""Checking an index against its manifest: digests, records, agreement of the parts, canaries."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from indexing.garbage import readable, unknown_files
+from indexing.progress import Progress
+from retriever.errors import IndexMismatch, RetrievalError
+from retriever.index.manifest import Manifest, Segment
+from retriever.index.records import Records
+from retriever.index.sealed import Index, open_index
+from retriever.index.segment import SegmentReader
+from retriever.protocols import Encoder
+from retriever.storage import sha256_of
+
+BLOCK = 65_536
+
+
+@dataclass
+class Verdict:
+    """What `verify_index` found; `problems` make an index unfit to serve, `warnings` do not."""
+
+    generation: int | None = None
+    documents: int = 0
+    files: int = 0
+    canary_drift: float | None = None
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+
+def verify_index(
+    path: str | Path,
+    *,
+    encoder: Encoder | str | None = None,
+    canaries: bool = True,
+    offline: bool = False,
+    quiet: bool = True,
+) -> Verdict:
+    """Read everything once and compare it with the manifest.
+
+    Checks every sha256, the records' digests, that ids, postings, vectors and records hold the same
+    documents, that vectors are finite, and (unless `canaries` is False) that the encoder still gives the
+    stored canary vectors. Raises UnknownIndex when there is no index at all.
+    """
+    folder = Path(path)
+    verdict = Verdict()
+    try:
+        index = open_index(folder, encoder=encoder, offline=offline)
+    except IndexMismatch:
+        raise
+    except RetrievalError as error:
+        if error.exit_code == 3:
+            raise
+        verdict.problems.append(str(error))
+        return verdict
+    with index:
+        verdict.generation, verdict.documents = index.generation, len(index)
+        verdict.problems += _altered_files(folder, index.manifest, verdict, quiet)
+        if not verdict.problems:
+            # Parts that are not what was sealed would only give the same complaint in other words.
+            complaint = index.records.check()
+            if complaint:
+                verdict.problems.append(f"documents.sqlite: {complaint}")
+            else:
+                for entry, segment in zip(index.manifest.segments, index.segments, strict=True):
+                    verdict.problems += _disagreements(entry, segment, index.records)
+                verdict.problems += _count_disagreement(index)
+        if canaries and not verdict.problems:
+            try:
+                verdict.canary_drift = index.check_canaries()
+            except RetrievalError as error:
+                verdict.problems.append(str(error))
+        verdict.warnings += [
+            f"{file.relative_to(folder)} belongs to no generation of this index"
+            for file in unknown_files(folder, readable(folder, index.manifest))
+        ]
+    return verdict
+
+
+def _altered_files(folder: Path, manifest: Manifest, verdict: Verdict, quiet: bool) -> list[str]:
+    problems = []
+    files = manifest.all_files()
+    verdict.files = len(files)
+    with Progress("files", len(files), quiet) as progress:
+        for name, entry in files.items():
+            if sha256_of(folder / name) != entry.sha256:
+                problems.append(f"{name} was altered: its sha256 is not the manifest's")
+            progress.advance(1)
+    return problems
+
+
+def _disagreements(entry: Segment, segment: SegmentReader, records: Records) -> Iterator[str]:
+    if records.digest(entry.number) != entry.records_sha256:
+        yield f"documents.sqlite: the documents of segment {entry.name} are not those that were sealed"
+    ordinal = -1
+    for ordinal, document in records.segment_documents(entry.number):
+        if ordinal >= len(segment.ids) or segment.ids[ordinal] != document.id:
+            yield f"segment {entry.name}: document {ordinal} is {document.id!r} in the records only"
+            break
+    counts = {"records": ordinal + 1, "ids": len(segment.ids)}
+    if segment.inverted:
+        counts["postings"] = segment.inverted.documents
+        postings = segment.inverted.postings
+        if len(postings) and not 0 <= int(postings.min()) <= int(postings.max()) < entry.documents:
+            yield f"segment {entry.name}: postings name documents that do not exist"
+    if segment.dense:
+        counts["vectors"] = len(segment.dense.vectors)
+        for start in range(0, len(segment.dense.vectors), BLOCK):
+            if not np.isfinite(segment.dense.vectors[start : start + BLOCK]).all():
+                yield f"segment {entry.name}: vectors from {start} on are not all finite"
+                break
+    if set(counts.values()) != {entry.documents}:
+        found = ", ".join(f"{part} {count}" for part, count in counts.items())
+        yield f"segment {entry.name}: the manifest says {entry.documents} documents, but {found}"
+    gone = 0 if segment.live is None else int((~segment.live).sum())
+    if gone != entry.deleted:
+        yield f"segment {entry.name}: the manifest says {entry.deleted} deletions, the tombstones {gone}"
+
+
+def _count_disagreement(index: Index) -> Iterator[str]:
+    live = {id_ for id_ in index.records.live_ids()}
+    served = {
+        segment.ids[ordinal]
+        for segment in index.segments
+        for ordinal in (range(segment.documents) if segment.live is None else np.flatnonzero(segment.live))
+    }
+    if live != served:
+        sample = ", ".join(map(repr, sorted(live ^ served)[:5]))
+        yield f"records and segments hold different live documents: {sample}"

@@ -1,0 +1,32 @@
+"""BM25 with Lucene's arithmetic, one posting after another: the definition.
+
+Lucene's BM25Similarity computes each term's part in float32 as w - w / (1 + tf * n), where n is the inverse
+of k1 * (1 - b + b * length / mean length) and the length is rounded to one byte; scorers add the parts in
+float64 and return float32.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def bm25_reference(
+    postings: Sequence[tuple[NDArray[np.int32], NDArray[np.unsignedinteger]]],
+    weights: NDArray[np.float32],
+    norms: NDArray[np.uint8],
+    inverse: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Return (N,) scores of all documents, 0 where no query term occurs.
+
+    postings  for each query term its documents, ascending, and its frequency in each
+    weights   (terms,) inverse document frequency times the term's weight in the query
+    norms     (N,) document length as a byte
+    inverse   (256,) inverse length normalisation of each such byte
+    """
+    scores = np.zeros(len(norms), np.float64)
+    for (documents, frequencies), weight in zip(postings, weights, strict=True):
+        for document, frequency in zip(documents, frequencies, strict=True):
+            saturation = np.float32(1) + np.float32(frequency) * inverse[norms[document]]
+            scores[document] += np.float32(weight - weight / saturation)
+    return scores.astype(np.float32)

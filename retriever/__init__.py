@@ -1,0 +1,1 @@
+"""Dense and sparse retrieval over one sealed index."""

@@ -1,0 +1,73 @@
+"""The `retriever` command. Its sub-commands come from the entry-point group `retriever.commands`."""
+
+import os
+import sys
+from importlib.metadata import entry_points, version
+from typing import Annotated
+
+import click
+import typer
+
+from retriever.errors import RetrievalError
+
+ORDER = ["models", "index", "search", "eval", "train", "serve"]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("retriever-engine"))
+        raise typer.Exit
+
+
+def build_app() -> typer.Typer:
+    """Return the command line with the sub-commands of all installed packages."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help="Build, search, serve and evaluate sealed retrieval indexes.",
+        epilog="Begin with:  retriever index build CORPUS INDEX,  then  retriever search INDEX 'your query'.",
+    )
+
+    @app.callback()
+    def top(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        ] = False,
+    ) -> None: ...
+
+    found = {point.name: point for point in entry_points(group="retriever.commands")}
+    for name in [*(n for n in ORDER if n in found), *(n for n in sorted(found) if n not in ORDER)]:
+        command = found[name].load()
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def main() -> None:
+    """Run the command line; errors end in one line on standard error and their own exit code."""
+    # Forked data loaders would otherwise print a warning for every worker.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        sys.exit(build_app()(standalone_mode=False))
+    except RetrievalError as error:
+        _fail(f"error: {error}", error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; nothing that was finished is lost, run the same command again to go on", 130)
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has had enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(message, err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

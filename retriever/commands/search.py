@@ -1,0 +1,136 @@
+"""`retriever search INDEX "text"`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from retriever.errors import InvalidInput
+from retriever.types import Answer, Hit
+
+SNIPPET = 300
+
+
+def read_filter(clauses: list[str], fields: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the filter that all clauses make together: JSON objects or `field=value`; None for none."""
+    from retriever.filters import parse_clause
+
+    parts = []
+    for clause in clauses:
+        if clause.lstrip().startswith("{"):
+            try:
+                parts.append(json.loads(clause))
+            except ValueError as error:
+                raise InvalidInput(f"the filter {clause!r} is not JSON: {error}") from error
+        else:
+            parts.append(parse_clause(clause, fields))
+    return {"and": parts} if parts else None
+
+
+def search(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")],
+    query: Annotated[
+        str, typer.Argument(help="What to look for; - reads one query a line from standard input.")
+    ],
+    k: Annotated[int, typer.Option("--k", "-k", help="How many hits.")] = 10,
+    pipeline: Annotated[
+        str | None, typer.Option("--pipeline", "-p", help="bm25, dense, hybrid or a stored one.")
+    ] = None,
+    rerank: Annotated[
+        str | None, typer.Option(help="Cross-encoder that reorders the top: name or folder.")
+    ] = None,
+    rerank_depth: Annotated[int, typer.Option(min=1, max=1000, help="How many documents it reads.")] = 50,
+    filter: Annotated[
+        list[str] | None,
+        typer.Option("--filter", "-f", help="field=value, field>=number or JSON; repeatable, all must hold."),
+    ] = None,
+    group_by_parent: Annotated[bool, typer.Option(help="One hit for each chunked document.")] = False,
+    offset: Annotated[int, typer.Option(min=0, help="Hits to pass over.")] = 0,
+    deadline_ms: Annotated[float | None, typer.Option(help="Leave out reranking beyond this time.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="The index's encoder under another name or path.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    offline: Annotated[bool, typer.Option(help="Make no network call.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a query.")] = False,
+) -> None:
+    """Search an index and show each hit with the scores of all stages.
+
+    Examples:
+
+      retriever search my-index "how are tokens counted"
+
+      retriever search my-index "parse json" -k 5 -p hybrid -f kind=function -f 'lines<50'
+
+      retriever search my-index - --json < queries.txt
+    """
+    from retriever.index.sealed import open_index
+    from retriever.pipeline import Rerank
+
+    queries = [query]
+    if query == "-":
+        queries = [line.strip() for line in typer.get_text_stream("stdin") if line.strip()]
+    with open_index(index, encoder=encoder, device=device, offline=offline) as opened:
+        chosen = opened.pipelines.get(pipeline or opened.default_pipeline, pipeline)
+        if rerank and not isinstance(chosen, str | None):
+            chosen = chosen.model_copy(update={"rerank": Rerank(model=rerank, depth=rerank_depth)})
+        answers = opened.batch_search(
+            queries,
+            k,
+            pipeline=chosen if rerank else pipeline,
+            filter=read_filter(filter or [], opened.fields),
+            group_by_parent=group_by_parent,
+            highlight=not as_json,
+            offset=offset,
+            deadline_ms=deadline_ms,
+        )
+    for text, answer in zip(queries, answers, strict=True):
+        if as_json:
+            typer.echo(
+                json.dumps({"query": text, "status": answer.status, **asdict(answer)}, ensure_ascii=False)
+            )
+        else:
+            _print(text, answer, offset)
+
+
+def _print(query: str, answer: Answer, offset: int) -> None:
+    console = Console()
+    notes = [answer.status, f"{answer.timings['total']:.1f} ms", answer.pipeline]
+    console.print(Text(f"{query}  ", style="bold").append(f"[{', '.join(notes)}]", style="dim"))
+    for warning in [*answer.degraded, *answer.warnings]:
+        console.print(Text(f"  {warning}", style="yellow"))
+    if not answer.hits:
+        console.print(Text("  no documents", style="dim"))
+    for rank, hit in enumerate(answer.hits, offset + 1):
+        _print_hit(console, rank, hit)
+
+
+def _print_hit(console: Console, rank: int, hit: Hit) -> None:
+    stages = "  ".join(f"{stage} {score:.4g}" for stage, score in hit.scores.items())
+    console.print(
+        Text(f"{rank:>3}. ").append(hit.id, style="cyan").append(f"  {hit.score:.4f}", style="green")
+        .append(f"  {stages}" if len(hit.scores) > 1 else "", style="dim")
+    )  # fmt: skip
+    if hit.document is None:
+        return
+    if hit.document.title:
+        console.print(Text(f"     {hit.document.title}", style="bold"))
+    console.print(_snippet(hit))
+
+
+def _snippet(hit: Hit) -> Text:
+    """Return a piece of the text around the first match, with the matches marked."""
+    assert hit.document is not None
+    first = hit.highlights[0][0] if hit.highlights else 0
+    start = max(0, first - SNIPPET // 3)
+    text = Text(hit.document.text[start : start + SNIPPET].replace("\n", " "))
+    for begin, end in hit.highlights:
+        if begin >= start:
+            text.stylize("bold magenta", begin - start, end - start)
+    text.pad_left(5)
+    return text

@@ -1,0 +1,232 @@
+"""The bi-encoder: a sentence-transformers model with its whole recipe bound to it."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.errors import BackendUnavailable, InvalidInput
+from retriever.types import Document
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Precision = Literal["float32", "bfloat16"]
+
+# What turns a document into the text that is encoded; part of the fingerprint.
+TITLE_RULE = "title + space + text"
+
+
+def load_encoder(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    precision: Precision = "float32",
+    offline: bool = False,
+) -> "DenseEncoder":
+    """Load a sentence-transformers model by folder, hub name or pinned name.
+
+    precision  "bfloat16" casts the weights: about four times faster on CPUs with bf16 units, vectors at
+               cosine 0.9999 of float32
+    Raises BackendUnavailable when the name cannot be resolved or loaded.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    from retriever.models import resolve
+
+    folder = resolve(str(name), offline=offline)
+    try:
+        with _quietly():
+            model = SentenceTransformer(
+                str(folder), device=device, trust_remote_code=False, local_files_only=True
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise BackendUnavailable(f"{folder} is not a sentence-transformers model: {error}") from error
+    return DenseEncoder(model, name=str(name), precision=precision)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep transformers from drawing a bar for the second that loading takes."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+class DenseEncoder:
+    """Encodes queries and documents; fits `retriever.protocols.Encoder`."""
+
+    def __init__(self, model: "SentenceTransformer", *, name: str, precision: Precision = "float32") -> None:
+        import torch
+
+        self.name = name
+        self.precision = precision
+        self.model = model.eval()
+        self._normalise = model.similarity_fn_name in (None, "cosine")
+        self._fingerprint = _fingerprint(model, self._normalise)
+        if precision == "bfloat16":
+            model.to(torch.bfloat16)
+        self._batch_tokens = 65536 if model.device.type == "cuda" else 4096
+
+    @property
+    def width(self) -> int:
+        width = self.model.get_embedding_dimension()
+        assert width is not None
+        return int(width)
+
+    @property
+    def max_tokens(self) -> int:
+        return int(self.model.max_seq_length or 512)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return the parts of the recipe that change vectors: weights, tokenizer, prompts, pooling,
+        normalisation, maximum length and title rule. Where the model lies is not among them."""
+        return dict(self._fingerprint)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text without truncation, special tokens included."""
+        return [len(ids) for ids in self._tokenise(texts)]
+
+    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        # verbose=False: lengths beyond the model's are what this function is asked for.
+        encoded = self.model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        """Return (Q, H) vectors; the model's query prompt is applied."""
+        return self._encode(queries, self.model.encode_query)
+
+    def encode_documents(self, documents: Sequence[Document]) -> NDArray[np.float32]:
+        """Return (D, H) vectors in the order given; the model's document prompt is applied."""
+        return self._encode([document.content for document in documents], self.model.encode_document)
+
+    def _encode(self, texts: Sequence[str], encode: Any) -> NDArray[np.float32]:
+        vectors = np.zeros((len(texts), self.width), np.float32)
+        lengths = [min(count, self.max_tokens) for count in self.count_tokens(texts)]
+        for batch in self._batches(lengths):
+            part = encode(
+                [texts[i] for i in batch],
+                batch_size=len(batch),
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            )
+            vectors[batch] = part.astype(np.float32)
+        if self._normalise:
+            # Again in float32: a bfloat16 model's own normalisation leaves lengths off by a few thousandths.
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors /= np.where(norms > 0, norms, 1)
+        return vectors
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Yield positions in batches of similar length, so that little is padding."""
+        batch: list[int] = []
+        for position in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+            # The newest is the longest, so its length is the padded one.
+            if batch and (len(batch) + 1) * lengths[position] > self._batch_tokens:
+                yield batch
+                batch = []
+            batch.append(position)
+        if batch:
+            yield batch
+
+
+def _fingerprint(model: "SentenceTransformer", normalise: bool) -> dict[str, str]:
+    prompts = {
+        side: next((model.prompts[name] for name in names if model.prompts.get(name)), "")
+        for side, names in {"query": ("query",), "document": ("document", "passage", "corpus")}.items()
+    }
+    return {
+        "weights": _hash_weights(model),
+        "tokenizer": _hash_tokenizer(model.tokenizer),
+        "modules": " > ".join(_describe_module(module) for module in model),
+        "prompts": json.dumps(prompts, sort_keys=True, ensure_ascii=False),
+        "normalisation": "unit length" if normalise else "none",
+        "max_tokens": str(model.max_seq_length),
+        "title_rule": TITLE_RULE,
+    }
+
+
+def _hash_weights(model: "SentenceTransformer") -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _hash_tokenizer(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise InvalidInput(
+            f"{type(tokenizer).__name__} is not a fast tokenizer; convert it to tokenizer.json."
+        )
+    content = json.loads(backend.to_str())
+    # These two are state that every call changes, not part of the recipe.
+    content.pop("truncation", None)
+    content.pop("padding", None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _describe_module(module: Any) -> str:
+    name = type(module).__name__
+    if hasattr(module, "get_pooling_mode_str"):
+        return f"{name}({module.get_pooling_mode_str()})"
+    return name
+
+
+def differences(expected: dict[str, str], got: dict[str, str]) -> list[str]:
+    """Return a sentence for each part in which two fingerprints differ."""
+    return [
+        f"{part}: the index has {_short(expected.get(part))}, the encoder has {_short(got.get(part))}"
+        for part in sorted(expected.keys() | got.keys())
+        if expected.get(part) != got.get(part)
+    ]
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "nothing"
+    is_digest = len(value) == 64 and all(c in "0123456789abcdef" for c in value)
+    return f"{value[:12]}…" if is_digest else repr(value)
+
+
+CANARY_TEXTS = [
+    "The quick brown fox jumps over the lazy dog.",
+    "how long does it take for an index to be built",
+    "Deoxyribonucleic acid carries genetic instructions for growth and reproduction.",
+    "def parse(line: str) -> list[int]: return [int(part) for part in line.split(',')]",
+    "Le café de la gare ouvre à 7 h 30; the fee is €4.50.",
+    "42",
+]
+"""Texts whose vectors are stored with an index, to notice what no hash can see."""
+
+# 1 - cosine between a stored canary vector and a fresh one; bfloat16 against float32 differs by 1e-4.
+CANARY_TOLERANCE = 1e-3
+
+
+def encode_canaries(encoder: Any, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return (2, C, H): the texts encoded as queries and as documents."""
+    documents = [Document(id=str(i), text=text) for i, text in enumerate(texts)]
+    return np.stack([encoder.encode_queries(texts), encoder.encode_documents(documents)])
+
+
+def canary_drift(stored: NDArray[np.float32], fresh: NDArray[np.float32]) -> float:
+    """Return the largest 1 - cosine between stored and fresh canary vectors."""
+    norms = np.linalg.norm(stored, axis=-1) * np.linalg.norm(fresh, axis=-1)
+    return float(np.max(1 - (stored * fresh).sum(-1) / np.where(norms > 0, norms, 1)))

@@ -1,0 +1,348 @@
+"""The dense part of a segment: vectors, and a FAISS index over them unless the search is exact.
+
+    dense.vectors.npy   (N, H) float32, the record that exact search and rescoring read
+    dense.absent.npy    int32 ordinals of documents without a vector (no text, or not finite)
+    dense.faiss         the FAISS index, for every kind but "flat"
+
+Inner product everywhere; larger is better.
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.errors import BackendUnavailable, IndexCorrupt, InvalidInput
+from retriever.index.faiss_module import load_faiss
+from retriever.storage import sha256_of
+
+KINDS = ("flat", "hnsw", "ivf,pq", "binary")
+
+VECTORS, ABSENT, FAISS_FILE = "dense.vectors.npy", "dense.absent.npy", "dense.faiss"
+
+# With so few documents left by a filter, reading them all costs less than an ANN search.
+EXACT_BELOW = 50_000
+BLOCK = 65_536
+# No FAISS index that this project writes loops more often than this while it is read.
+LOOP_LIMIT = 100_000_000
+
+
+def factory_string(kind: str, documents: int, width: int) -> str | None:
+    """Return the FAISS factory string for one of KINDS, or None for "flat"; other strings as they are.
+
+    Returns None too when there are too few documents to train the index: such a search is exact and fast.
+    """
+    if kind == "flat":
+        return None
+    if kind == "hnsw":
+        return "HNSW32"
+    if kind == "binary":
+        return "BFlat"
+    if kind == "ivf,pq":
+        # FAISS wants 39 training vectors a list; about 4 * sqrt(N) lists balance the two scans.
+        lists = 1 << max(0, int(np.log2(max(1.0, min(4 * documents**0.5, documents / 39)))))
+        subspaces = next((m for m in (width // 4, width // 8, 1) if m and width % m == 0), 1)
+        return None if documents < 2_000 else f"IVF{lists},PQ{subspaces}"
+    return kind
+
+
+def train_index(vectors: NDArray[np.float32], factory: str, device: str = "cpu") -> Any:
+    """Return a trained FAISS index holding all vectors.
+
+    device  "cuda" trains and adds on the first GPU when FAISS was built for it; the result is a CPU index
+    Raises InvalidInput with FAISS' own words when it refuses the factory string or the data.
+    """
+    faiss = load_faiss()
+    count, width = vectors.shape
+    try:
+        if factory.startswith("B"):
+            index = faiss.index_binary_factory(width, factory)
+            data: NDArray[Any] = pack_signs(np.asarray(vectors))
+        else:
+            index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+            data = vectors
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"FAISS cannot make {factory!r} for vectors of width {width}: {_reason(error)}. "
+            f"Use one of {', '.join(KINDS)} or another factory string."
+        ) from error
+    on_gpu = device.startswith("cuda") and not factory.startswith("B")
+    if on_gpu:
+        index = faiss.index_cpu_to_gpu(_gpu(faiss), 0, index)
+    try:
+        if not index.is_trained:
+            # FAISS samples from what it gets; more than this only costs memory.
+            step = max(1, count // 500_000)
+            index.train(np.ascontiguousarray(data[::step]))
+        for start in range(0, count, BLOCK):
+            index.add(np.ascontiguousarray(data[start : start + BLOCK]))
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"FAISS could not train {factory!r} on {count} vectors: {_reason(error)}. "
+            'Use "flat" or an index with fewer centroids.'
+        ) from error
+    return faiss.index_gpu_to_cpu(index) if on_gpu else index
+
+
+def _gpu(faiss: Any) -> Any:
+    if not hasattr(faiss, "StandardGpuResources"):
+        raise BackendUnavailable(
+            "this FAISS has no GPU code; uninstall faiss-cpu and install retriever-engine[gpu]."
+        )
+    return faiss.StandardGpuResources()
+
+
+def _reason(error: RuntimeError) -> str:
+    return str(error).strip().splitlines()[-1][:300]
+
+
+def pack_signs(vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return (N, H / 8) sign bits. Raises InvalidInput when H is not a multiple of 8."""
+    if vectors.shape[1] % 8:
+        raise InvalidInput(f"a binary index needs a width that 8 divides, got {vectors.shape[1]}.")
+    return np.packbits(vectors > 0, axis=1)
+
+
+def write_faiss(index: Any, path: Path) -> None:
+    """Write a float or binary FAISS index."""
+    faiss = load_faiss()
+    if isinstance(index, faiss.IndexBinary):
+        faiss.write_index_binary(index, str(path))
+    else:
+        faiss.write_index(index, str(path))
+
+
+def read_faiss(path: Path, sha256: str) -> Any:
+    """Read a FAISS index after checking its digest, with caps on what the file may make FAISS allocate.
+
+    Raises IndexCorrupt.
+    """
+    faiss = load_faiss()
+    if sha256_of(path) != sha256:
+        raise IndexCorrupt(f"{path} was altered: its sha256 is not the manifest's; restore it or rebuild.")
+    faiss.set_deserialization_loop_limit(LOOP_LIMIT)
+    # No vector inside the file can be longer than the file.
+    faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
+    with path.open("rb") as file:
+        is_binary = file.read(2) == b"IB"
+    try:
+        return faiss.read_index_binary(str(path)) if is_binary else faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise IndexCorrupt(f"FAISS refuses {path}: {_reason(error)}; rebuild the index.") from error
+
+
+class DenseReader:
+    """The vectors of one segment, memory-mapped; the FAISS index is read at the first search."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        faiss_sha256: str | None,
+        oversample: int,
+        live: NDArray[np.bool_] | None,
+        device: str = "cpu",
+    ) -> None:
+        """Open a segment; `faiss_sha256` is None when its search is exact.
+
+        live  (N,) documents that are not tombstoned, None when all live
+        """
+        self.vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        absent = np.load(folder / ABSENT, allow_pickle=False)
+        self.allowed = live
+        if len(absent):
+            self.allowed = np.ones(len(self.vectors), np.bool_) if live is None else live.copy()
+            self.allowed[absent] = False
+        self._path = folder / FAISS_FILE
+        self._sha256 = faiss_sha256
+        self._oversample = oversample
+        self._device = device
+        self._lock = threading.Lock()
+        self._index: Any = None
+        self._on_device: Any = None
+
+    @property
+    def is_exact(self) -> bool:
+        return self._sha256 is None
+
+    def load(self) -> None:
+        """Read what the first search would read: the FAISS index, or the vectors onto the GPU."""
+        with self._lock:
+            if self._sha256 is not None and self._index is None:
+                self._index = read_faiss(self._path, self._sha256)
+            if self._device.startswith("cuda") and self._on_device is None:
+                import torch
+
+                self._on_device = torch.from_numpy(np.array(self.vectors)).to(self._device)
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        id_rank: NDArray[np.int32],
+        allowed: NDArray[np.bool_] | None,
+    ) -> tuple[list[tuple[NDArray[np.float32], NDArray[np.int64]]], bool]:
+        """Return for each query (scores, ordinals) of the best k, ties by `id_rank`; and whether exact.
+
+        queries  (Q, H)
+        allowed  (N,) a filter within the live documents, or None
+        Filters that leave few documents are answered exactly whatever the index.
+        """
+        if self.allowed is not None:
+            allowed = self.allowed if allowed is None else allowed & self.allowed
+        count = len(self.vectors) if allowed is None else int(np.count_nonzero(allowed))
+        if count == 0:
+            nothing = (np.zeros(0, np.float32), np.zeros(0, np.int64))
+            return [nothing] * len(queries), True
+        self.load()
+        few = count <= EXACT_BELOW and count < len(self.vectors)
+        if self.is_exact or few or k >= count:
+            return self._exact(queries, k, id_rank, allowed), True
+        return [self._approximate(query, k, id_rank, allowed, count) for query in queries], False
+
+    def _exact(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        id_rank: NDArray[np.int32],
+        allowed: NDArray[np.bool_] | None,
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        def best(part: NDArray[np.float32], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
+            if self._on_device is not None:
+                return self._best_on_device(part, k, allowed)
+            return exact_search(self.vectors, part, k, allowed)
+
+        return _batch(best, queries, k, id_rank, len(self.vectors))
+
+    def _best_on_device(
+        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        import torch
+
+        from kernels.topk import topk
+
+        mask = None if allowed is None else torch.from_numpy(allowed).to(self._device)
+        scores, ordinals = topk(torch.from_numpy(queries).to(self._device), self._on_device, k, mask)
+        return scores.cpu().numpy(), ordinals.cpu().numpy()
+
+    def _approximate(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        id_rank: NDArray[np.int32],
+        allowed: NDArray[np.bool_] | None,
+        count: int,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        total = len(self.vectors)
+        # Enough candidates that, by the filter's share of documents, k times the oversampling pass it.
+        fetch = min(total, int(np.ceil(max(k, 10) * self._oversample * total / count)))
+        while True:
+            candidates = self._candidates(query, fetch)
+            candidates = candidates[candidates >= 0]
+            if allowed is not None:
+                candidates = candidates[allowed[candidates]]
+            if len(candidates) >= k or fetch == total:
+                break
+            fetch = min(total, fetch * 4)
+        scores = np.asarray(self.vectors[candidates] @ query, np.float32)
+        order = np.lexsort((id_rank[candidates], -scores))[:k]
+        return scores[order], candidates[order]
+
+    def _candidates(self, query: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+        faiss = load_faiss()
+        if isinstance(self._index, faiss.IndexBinary):
+            _, ordinals = self._index.search(pack_signs(query[None]), count)
+        else:
+            _, ordinals = self._index.search(
+                query[None], count, params=search_parameters(faiss, self._index, count)
+            )
+        found: NDArray[np.int64] = np.sort(ordinals[0])
+        return found
+
+
+def search_parameters(faiss: Any, index: Any, count: int) -> Any:
+    """Return FAISS search parameters that look far enough for `count` candidates, None where none apply."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        inner = search_parameters(faiss, index.index, count)
+        return None if inner is None else faiss.SearchParametersPreTransform(index_params=inner)
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=max(128, count))
+    if isinstance(index, faiss.IndexIVF):
+        # A sixteenth of the lists, and always enough of them to hold the candidates twice over.
+        needed = int(np.ceil(2 * count * index.nlist / max(1, index.ntotal)))
+        return faiss.SearchParametersIVF(nprobe=min(index.nlist, max(8, index.nlist // 16, needed)))
+    return None
+
+
+def exact_search(
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    k: int,
+    allowed: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return (Q, k') scores and ordinals of the largest inner products, k' = min(k, allowed documents).
+
+    Ties at the k-th place are cut in no order; copies BLOCK vectors at a time when there is a filter.
+    """
+    faiss = load_faiss()
+    queries = np.ascontiguousarray(queries)
+    if allowed is None:
+        return _knn(faiss, vectors, queries, k)
+    chosen = np.flatnonzero(allowed)
+    scores = np.zeros((len(queries), 0), np.float32)
+    ordinals = np.zeros((len(queries), 0), np.int64)
+    for start in range(0, len(chosen), BLOCK):
+        block = chosen[start : start + BLOCK]
+        new_scores, new = _knn(faiss, np.ascontiguousarray(vectors[block]), queries, k)
+        scores = np.concatenate([scores, new_scores], axis=1)
+        ordinals = np.concatenate([ordinals, block[new]], axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores = np.take_along_axis(scores, order, axis=1)
+        ordinals = np.take_along_axis(ordinals, order, axis=1)
+    return scores, ordinals
+
+
+def _knn(
+    faiss: Any, vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    scores, ordinals = faiss.knn(queries, vectors, min(k, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
+    return scores, ordinals
+
+
+Best = Callable[[NDArray[np.float32], int], tuple[NDArray[Any], NDArray[Any]]]
+
+
+def _batch(
+    best: Best, queries: NDArray[np.float32], k: int, id_rank: NDArray[np.int32], total: int
+) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    scores, ordinals = best(queries, k + 1)
+    answers = []
+    for row, query in enumerate(queries):
+        if scores.shape[1] > k and scores[row, k - 1] == scores[row, k]:
+            answers.append(_resolve_ties(best, query[None], k, id_rank, total))
+        else:
+            answers.append(_ordered(scores[row], ordinals[row], k, id_rank))
+    return answers
+
+
+def _resolve_ties(
+    best: Best, query: NDArray[np.float32], k: int, id_rank: NDArray[np.int32], total: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Search deeper until the tie at the k-th place ends, then cut it in order of id."""
+    fetch = k + 1
+    while True:
+        scores, ordinals = best(query, fetch)
+        if scores.shape[1] < fetch or scores[0, k - 1] > scores[0, -1] or fetch >= total:
+            return _ordered(scores[0], ordinals[0], k, id_rank)
+        fetch = min(total, fetch * 4)
+
+
+def _ordered(
+    scores: NDArray[Any], ordinals: NDArray[Any], k: int, id_rank: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    order = np.lexsort((id_rank[ordinals], -scores))[:k]
+    return scores[order].astype(np.float32), ordinals[order].astype(np.int64)

@@ -1,0 +1,179 @@
+"""The manifest: what one generation of an index consists of, and the pointer to the one in force.
+
+    CURRENT               "manifest-000007.json SHA256"
+    manifest-000007.json  one `Manifest`
+
+A generation is published by replacing CURRENT; until then its files are of no account.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from retriever.errors import IndexCorrupt, IndexMismatch, UnknownIndex
+from retriever.pipeline import PipelineSpec
+from retriever.storage import sha256_of, write_atomically
+
+FORMAT = 1
+"""Raised when a reader of the old format would give wrong answers."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(_Model):
+    """One file of the index, by its path relative to the index folder."""
+
+    sha256: str
+    bytes: int
+
+
+class Segment(_Model):
+    """An immutable batch of documents, `documents` of them, of which `deleted` are tombstoned.
+
+    `records_sha256` is the digest of its rows in documents.sqlite (see Records.digest).
+    """
+
+    name: str
+    number: int
+    documents: int
+    deleted: int = 0
+    tombstones: str | None = None
+    records_sha256: str
+    empty: int = 0
+    files: dict[str, FileEntry]
+
+
+class InvertedPart(_Model):
+    """How the BM25 part was built."""
+
+    analyser: str
+    analyser_fingerprint: str
+    k1: float = 0.9
+    b: float = 0.4
+
+
+class DensePart(_Model):
+    """How the vectors were made and how they are searched."""
+
+    encoder: str
+    fingerprint: dict[str, str]
+    width: int
+    precision: str = "float32"
+    kind: str = "flat"
+    oversample: int = 4
+    canaries: str
+    canary_texts: list[str] = Field(default_factory=list)
+
+
+class Chunking(_Model):
+    """Windows counted in the encoder's tokens."""
+
+    window: int
+    overlap: int
+
+
+class Manifest(_Model):
+    """All that a reader needs to know about one generation."""
+
+    format: int = FORMAT
+    generation: int
+    created: str
+    version: str
+    segments: list[Segment]
+    inverted: InvertedPart | None = None
+    dense: DensePart | None = None
+    fields: dict[str, Literal["keyword", "number"]] = Field(default_factory=dict)
+    chunking: Chunking | None = None
+    pipelines: dict[str, PipelineSpec]
+    default_pipeline: str
+    files: dict[str, FileEntry] = Field(default_factory=dict)
+    corpus: dict[str, Any] = Field(default_factory=dict)
+    report: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def live(self) -> int:
+        return sum(segment.documents - segment.deleted for segment in self.segments)
+
+    def all_files(self) -> dict[str, FileEntry]:
+        """Return every file of this generation but documents.sqlite."""
+        return self.files | {
+            name: entry for segment in self.segments for name, entry in segment.files.items()
+        }
+
+
+def manifest_name(generation: int) -> str:
+    return f"manifest-{generation:06d}.json"
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Return size and digest of a finished file."""
+    return FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
+
+
+def read_pointer(folder: Path) -> tuple[str, str]:
+    """Return the name and sha256 of the manifest in force. Raises UnknownIndex or IndexCorrupt."""
+    try:
+        content = (folder / "CURRENT").read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        if (folder / "building").is_dir():
+            raise UnknownIndex(
+                f"{folder} holds an unfinished build and no index yet; "
+                "run the same `retriever index build` again to resume it."
+            ) from None
+        raise UnknownIndex(
+            f"no index at {folder}; build one with `retriever index build CORPUS {folder}`."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise IndexCorrupt(f"{folder}/CURRENT is not text; restore it or rebuild the index.") from error
+    name, _, digest = content.strip().partition(" ")
+    # The pointer must not lead out of the folder, whatever it says.
+    if not (name.startswith("manifest-") and name.endswith(".json") and Path(name).name == name and digest):
+        raise IndexCorrupt(f"{folder}/CURRENT does not name a manifest; restore it or rebuild the index.")
+    return name, digest
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """Return the manifest in force and its sha256, the fingerprint of the index.
+
+    Raises UnknownIndex, IndexCorrupt, or IndexMismatch when a newer version wrote it.
+    """
+    name, digest = read_pointer(folder)
+    try:
+        content = (folder / name).read_bytes()
+    except FileNotFoundError:
+        raise IndexCorrupt(f"{folder}/CURRENT names {name}, which is missing; restore it.") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise IndexCorrupt(f"{folder / name} was altered: its sha256 is not the one in CURRENT; restore it.")
+    try:
+        return Manifest.model_validate_json(content), digest
+    except ValidationError as error:
+        version = _format_of(content)
+        if version is not None and version > FORMAT:
+            raise IndexMismatch(
+                f"{folder} has index format {version}, this version reads up to {FORMAT}; upgrade to open it."
+            ) from error
+        raise IndexCorrupt(f"{folder / name} is not a valid manifest: {error}") from error
+
+
+def _format_of(content: bytes) -> int | None:
+    class Header(BaseModel):
+        format: int
+
+    try:
+        return Header.model_validate_json(content).format
+    except ValidationError:
+        return None
+
+
+def publish(folder: Path, manifest: Manifest) -> str:
+    """Write the manifest and put it in force; return its sha256."""
+    content = manifest.model_dump_json(indent=1, exclude_defaults=False).encode()
+    digest = hashlib.sha256(content).hexdigest()
+    name = manifest_name(manifest.generation)
+    write_atomically(folder / name, content)
+    write_atomically(folder / "CURRENT", f"{name} {digest}\n".encode())
+    return digest

@@ -1,0 +1,385 @@
+"""documents.sqlite: the record of every document, from which all other parts can be rebuilt.
+
+A row carries the generation that added it and the one that deleted it, so that each manifest sees exactly
+its own documents: a crash before CURRENT is replaced leaves rows that no reader sees and the next writer
+removes.
+"""
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.errors import IndexCorrupt, InvalidInput
+from retriever.types import Document
+
+FILE = "documents.sqlite"
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS documents (
+    row INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    title TEXT NOT NULL,
+    text TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    parent TEXT,
+    span_start INTEGER,
+    span_end INTEGER,
+    added INTEGER NOT NULL,
+    deleted INTEGER
+);
+CREATE UNIQUE INDEX IF NOT EXISTS live ON documents (id) WHERE deleted IS NULL;
+CREATE INDEX IF NOT EXISTS parents ON documents (parent) WHERE parent IS NOT NULL;
+CREATE INDEX IF NOT EXISTS graves ON documents (row) WHERE deleted IS NOT NULL;
+CREATE TABLE IF NOT EXISTS fields (
+    name TEXT NOT NULL,
+    value NOT NULL,
+    row INTEGER NOT NULL,
+    PRIMARY KEY (name, value, row)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS field_rows ON fields (row);
+"""
+
+COLUMNS = "row, id, title, text, metadata, parent, span_start, span_end"
+ORDINAL_BITS = 32
+FieldType = Literal["keyword", "number"]
+
+
+def row_of(segment: int, ordinal: int) -> int:
+    """Return the row number of a document: its segment's number, then its place in the segment."""
+    return segment << ORDINAL_BITS | ordinal
+
+
+def field_values(document: Document, fields: Mapping[str, FieldType]) -> Iterator[tuple[str, str | float]]:
+    """Yield (field, value) for the declared fields of a document; a list gives one pair for each member.
+
+    Raises InvalidInput when a value does not have the declared type.
+    """
+    for name, kind in fields.items():
+        content = document.metadata.get(name)
+        if content is None:
+            continue
+        for value in content if isinstance(content, list | tuple) else [content]:
+            if isinstance(value, bool):
+                value = str(value).lower()
+            if kind == "number":
+                if not isinstance(value, int | float) or not np.isfinite(value):
+                    raise InvalidInput(
+                        f"document {document.id!r}: field {name!r} is declared as a number, got {value!r}; "
+                        f"declare it as {name}:keyword or correct the document."
+                    )
+                yield name, float(value)
+            elif isinstance(value, str | int | float):
+                yield name, str(value)
+            else:
+                raise InvalidInput(
+                    f"document {document.id!r}: field {name!r} must hold text, numbers or lists of them, "
+                    f"got {type(value).__name__}."
+                )
+
+
+def _document(row: tuple[Any, ...]) -> Document:
+    _, id_, title, text, metadata, parent, start, end = row
+    span = None if start is None else (start, end)
+    return Document(id_, text, title, json.loads(metadata), parent, span)
+
+
+class Records:
+    """Reads the documents that one generation sees; safe to use from many threads."""
+
+    def __init__(self, folder: Path, generation: int) -> None:
+        self.path = folder / FILE
+        self.generation = generation
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        if not self.path.is_file():
+            raise IndexCorrupt(f"{self.path} is missing; restore it or rebuild the index.")
+
+    def _connection(self) -> sqlite3.Connection:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._open()
+            self._local.connection = connection
+            with self._lock:
+                self._connections.append(connection)
+        return connection
+
+    def _open(self) -> sqlite3.Connection:
+        # On a read-only medium the write-ahead log cannot be opened; nothing can change there either.
+        for mode in ("mode=ro", "immutable=1"):
+            connection = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False
+            )
+            try:
+                connection.execute("SELECT 1 FROM documents LIMIT 1").fetchone()
+            except sqlite3.OperationalError:
+                connection.close()
+                if mode == "immutable=1":
+                    raise
+            except sqlite3.DatabaseError as error:
+                connection.close()
+                raise IndexCorrupt(
+                    f"{self.path} is damaged ({error}); restore it or rebuild the index."
+                ) from error
+            else:
+                return connection
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+
+    @property
+    def _visible(self) -> str:
+        return f"added <= {self.generation:d} AND (deleted IS NULL OR deleted > {self.generation:d})"
+
+    def fetch(self, rows: Sequence[int]) -> dict[int, Document]:
+        """Return documents by row number."""
+        found: dict[int, Document] = {}
+        connection = self._connection()
+        for start in range(0, len(rows), 500):
+            part = rows[start : start + 500]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT {COLUMNS} FROM documents WHERE row IN ({marks})"  # noqa: S608 (only question marks)
+            found |= {row[0]: _document(row) for row in connection.execute(query, list(part))}
+        return found
+
+    def get(self, id_: str) -> Document | None:
+        """Return a document by id, or the parent document with that id, reassembled from its chunks."""
+        connection = self._connection()
+        query = f"SELECT {COLUMNS} FROM documents WHERE {{}} = ? AND {self._visible}"  # noqa: S608 (an integer)
+        row = connection.execute(query.format("id"), (id_,)).fetchone()
+        if row is not None:
+            return _document(row)
+        chunks = [_document(row) for row in connection.execute(query.format("parent"), (id_,))]
+        return reassemble(chunks) if chunks else None
+
+    def rows_of(self, ids: Iterable[str], *, parents: bool = False) -> dict[str, list[int]]:
+        """Return the visible rows of each id that exists; with `parents`, also the chunks of a parent id."""
+        connection = self._connection()
+        found: dict[str, list[int]] = {}
+        columns = ["id", "parent"] if parents else ["id"]
+        for id_ in ids:
+            for column in columns:
+                query = f"SELECT row FROM documents WHERE {column} = ? AND {self._visible}"  # noqa: S608
+                rows = [row for (row,) in connection.execute(query, (id_,))]
+                if rows:
+                    found[id_] = rows
+                    break
+        return found
+
+    def match(self, name: str, condition: str, values: Sequence[str | float]) -> NDArray[np.int64]:
+        """Return the rows whose field `name` fulfils an SQL condition on `value`, ascending."""
+        query = f"SELECT DISTINCT row FROM fields WHERE name = ? AND {condition} ORDER BY row"  # noqa: S608
+        rows = self._connection().execute(query, [name, *values]).fetchall()
+        return np.fromiter((row for (row,) in rows), np.int64, len(rows))
+
+    def values(self, name: str, limit: int) -> list[tuple[str | float, int]]:
+        """Return the most frequent values of a field among visible documents, with counts."""
+        query = (
+            "SELECT value, count(*) FROM fields JOIN documents USING (row) "  # noqa: S608 (an integer)
+            f"WHERE name = ? AND {self._visible} GROUP BY value ORDER BY 2 DESC, value LIMIT ?"
+        )
+        return list(self._connection().execute(query, (name, limit)))
+
+    def segment_documents(self, segment: int) -> Iterator[tuple[int, Document]]:
+        """Yield (ordinal, document) of all rows of a segment, deleted ones included, in order."""
+        first, last = row_of(segment, 0), row_of(segment + 1, 0)
+        query = f"SELECT {COLUMNS} FROM documents WHERE row >= ? AND row < ? ORDER BY row"  # noqa: S608
+        # A cursor of its own: a caller may look up other rows while it iterates.
+        for row in self._connection().cursor().execute(query, (first, last)):
+            yield row[0] - first, _document(row)
+
+    def digest(self, segment: int) -> str:
+        """Return the sha256 over all rows of a segment: what `verify` compares with the manifest."""
+        digest = hashlib.sha256()
+        for ordinal, document in self.segment_documents(segment):
+            digest.update(_canonical(ordinal, document))
+        return digest.hexdigest()
+
+    def live_ids(self) -> Iterator[str]:
+        query = f"SELECT id FROM documents WHERE {self._visible}"  # noqa: S608
+        for (id_,) in self._connection().cursor().execute(query):
+            yield id_
+
+    def check(self) -> str | None:
+        """Return SQLite's own complaint about the file, or None when it is sound. Reads all of it."""
+        try:
+            (verdict,) = self._connection().execute("PRAGMA integrity_check(1)").fetchone()
+        except sqlite3.DatabaseError as error:
+            return str(error)
+        return None if verdict == "ok" else str(verdict)
+
+
+def _canonical(ordinal: int, document: Document) -> bytes:
+    content = [
+        ordinal, document.id, document.title, document.text, dict(document.metadata),
+        document.parent, document.span,
+    ]  # fmt: skip
+    return json.dumps(content, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+
+
+def reassemble(chunks: Sequence[Document]) -> Document:
+    """Return the document that chunks were cut from; overlaps are written once."""
+    ordered = sorted(chunks, key=lambda chunk: chunk.span or (0, 0))
+    text = ""
+    for chunk in ordered:
+        start, _ = chunk.span or (0, 0)
+        text += chunk.text[max(0, len(text) - start) :]
+    first = ordered[0]
+    return Document(first.parent or first.id, text, first.title, first.metadata)
+
+
+class RecordWriter:
+    """Adds and deletes documents for the generation to come; one at a time, under the index lock."""
+
+    def __init__(self, folder: Path, generation: int) -> None:
+        """Open for writing `generation`; call `roll_back` or `truncate` before adding."""
+        self.path = folder / FILE
+        self.generation = generation
+        self._connection = sqlite3.connect(self.path)
+        self._connection.executescript(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -65536;" + SCHEMA
+        )
+
+    def roll_back(self, kept: Collection[int]) -> None:
+        """Forget what was written for this generation or later, and all rows of segments not in `kept`.
+
+        kept  numbers of the segments of the generation in force and of the one before it
+        """
+        with self._connection as connection:
+            for segment in self._segments() - set(kept):
+                self._remove(connection, row_of(segment, 0), row_of(segment + 1, 0))
+            connection.execute(
+                "UPDATE documents INDEXED BY graves SET deleted = NULL WHERE deleted >= ?", (self.generation,)
+            )
+
+    def _segments(self) -> set[int]:
+        found = set()
+        row: int | None = -1
+        while row is not None:
+            query = "SELECT min(row) FROM documents WHERE row > ?"
+            (row,) = self._connection.execute(query, (row,)).fetchone()
+            if row is not None:
+                found.add(row >> ORDINAL_BITS)
+                row = row_of((row >> ORDINAL_BITS) + 1, 0) - 1
+        return found
+
+    @staticmethod
+    def _remove(connection: sqlite3.Connection, first: int, last: int) -> None:
+        connection.execute("DELETE FROM fields WHERE row >= ? AND row < ?", (first, last))
+        connection.execute("DELETE FROM documents WHERE row >= ? AND row < ?", (first, last))
+
+    def truncate(self, segment: int, documents: int) -> None:
+        """Remove the rows of a segment from ordinal `documents` on: those of an unfinished shard."""
+        with self._connection as connection:
+            self._remove(connection, row_of(segment, documents), row_of(segment + 1, 0))
+
+    def replace(
+        self,
+        segment: int,
+        first: int,
+        documents: Sequence[Document],
+        fields: Mapping[str, FieldType],
+        replaced: Iterable[int] = (),
+    ) -> None:
+        """Insert documents at ordinals `first`, `first` + 1, ... and mark rows as deleted, all or nothing.
+
+        Raises InvalidInput when an id is there already or a field has the wrong type.
+        """
+        rows = []
+        values = []
+        for ordinal, document in enumerate(documents, first):
+            row = row_of(segment, ordinal)
+            start, end = document.span or (None, None)
+            metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
+            rows.append(
+                (row, document.id, document.title, document.text, metadata, document.parent, start, end,
+                 self.generation)
+            )  # fmt: skip
+            values.extend((name, value, row) for name, value in field_values(document, fields))
+        try:
+            with self._connection as connection:
+                self._mark(connection, replaced)
+                connection.executemany("INSERT INTO documents VALUES (?,?,?,?,?,?,?,?,?,NULL)", rows)
+                connection.executemany("INSERT OR IGNORE INTO fields VALUES (?,?,?)", values)
+        except sqlite3.IntegrityError:
+            raise InvalidInput(self._name_duplicate([document.id for document in documents])) from None
+
+    def _name_duplicate(self, ids: Sequence[str]) -> str:
+        seen: set[str] = set()
+        for id_ in ids:
+            query = "SELECT 1 FROM documents WHERE id = ? AND deleted IS NULL"
+            if id_ in seen or self._connection.execute(query, (id_,)).fetchone():
+                return (
+                    f"document id {id_!r} is in the index already; "
+                    "use --duplicates overwrite or --duplicates skip, or remove it."
+                )
+            seen.add(id_)
+        return "a document id is in the index already; use --duplicates overwrite or skip."
+
+    def existing(self, ids: Sequence[str]) -> dict[str, list[int]]:
+        """Return the live rows of those ids that exist, by id; a parent's id gives all its chunks."""
+        found: dict[str, list[int]] = {}
+        for id_ in ids:
+            query = "SELECT row FROM documents WHERE (id = ? OR parent = ?) AND deleted IS NULL"
+            rows = [row for (row,) in self._connection.execute(query, (id_, id_))]
+            if rows:
+                found[id_] = rows
+        return found
+
+    def delete(self, rows: Iterable[int]) -> None:
+        """Mark rows as deleted from this generation on."""
+        with self._connection as connection:
+            self._mark(connection, rows)
+
+    def delete_all(self, *, before: int) -> None:
+        """Mark everything in segments with numbers below `before` as deleted."""
+        with self._connection as connection:
+            connection.execute(
+                "UPDATE documents SET deleted = ? WHERE deleted IS NULL AND row < ?",
+                (self.generation, row_of(before, 0)),
+            )
+
+    def _mark(self, connection: sqlite3.Connection, rows: Iterable[int]) -> None:
+        connection.executemany(
+            "UPDATE documents SET deleted = ? WHERE row = ?", ((self.generation, row) for row in rows)
+        )
+
+    def move(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Copy rows to new places and mark the old ones as deleted: (old row, new row) pairs."""
+        columns = "id, title, text, metadata, parent, span_start, span_end"
+        with self._connection as connection:
+            for old, new in pairs:
+                self._mark(connection, [old])
+                connection.execute(
+                    f"INSERT INTO documents SELECT ?, {columns}, ?, NULL FROM documents WHERE row = ?",  # noqa: S608
+                    (new, self.generation, old),
+                )
+                connection.execute(
+                    "INSERT INTO fields SELECT name, value, ? FROM fields WHERE row = ?", (new, old)
+                )
+
+    def deleted_ordinals(self, segment: int) -> NDArray[np.int64]:
+        """Return the ordinals of a segment that this generation no longer sees."""
+        first, last = row_of(segment, 0), row_of(segment + 1, 0)
+        query = (
+            "SELECT row FROM documents INDEXED BY graves "
+            "WHERE deleted IS NOT NULL AND row >= ? AND row < ? ORDER BY row"
+        )
+        rows = self._connection.execute(query, (first, last)).fetchall()
+        return np.fromiter((row - first for (row,) in rows), np.int64, len(rows))
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file, so that the folder can be copied as it is."""
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._connection.close()

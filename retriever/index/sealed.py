@@ -1,0 +1,381 @@
+"""The sealed index: one folder that can be copied, served and verified on its own.
+
+    CURRENT  manifest-NNNNNN.json  documents.sqlite  canaries.npy  segments/NNNNNN/...
+
+`open_index` gives a reader of the generation in force. It never changes the folder; `indexing` writes it.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.analysis import Analyser, analyser
+from retriever.encoder import CANARY_TOLERANCE, canary_drift, differences, encode_canaries, load_encoder
+from retriever.errors import IndexMismatch, InvalidInput
+from retriever.filters import matching_rows
+from retriever.index.inverted import inverse_length_norms, weigh_terms
+from retriever.index.manifest import Manifest, read_manifest, read_pointer
+from retriever.index.records import FieldType, Records
+from retriever.index.segment import SegmentReader, require_size
+from retriever.pipeline import PipelineSpec
+from retriever.protocols import Encoder, Reranker
+from retriever.types import Answer, Document
+
+Mask = list[NDArray[np.bool_]]
+"""For each segment the documents that a filter allows."""
+
+
+@dataclass(slots=True)
+class Candidates:
+    """What a first stage found for one query, best first, ties in order of id."""
+
+    scores: list[float]
+    ids: list[str]
+    rows: list[int]
+
+    def ranking(self) -> list[tuple[str, float]]:
+        return list(zip(self.ids, self.scores, strict=True))
+
+
+@dataclass
+class _Models:
+    """What is loaded once and shared by all generations of an index."""
+
+    encoder: Encoder | str | None
+    device: str | None
+    offline: bool
+    loaded: Encoder | None = None
+    rerankers: dict[str, Reranker] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def open_index(
+    path: str | Path,
+    *,
+    encoder: Encoder | str | None = None,
+    device: str | None = None,
+    offline: bool = False,
+) -> "Index":
+    """Open the generation in force.
+
+    encoder  a name, a folder or an object to use instead of the name in the manifest; the same weights
+             under another name are accepted, any other encoder raises IndexMismatch at the first dense search
+    device   where models run and flat vectors are scanned: "cpu", "cuda", ...; None lets torch choose for
+             models and scans on the CPU
+    offline  load models without any network call
+
+    Raises UnknownIndex, IndexCorrupt or IndexMismatch.
+    """
+    return Index(Path(path), _Models(encoder, device, offline))
+
+
+class Index:
+    """One generation of an index; safe for concurrent use, immutable."""
+
+    def __init__(self, path: Path, models: _Models) -> None:
+        self.path = path
+        self._models = models
+        self.manifest, self.fingerprint = read_manifest(path)
+        self._pointer = read_pointer(path)
+        for name, entry in self.manifest.files.items():
+            require_size(path / name, entry.bytes)
+        self._analyser: Analyser | None = None
+        if self.manifest.inverted:
+            self._analyser = _matching_analyser(self.manifest)
+        device = models.device or "cpu"
+        self.segments = [
+            SegmentReader(path, self.manifest, segment, device) for segment in self.manifest.segments
+        ]
+        self.records = Records(path, self.manifest.generation)
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.manifest.live
+
+    def close(self) -> None:
+        """Close the records; the memory maps go with the object."""
+        self.records.close()
+
+    def latest(self) -> "Index":
+        """Return this index, or the newer generation that has been published since, models shared."""
+        if read_pointer(self.path) == self._pointer:
+            return self
+        return Index(self.path, self._models)
+
+    @property
+    def generation(self) -> int:
+        return self.manifest.generation
+
+    @property
+    def pipelines(self) -> dict[str, PipelineSpec]:
+        return dict(self.manifest.pipelines)
+
+    @property
+    def default_pipeline(self) -> str:
+        return self.manifest.default_pipeline
+
+    @property
+    def fields(self) -> dict[str, FieldType]:
+        """The metadata fields that can be filtered, with their types."""
+        return dict(self.manifest.fields)
+
+    @property
+    def analyser(self) -> Analyser | None:
+        return self._analyser
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The query encoder, loaded at first use; None for an index without vectors.
+
+        Raises IndexMismatch unless its fingerprint is the one that the index was made with.
+        """
+        part = self.manifest.dense
+        if part is None:
+            return None
+        with self._models.lock:
+            loaded = self._models.loaded
+            if loaded is None:
+                chosen = self._models.encoder
+                if chosen is None or isinstance(chosen, str):
+                    loaded = load_encoder(
+                        chosen or part.encoder, device=self._models.device, offline=self._models.offline
+                    )
+                else:
+                    loaded = chosen
+            _require_same_encoder(self.path, part.fingerprint, loaded.fingerprint())
+            self._models.loaded = loaded
+        return loaded
+
+    def reranker(self, model: str) -> Reranker:
+        """Return the cross-encoder of that name or folder, loaded once. Raises BackendUnavailable."""
+        from retriever.rerank import CrossEncoderReranker
+
+        with self._models.lock:
+            if model not in self._models.rerankers:
+                self._models.rerankers[model] = CrossEncoderReranker(
+                    model, device=self._models.device, offline=self._models.offline
+                )
+            return self._models.rerankers[model]
+
+    def use_reranker(self, name: str, reranker: Reranker) -> None:
+        """Make `reranker` answer for pipelines that ask for the model `name`."""
+        with self._models.lock:
+            self._models.rerankers[name] = reranker
+
+    def check_canaries(self) -> float | None:
+        """Encode the canary texts and return the largest 1 - cosine to the stored vectors.
+
+        None for an index without vectors. Raises IndexMismatch beyond the tolerance: then the libraries or
+        the device give other vectors than those in the index, whatever the fingerprints say.
+        """
+        part, encoder = self.manifest.dense, self.encoder
+        if part is None or encoder is None:
+            return None
+        stored = np.load(self.path / part.canaries, allow_pickle=False)
+        drift = canary_drift(stored, encode_canaries(encoder, part.canary_texts))
+        if not drift <= CANARY_TOLERANCE:
+            raise IndexMismatch(
+                f"{self.path}: canary texts encode to other vectors than when the index was built "
+                f"(1 - cosine = {drift:.2g}, tolerance {CANARY_TOLERANCE:g}); "
+                "a library or device has changed. Rebuild the index, or go back to the manifest's versions."
+            )
+        return drift
+
+    def warm(self) -> None:
+        """Load everything that the first search would load: encoder, FAISS indexes, compiled kernels."""
+        if self.manifest.dense:
+            _ = self.encoder
+            for segment in self.segments:
+                if segment.dense:
+                    segment.dense.load()
+        if self.manifest.inverted:
+            self.search_bm25("warm", 1, None)
+
+    def get(self, id_: str) -> Document | None:
+        """Return a document by its id, or None; the id of a chunked document gives the whole of it."""
+        return self.records.get(id_)
+
+    def documents(self, rows: Sequence[int]) -> dict[int, Document]:
+        """Return documents by row."""
+        return self.records.fetch(rows)
+
+    def facets(self, name: str, limit: int = 20) -> list[tuple[str | float, int]]:
+        """Return the most frequent values of a declared field with their counts. Scans the field."""
+        if name not in self.fields:
+            raise InvalidInput(f"{name!r} is not a field of this index; it has: {', '.join(self.fields)}.")
+        return self.records.values(name, limit)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the index is made of, ready for JSON."""
+        manifest = self.manifest
+        files = manifest.all_files()
+        size = sum(entry.bytes for entry in files.values())
+        records = self.records.path.stat().st_size
+        return {
+            "path": str(self.path),
+            "generation": manifest.generation,
+            "fingerprint": self.fingerprint,
+            "created": manifest.created,
+            "version": manifest.version,
+            "documents": manifest.live,
+            "deleted": sum(segment.deleted for segment in manifest.segments),
+            "empty": sum(segment.empty for segment in manifest.segments),
+            "segments": len(manifest.segments),
+            "bytes": {
+                "total": size + records,
+                "records": records,
+                "inverted": sum(e.bytes for name, e in files.items() if "/inverted." in name),
+                "dense": sum(e.bytes for name, e in files.items() if "/dense." in name),
+            },
+            "inverted": manifest.inverted.model_dump() if manifest.inverted else None,
+            "dense": manifest.dense.model_dump(exclude={"canary_texts"}) if manifest.dense else None,
+            "fields": manifest.fields,
+            "chunking": manifest.chunking.model_dump() if manifest.chunking else None,
+            "pipelines": {name: spec.model_dump() for name, spec in manifest.pipelines.items()},
+            "default_pipeline": manifest.default_pipeline,
+            "corpus": manifest.corpus,
+            "report": manifest.report,
+        }
+
+    def mask(self, condition: Mapping[str, Any]) -> Mask:
+        """Return the documents of each segment that a filter allows. Raises InvalidInput."""
+        rows = matching_rows(condition, self.fields, self.records.match, self._all_rows)
+        return [segment.allowed(rows) for segment in self.segments]
+
+    def _all_rows(self) -> NDArray[np.int64]:
+        # An empty index has no segments.
+        parts = [np.zeros(0, np.int64)]
+        parts += [np.arange(segment.documents) + segment.row(0) for segment in self.segments]
+        return np.concatenate(parts)
+
+    def search_bm25(self, query: str, k: int, mask: Mask | None) -> tuple[Candidates, list[str]]:
+        """Return the best k documents by BM25, and the analysed query terms that occur in the index."""
+        part = self.manifest.inverted
+        if part is None or self._analyser is None:
+            raise InvalidInput(f"{self.path} has no BM25 part; build it with --parts bm25,dense.")
+        counts: dict[str, int] = {}
+        for term in self._analyser.terms(query):
+            counts[term] = counts.get(term, 0) + 1
+        readers = [segment.inverted for segment in self.segments if segment.inverted]
+        weights, spans, documents, mean = weigh_terms(readers, counts)
+        if documents == 0 or len(weights) == 0:
+            return Candidates([], [], []), []
+        inverse = inverse_length_norms(part.k1, part.b, mean)
+        found = []
+        for number, (segment, reader) in enumerate(zip(self.segments, readers, strict=True)):
+            allowed = mask[number] if mask is not None else None
+            found.append(reader.search(spans[number], weights, inverse, segment.id_rank, k, allowed))
+        return self._merge(found, k), list(counts)
+
+    def search_dense(
+        self, vectors: NDArray[np.float32], k: int, mask: Mask | None
+    ) -> tuple[list[Candidates], bool]:
+        """Return for each query vector (Q, H) the best k documents, and whether the search was exact."""
+        per_query: list[list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = [[] for _ in vectors]
+        exact = True
+        for number, segment in enumerate(self.segments):
+            if segment.dense is None:
+                raise InvalidInput(f"{self.path} has no vectors; build it with --parts bm25,dense.")
+            allowed = mask[number] if mask is not None else None
+            found, was_exact = segment.dense.search(vectors, k, segment.id_rank, allowed)
+            exact &= was_exact
+            for answers, answer in zip(per_query, found, strict=True):
+                answers.append(answer)
+        return [self._merge(answers, k) for answers in per_query], exact
+
+    def _merge(self, found: Sequence[tuple[NDArray[Any], NDArray[Any]]], k: int) -> Candidates:
+        """Merge each segment's best k into the best k of all."""
+        scores: list[float] = []
+        ids: list[str] = []
+        rows: list[int] = []
+        for segment, (segment_scores, ordinals) in zip(self.segments, found, strict=True):
+            scores += segment_scores.tolist()
+            ids += [segment.ids[ordinal] for ordinal in ordinals]
+            rows += [segment.row(ordinal) for ordinal in ordinals.tolist()]
+        if len(self.segments) > 1:
+            order = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))[:k]
+            scores = [scores[i] for i in order]
+            ids = [ids[i] for i in order]
+            rows = [rows[i] for i in order]
+        return Candidates(scores, ids, rows)
+
+    def search(self, query: str, k: int = 10, **options: Any) -> Answer:
+        """Answer one query; the options are those of `batch_search`."""
+        return self.batch_search([query], k, **options)[0]
+
+    def batch_search(
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        *,
+        pipeline: str | PipelineSpec | None = None,
+        filter: Mapping[str, Any] | None = None,
+        group_by_parent: bool = False,
+        highlight: bool = False,
+        documents: bool = True,
+        offset: int = 0,
+        deadline_ms: float | None = None,
+    ) -> list[Answer]:
+        """Answer queries, one `Answer` each, in order.
+
+        k                how many hits, from `offset` on
+        pipeline         a name in `pipelines`, a PipelineSpec, or None for the index's default
+        filter           metadata condition, see `retriever.filters`
+        group_by_parent  one hit for each document that was chunked, its best chunk; the hit's id is then the
+                         parent's and `hit.document` the chunk
+        highlight        mark where query terms stand in each hit's text
+        documents        fetch texts and metadata; without them only ids and scores are returned
+        deadline_ms      time for the whole query; reranking is left out, and said so, when it runs out
+
+        Raises InvalidInput for an empty query, k or offset out of range, or a faulty filter or pipeline.
+        """
+        from retriever.search import Request, run
+
+        request = Request(
+            k, self._pipeline(pipeline), filter, group_by_parent, highlight, documents, offset, deadline_ms
+        )
+        name = pipeline if isinstance(pipeline, str) else "custom" if pipeline else self.default_pipeline
+        return run(self, queries, request, name)
+
+    def _pipeline(self, pipeline: str | PipelineSpec | None) -> PipelineSpec:
+        if isinstance(pipeline, PipelineSpec):
+            return pipeline
+        name = pipeline or self.default_pipeline
+        if name not in self.manifest.pipelines:
+            known = ", ".join(self.manifest.pipelines)
+            raise InvalidInput(f"unknown pipeline {name!r}; this index offers {known}.")
+        return self.manifest.pipelines[name]
+
+
+def _matching_analyser(manifest: Manifest) -> Analyser:
+    part = manifest.inverted
+    assert part is not None
+    found = analyser(part.analyser)
+    if found.fingerprint() != part.analyser_fingerprint:
+        raise IndexMismatch(
+            f"the index was analysed by {part.analyser_fingerprint}, this version has {found.fingerprint()}; "
+            "rebuild the index or go back to the version that made it."
+        )
+    return found
+
+
+def _require_same_encoder(path: Path, expected: dict[str, str], got: dict[str, str]) -> None:
+    found = differences(expected, got)
+    if found:
+        raise IndexMismatch(
+            f"{path} was made with another encoder. {'; '.join(found)}. "
+            "Use the encoder named in the manifest, or rebuild the index with this one."
+        )

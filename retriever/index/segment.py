@@ -1,0 +1,85 @@
+"""One segment: its ids, its live documents, and its inverted and dense parts, all memory-mapped.
+
+documents.ids.*     the id of each document, by ordinal
+documents.rank.npy  (N,) int32 place of each id among the segment's ids in ascending order
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.errors import IndexCorrupt
+from retriever.index.dense import FAISS_FILE, DenseReader
+from retriever.index.inverted import InvertedReader
+from retriever.index.manifest import Manifest, Segment
+from retriever.index.records import row_of
+from retriever.index.strings import StringTable
+from retriever.index.tombstones import read_live
+
+RANK_FILE = "documents.rank.npy"
+
+
+def write_ids(folder: Path, ids: list[str]) -> list[str]:
+    """Write the ids of a segment's documents; return the names of the files."""
+    names = StringTable.write(folder, "documents.ids", ids)
+    rank = np.empty(len(ids), np.int32)
+    rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids), dtype=np.int32)
+    np.save(folder / RANK_FILE, rank)
+    return [*names, RANK_FILE]
+
+
+def segment_folder(name: str) -> str:
+    """Return the path of a segment's folder relative to the index."""
+    return f"segments/{name}"
+
+
+class SegmentReader:
+    """Answers for one segment in ordinals; the index turns them into ids."""
+
+    def __init__(self, folder: Path, manifest: Manifest, segment: Segment, device: str = "cpu") -> None:
+        """Open. Raises IndexCorrupt when a file is missing or not of the manifest's size."""
+        for name, entry in segment.files.items():
+            require_size(folder / name, entry.bytes)
+        self.number = segment.number
+        self.documents = segment.documents
+        self.live: NDArray[np.bool_] | None = None
+        if segment.tombstones is not None:
+            self.live = read_live(folder / segment.tombstones, segment.documents)
+        home = folder / segment_folder(segment.name)
+        self.ids = StringTable(home, "documents.ids")
+        self.id_rank = np.load(home / RANK_FILE, mmap_mode="r", allow_pickle=False)
+        self.inverted = InvertedReader(home, self.live) if manifest.inverted else None
+        self.dense: DenseReader | None = None
+        if manifest.dense:
+            faiss_entry = segment.files.get(f"{segment_folder(segment.name)}/{FAISS_FILE}")
+            self.dense = DenseReader(
+                home,
+                faiss_sha256=faiss_entry.sha256 if faiss_entry else None,
+                oversample=manifest.dense.oversample,
+                live=self.live,
+                device=device,
+            )
+
+    def row(self, ordinal: int) -> int:
+        """Return the row of a document in the records."""
+        return row_of(self.number, ordinal)
+
+    def allowed(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return (N,) True for the live documents among ascending rows of all segments."""
+        first, last = np.searchsorted(rows, [row_of(self.number, 0), row_of(self.number + 1, 0)])
+        mask = np.zeros(self.documents, np.bool_)
+        mask[rows[first:last] - row_of(self.number, 0)] = True
+        return mask if self.live is None else mask & self.live
+
+
+def require_size(path: Path, size: int) -> None:
+    """Raise IndexCorrupt unless the file exists with that many bytes."""
+    try:
+        actual = path.stat().st_size
+    except FileNotFoundError:
+        raise IndexCorrupt(f"{path} is missing; restore it or rebuild the index.") from None
+    if actual != size:
+        raise IndexCorrupt(
+            f"{path} has {actual:,} bytes, the manifest says {size:,}; restore it or rebuild the index."
+        )

@@ -1,0 +1,52 @@
+"""What a model folder is, seen from its files; weights are never loaded."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MAX_JSON_BYTES = 64 << 20
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5")
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Tell whether a folder has a description (config.json or modules.json) and whole safetensors weights."""
+    if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
+        return False
+    return bool(weights(folder)) and not missing_shards(folder)
+
+
+def weights(folder: Path) -> list[Path]:
+    """Return the safetensors files of the folder and of its modules' folders, by name."""
+    return sorted(itertools.chain(folder.glob("*.safetensors"), folder.glob("*/*.safetensors")))
+
+
+def missing_shards(folder: Path) -> list[str]:
+    """Return the weight files that an index names and the folder lacks."""
+    index = read_json(folder / "model.safetensors.index.json")
+    shards = index.get("weight_map", {}).values() if isinstance(index, dict) else ()
+    return sorted({shard for shard in shards if not (folder / shard).is_file()})
+
+
+def pickled(folder: Path) -> list[Path]:
+    """Return files whose kind can run code when it is loaded."""
+    return sorted(path for path in folder.iterdir() if path.suffix in PICKLED)
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file; None when it is absent, unreadable or over MAX_JSON_BYTES."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def modules(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Give (class name, folder) of each sentence-transformers module, in order; none for other models."""
+    entries = read_json(folder / "modules.json")
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict):
+            yield str(entry.get("type", "")).rsplit(".", 1)[-1], folder / str(entry.get("path", ""))

@@ -1,0 +1,101 @@
+"""Pipelines as data: which first stages run, how their lists are fused, what reranks the top."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from retriever.errors import InvalidInput
+
+FirstStage = Literal["bm25", "dense"]
+
+
+class Fusion(BaseModel):
+    """How ranked lists become one; see `retriever.fusion` for the arithmetic."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["rrf", "minmax"] = "minmax"
+    constant: int = Field(60, ge=1, le=10_000)
+    weights: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("weights")
+    @classmethod
+    def _not_negative(cls, weights: dict[str, float]) -> dict[str, float]:
+        for stage, weight in weights.items():
+            if not 0 <= weight <= 1e6:
+                raise ValueError(f"the weight of {stage} must be between 0 and 1e6, got {weight}")
+        return weights
+
+
+class Rerank(BaseModel):
+    """A cross-encoder, by name or folder, over the best `depth` documents."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    depth: int = Field(50, ge=1, le=1000)
+
+
+class PipelineSpec(BaseModel):
+    """First stages, fusion when there are several, and an optional reranker."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    first: tuple[FirstStage, ...] = Field(min_length=1)
+    depth: int = Field(1000, ge=1, le=100_000)
+    fusion: Fusion = Fusion()
+    rerank: Rerank | None = None
+
+    @field_validator("first")
+    @classmethod
+    def _once(cls, first: tuple[FirstStage, ...]) -> tuple[FirstStage, ...]:
+        if len(set(first)) != len(first):
+            raise ValueError(f"a first stage stands twice in {list(first)}")
+        return first
+
+    def without(self, *stages: str) -> "PipelineSpec":
+        """Return this pipeline with stages left out: "bm25", "dense" or "rerank".
+
+        Raises InvalidInput when no first stage would be left.
+        """
+        unknown = set(stages) - {"bm25", "dense", "rerank"}
+        if unknown:
+            raise InvalidInput(f"cannot leave out {sorted(unknown)}; the stages are bm25, dense, rerank.")
+        first = tuple(stage for stage in self.first if stage not in stages)
+        if not first:
+            raise InvalidInput("no first stage would be left; keep bm25 or dense.")
+        return self.model_copy(update={"first": first, "rerank": None if "rerank" in stages else self.rerank})
+
+
+def default_pipelines(parts: tuple[FirstStage, ...]) -> dict[str, PipelineSpec]:
+    """Return the pipelines that every index with these parts offers; the last one is the default."""
+    pipelines = {part: PipelineSpec(first=(part,)) for part in parts}
+    if len(parts) > 1:
+        pipelines["hybrid"] = PipelineSpec(first=parts)
+    return pipelines
+
+
+def read_pipelines(path: Path) -> dict[str, PipelineSpec]:
+    """Read a YAML mapping of names to pipelines. Raises InvalidInput naming the faulty entry.
+
+    Example:
+        quality:
+          first: [bm25, dense]
+          fusion: {method: rrf, constant: 60}
+          rerank: {model: my-reranker, depth: 50}
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read pipelines from {path}: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise InvalidInput(f"{path} must map names to pipelines, got {type(content).__name__}.")
+    pipelines = {}
+    for name, entry in content.items():
+        try:
+            pipelines[str(name)] = PipelineSpec.model_validate(entry)
+        except ValidationError as error:
+            raise InvalidInput(f"pipeline {name!r} in {path}: {error}") from error
+    return pipelines

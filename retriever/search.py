@@ -1,0 +1,277 @@
+"""Running a pipeline: first stages, fusion, reranking, and an honest account of what happened."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retriever.errors import InvalidInput, RetrievalError
+from retriever.fusion import reciprocal_rank, weighted_minmax
+from retriever.highlight import highlights
+from retriever.pipeline import Fusion, PipelineSpec, Rerank
+from retriever.types import Answer, Document, Hit
+
+if TYPE_CHECKING:
+    from retriever.index.sealed import Candidates, Index, Mask
+
+MAX_K = 10_000
+MAX_QUERY_CHARACTERS = 32_768
+
+# With a deadline the reranker is asked in portions this large, so that the clock is read in between.
+RERANK_PORTION = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything but the query; see Index.batch_search."""
+
+    k: int
+    pipeline: PipelineSpec
+    filter: Mapping[str, Any] | None
+    group_by_parent: bool
+    highlight: bool
+    documents: bool
+    offset: int
+    deadline_ms: float | None
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("k", self.k, 1), ("offset", self.offset, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_K:
+                raise InvalidInput(f"{name} must be a whole number from {least} to {MAX_K}, got {value!r}.")
+        if self.k + self.offset > MAX_K:
+            raise InvalidInput(f"k + offset must be at most {MAX_K}, got {self.k + self.offset}.")
+        if self.deadline_ms is not None and not self.deadline_ms > 0:
+            raise InvalidInput(f"deadline_ms must be above 0, got {self.deadline_ms!r}.")
+
+    @property
+    def wanted(self) -> int:
+        return self.k + self.offset
+
+    @property
+    def depth(self) -> int:
+        """How many candidates each first stage gives."""
+        if len(self.pipeline.first) > 1 or self.group_by_parent:
+            return max(self.pipeline.depth, self.wanted)
+        rerank = self.pipeline.rerank
+        return max(self.wanted, rerank.depth if rerank else 0)
+
+
+@dataclass(slots=True)
+class _State:
+    """One query on its way through the stages."""
+
+    query: str
+    answer: Answer
+    started: float
+    found: dict[str, "Candidates"] = field(default_factory=dict)
+    ranking: list[tuple[str, float]] = field(default_factory=list)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    terms: list[str] = field(default_factory=list)
+
+    def warn(self, warning: str) -> None:
+        if warning not in self.answer.warnings:
+            self.answer.warnings.append(warning)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.answer.timings[stage] = (time.perf_counter() - started) * 1e3
+
+
+def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> list[Answer]:
+    """Answer each query by the pipeline of the request."""
+    started = time.perf_counter()
+    states = [_state(index, query, name, started) for query in queries]
+    mask = None
+    if request.filter is not None:
+        mask = index.mask(request.filter)
+        filtering = (time.perf_counter() - started) * 1e3
+        for state in states:
+            state.answer.timings["filter"] = filtering
+    if "dense" in request.pipeline.first:
+        _dense(index, states, request, mask)
+    batch_time = time.perf_counter() - started
+    for state in states:
+        # The shared work above counts for every query in equal parts.
+        state.started = time.perf_counter() - batch_time / len(states)
+        if "bm25" in request.pipeline.first:
+            with state.timed("bm25"):
+                state.found["bm25"], state.terms = index.search_bm25(state.query, request.depth, mask)
+            if not state.terms:
+                state.warn("no_terms")
+        _fuse(state, request.pipeline)
+        if request.pipeline.rerank is not None:
+            _rerank(index, state, request.pipeline.rerank, request.deadline_ms)
+        _finish(index, state, request)
+    return [state.answer for state in states]
+
+
+def _state(index: "Index", query: str, name: str, started: float) -> _State:
+    if not isinstance(query, str) or not query.strip():
+        raise InvalidInput("the query is empty; give at least one word.")
+    answer = Answer([], pipeline=name, generation=index.generation)
+    if len(query) > MAX_QUERY_CHARACTERS:
+        query = query[:MAX_QUERY_CHARACTERS]
+        answer.truncated = True
+    return _State(query, answer, started)
+
+
+def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Mask | None") -> None:
+    """Encode all queries together and search; with another first stage left, a failure only degrades."""
+    queries = [state.query for state in states]
+    try:
+        encoder = index.encoder
+        if encoder is None:
+            raise InvalidInput(f"{index.path} has no vectors; build it with --parts bm25,dense.")
+        started = time.perf_counter()
+        counts = encoder.count_tokens(queries)
+        vectors = encoder.encode_queries(queries)
+        encoded = time.perf_counter()
+        if not np.isfinite(vectors).all():
+            from retriever.errors import ModelFault
+
+            raise ModelFault(f"the encoder gave a vector that is not finite for one of {queries[:3]!r}.")
+        found, exact = index.search_dense(vectors, request.depth, mask)
+        searched = time.perf_counter()
+    except InvalidInput:
+        raise
+    except RetrievalError:
+        if len(request.pipeline.first) == 1:
+            raise
+        for state in states:
+            state.answer.degraded.append("dense_failed")
+        return
+    for state, candidates, count in zip(states, found, counts, strict=True):
+        state.found["dense"] = candidates
+        state.answer.exact &= exact
+        state.answer.truncated |= count > encoder.max_tokens
+        state.answer.timings["encode"] = (encoded - started) * 1e3 / len(states)
+        state.answer.timings["dense"] = (searched - encoded) * 1e3 / len(states)
+
+
+def _fuse(state: _State, pipeline: PipelineSpec) -> None:
+    for stage in pipeline.first:
+        if stage not in state.found:
+            continue
+        candidates = state.found[stage]
+        for id_, score, row in zip(candidates.ids, candidates.scores, candidates.rows, strict=True):
+            state.scores.setdefault(id_, {})[stage] = score
+            state.rows[id_] = row
+    if len(pipeline.first) == 1:
+        (candidates,) = state.found.values()
+        state.ranking = candidates.ranking()
+        return
+    with state.timed("fusion"):
+        state.ranking = fuse(
+            {stage: found.ranking() for stage, found in state.found.items()}, pipeline.fusion
+        )
+    for id_, score in state.ranking:
+        state.scores[id_]["fusion"] = score
+
+
+def fuse(rankings: Mapping[str, list[tuple[str, float]]], fusion: Fusion) -> list[tuple[str, float]]:
+    """Fuse first-stage rankings as a pipeline says."""
+    if fusion.method == "rrf":
+        return reciprocal_rank(rankings, constant=fusion.constant, weights=fusion.weights)
+    return weighted_minmax(rankings, weights=fusion.weights)
+
+
+def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | None) -> None:
+    """Put the best `depth` in the reranker's order; the rest follow in theirs. A failure only degrades."""
+    head = state.ranking[: rerank.depth]
+    if not head:
+        return
+    with state.timed("rerank"):
+        try:
+            reranker = index.reranker(rerank.model)
+            documents = index.documents([state.rows[id_] for id_, _ in head])
+            ordered = [documents[state.rows[id_]] for id_, _ in head]
+            deadline = None if deadline_ms is None else state.started + deadline_ms / 1e3
+            scored = _score_until(reranker, state.query, ordered, deadline)
+        except InvalidInput:
+            raise
+        except RetrievalError:
+            state.answer.degraded.append("rerank_failed")
+            return
+    if scored is None:
+        state.answer.degraded.append("rerank_timeout")
+        return
+    scores, truncated = scored
+    if not np.isfinite(scores).all() or (len(scores) > 2 and len(set(scores)) == 1):
+        state.answer.degraded.append("rerank_constant_or_nan")
+        return
+    if truncated:
+        state.warn(f"rerank_truncated_documents:{truncated}")
+    new = sorted(zip((id_ for id_, _ in head), scores, strict=True), key=lambda pair: (-pair[1], pair[0]))
+    for id_, score in new:
+        state.scores[id_]["rerank"] = score
+    # Documents that were not reranked keep their order below; their distance among each other is kept too.
+    floor = new[-1][1] - 1.0
+    rest = state.ranking[len(head) :]
+    top = rest[0][1] if rest else 0.0
+    state.ranking = [*new, *((id_, floor - (top - score)) for id_, score in rest)]
+
+
+def _score_until(
+    reranker: Any, query: str, documents: Sequence[Document], deadline: float | None
+) -> tuple[list[float], int] | None:
+    """Return scores and how many documents were cut, or None when the deadline passed on the way."""
+    if deadline is None:
+        scores, truncated = reranker.score(query, documents)
+        return [float(score) for score in scores], truncated
+    collected: list[float] = []
+    truncated = 0
+    for start in range(0, len(documents), RERANK_PORTION):
+        if time.perf_counter() > deadline:
+            return None
+        part, cut = reranker.score(query, documents[start : start + RERANK_PORTION])
+        collected += [float(score) for score in part]
+        truncated += cut
+    return None if time.perf_counter() > deadline else (collected, truncated)
+
+
+def _finish(index: "Index", state: _State, request: Request) -> None:
+    """Cut the page out of the ranking and dress the hits."""
+    answer = state.answer
+    with state.timed("documents"):
+        if request.group_by_parent:
+            hits, documents = _grouped(index, state, request)
+        else:
+            page = state.ranking[request.offset : request.wanted]
+            rows = [state.rows[id_] for id_, _ in page]
+            documents = index.documents(rows) if request.documents or request.highlight else {}
+            hits = [
+                Hit(id_, score, state.scores[id_], documents.get(row))
+                for (id_, score), row in zip(page, rows, strict=True)
+            ]
+    if request.highlight and index.analyser is not None:
+        with state.timed("highlight"):
+            terms = set(index.analyser.terms(state.query))
+            for hit in hits:
+                if hit.document is not None:
+                    hit.highlights = highlights(hit.document.text, terms, index.analyser)
+    answer.hits = hits
+    answer.timings["total"] = (time.perf_counter() - state.started) * 1e3
+
+
+def _grouped(index: "Index", state: _State, request: Request) -> tuple[list[Hit], dict[int, Document]]:
+    """Keep the best chunk of each parent, reading documents only as far down as needed."""
+    hits: dict[str, Hit] = {}
+    documents: dict[int, Document] = {}
+    for start in range(0, len(state.ranking), 200):
+        part = state.ranking[start : start + 200]
+        found = index.documents([state.rows[id_] for id_, _ in part])
+        documents |= found
+        for id_, score in part:
+            document = found[state.rows[id_]]
+            parent = document.parent or id_
+            if parent not in hits:
+                hits[parent] = Hit(parent, score, state.scores[id_], document)
+        if len(hits) >= request.wanted:
+            break
+    return list(hits.values())[request.offset : request.wanted], documents
