@@ -117,6 +117,7 @@ def add_documents(
     path: str | Path,
     *,
     duplicates: str = "fail",
+    shard_documents: int = 4096,
     encoder: Encoder | None = None,
     device: str | None = None,
     offline: bool = False,
@@ -125,7 +126,8 @@ def add_documents(
 ) -> dict[str, Any]:
     """Add a corpus to an index as new segments, with the encoder, analyser and chunking that it has.
 
-    duplicates  what happens with ids that are in the index: "fail", "skip" or "overwrite"
+    duplicates       what happens with ids that are in the index: "fail", "skip" or "overwrite"
+    shard_documents  documents between two points to resume from
     Returns a report. Resumes like `build_index`.
     """
     folder = Path(path)
@@ -133,7 +135,7 @@ def add_documents(
     current, _ = read_manifest(folder)
     with exclusive_lock(folder):
         current, _ = read_manifest(folder)
-        settings = _settings_of(current, duplicates)
+        settings = _settings_of(current, duplicates, shard_documents)
         parts = _load_parts(settings, encoder, device, offline)
         if current.dense and parts.encoder:
             found = differences(current.dense.fingerprint, parts.encoder.fingerprint())
@@ -166,11 +168,12 @@ def _current(folder: Path) -> Manifest | None:
         return None
 
 
-def _settings_of(manifest: Manifest, duplicates: str) -> BuildSettings:
+def _settings_of(manifest: Manifest, duplicates: str, shard_documents: int) -> BuildSettings:
     if duplicates not in ("fail", "skip", "overwrite"):
         raise InvalidInput(f"duplicates must be fail, skip or overwrite, got {duplicates!r}.")
     parts = [name for name, part in (("bm25", manifest.inverted), ("dense", manifest.dense)) if part]
     content: dict[str, Any] = {"parts": parts, "duplicates": duplicates, "fields": manifest.fields}
+    content["shard_documents"] = shard_documents
     if manifest.inverted:
         content["analyser"] = manifest.inverted.analyser
         content |= {"k1": manifest.inverted.k1, "b": manifest.inverted.b}

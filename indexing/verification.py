@@ -8,11 +8,11 @@ import numpy as np
 
 from indexing.garbage import readable, unknown_files
 from indexing.progress import Progress
-from retriever.errors import IndexMismatch, RetrievalError
-from retriever.index.manifest import Manifest, Segment
+from retriever.errors import IndexCorrupt, IndexMismatch
+from retriever.index.manifest import Manifest, Segment, read_manifest
 from retriever.index.records import Records
 from retriever.index.sealed import Index, open_index
-from retriever.index.segment import SegmentReader
+from retriever.index.segment import SegmentReader, require_size
 from retriever.protocols import Encoder
 from retriever.storage import sha256_of
 
@@ -52,36 +52,35 @@ def verify_index(
     folder = Path(path)
     verdict = Verdict()
     try:
-        index = open_index(folder, encoder=encoder, offline=offline)
-    except IndexMismatch:
-        raise
-    except RetrievalError as error:
-        if error.exit_code == 3:
-            raise
+        manifest, _ = read_manifest(folder)
+        verdict.generation, verdict.documents = manifest.generation, manifest.live
+        # Parts that are not what was sealed would only give the same complaint in other words.
+        verdict.problems += _altered_files(folder, manifest, verdict, quiet)
+        if not verdict.problems:
+            with open_index(folder, encoder=encoder, offline=offline) as index:
+                verdict.problems += _inner_problems(index)
+                if canaries and not verdict.problems:
+                    verdict.canary_drift = index.check_canaries()
+    except IndexCorrupt as error:
         verdict.problems.append(str(error))
         return verdict
-    with index:
-        verdict.generation, verdict.documents = index.generation, len(index)
-        verdict.problems += _altered_files(folder, index.manifest, verdict, quiet)
-        if not verdict.problems:
-            # Parts that are not what was sealed would only give the same complaint in other words.
-            complaint = index.records.check()
-            if complaint:
-                verdict.problems.append(f"documents.sqlite: {complaint}")
-            else:
-                for entry, segment in zip(index.manifest.segments, index.segments, strict=True):
-                    verdict.problems += _disagreements(entry, segment, index.records)
-                verdict.problems += _count_disagreement(index)
-        if canaries and not verdict.problems:
-            try:
-                verdict.canary_drift = index.check_canaries()
-            except RetrievalError as error:
-                verdict.problems.append(str(error))
-        verdict.warnings += [
-            f"{file.relative_to(folder)} belongs to no generation of this index"
-            for file in unknown_files(folder, readable(folder, index.manifest))
-        ]
+    except IndexMismatch as error:
+        verdict.problems.append(str(error))
+    verdict.warnings += [
+        f"{file.relative_to(folder)} belongs to no generation of this index"
+        for file in unknown_files(folder, readable(folder, manifest))
+    ]
     return verdict
+
+
+def _inner_problems(index: Index) -> Iterator[str]:
+    complaint = index.records.check()
+    if complaint:
+        yield f"documents.sqlite: {complaint}"
+        return
+    for entry, segment in zip(index.manifest.segments, index.segments, strict=True):
+        yield from _disagreements(entry, segment, index.records)
+    yield from _count_disagreement(index)
 
 
 def _altered_files(folder: Path, manifest: Manifest, verdict: Verdict, quiet: bool) -> list[str]:
@@ -90,6 +89,11 @@ def _altered_files(folder: Path, manifest: Manifest, verdict: Verdict, quiet: bo
     verdict.files = len(files)
     with Progress("files", len(files), quiet) as progress:
         for name, entry in files.items():
+            try:
+                require_size(folder / name, entry.bytes)
+            except IndexCorrupt as error:
+                problems.append(str(error))
+                continue
             if sha256_of(folder / name) != entry.sha256:
                 problems.append(f"{name} was altered: its sha256 is not the manifest's")
             progress.advance(1)
@@ -99,26 +103,22 @@ def _altered_files(folder: Path, manifest: Manifest, verdict: Verdict, quiet: bo
 def _disagreements(entry: Segment, segment: SegmentReader, records: Records) -> Iterator[str]:
     if records.digest(entry.number) != entry.records_sha256:
         yield f"documents.sqlite: the documents of segment {entry.name} are not those that were sealed"
-    ordinal = -1
-    for ordinal, document in records.segment_documents(entry.number):
+    rows = 0
+    for rows, (ordinal, document) in enumerate(records.segment_documents(entry.number), 1):
         if ordinal >= len(segment.ids) or segment.ids[ordinal] != document.id:
             yield f"segment {entry.name}: document {ordinal} is {document.id!r} in the records only"
             break
-    counts = {"records": ordinal + 1, "ids": len(segment.ids)}
+    if rows != entry.documents:
+        yield f"segment {entry.name}: the manifest says {entry.documents} documents, the records {rows}"
     if segment.inverted:
-        counts["postings"] = segment.inverted.documents
         postings = segment.inverted.postings
         if len(postings) and not 0 <= int(postings.min()) <= int(postings.max()) < entry.documents:
             yield f"segment {entry.name}: postings name documents that do not exist"
     if segment.dense:
-        counts["vectors"] = len(segment.dense.vectors)
         for start in range(0, len(segment.dense.vectors), BLOCK):
             if not np.isfinite(segment.dense.vectors[start : start + BLOCK]).all():
                 yield f"segment {entry.name}: vectors from {start} on are not all finite"
                 break
-    if set(counts.values()) != {entry.documents}:
-        found = ", ".join(f"{part} {count}" for part, count in counts.items())
-        yield f"segment {entry.name}: the manifest says {entry.documents} documents, but {found}"
     gone = 0 if segment.live is None else int((~segment.live).sum())
     if gone != entry.deleted:
         yield f"segment {entry.name}: the manifest says {entry.deleted} deletions, the tombstones {gone}"

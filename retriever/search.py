@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retriever.errors import InvalidInput, RetrievalError
+from retriever.errors import InvalidInput, ModelFault
 from retriever.fusion import reciprocal_rank, weighted_minmax
 from retriever.highlight import highlights
 from retriever.pipeline import Fusion, PipelineSpec, Rerank
@@ -22,6 +22,10 @@ MAX_QUERY_CHARACTERS = 32_768
 
 # With a deadline the reranker is asked in portions this large, so that the clock is read in between.
 RERANK_PORTION = 8
+
+# What a model may do wrong at any time, such as running out of device memory; an answer without it is worth
+# having. A model that is not the index's or cannot be found is the caller's to know of.
+FAULTS = (ModelFault, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +137,10 @@ def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Ma
         vectors = encoder.encode_queries(queries)
         encoded = time.perf_counter()
         if not np.isfinite(vectors).all():
-            from retriever.errors import ModelFault
-
             raise ModelFault(f"the encoder gave a vector that is not finite for one of {queries[:3]!r}.")
         found, exact = index.search_dense(vectors, request.depth, mask)
         searched = time.perf_counter()
-    except InvalidInput:
-        raise
-    except RetrievalError:
+    except FAULTS:
         if len(request.pipeline.first) == 1:
             raise
         for state in states:
@@ -193,9 +193,7 @@ def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | 
             ordered = [documents[state.rows[id_]] for id_, _ in head]
             deadline = None if deadline_ms is None else state.started + deadline_ms / 1e3
             scored = _score_until(reranker, state.query, ordered, deadline)
-        except InvalidInput:
-            raise
-        except RetrievalError:
+        except FAULTS:
             state.answer.degraded.append("rerank_failed")
             return
     if scored is None:

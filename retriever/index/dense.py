@@ -129,7 +129,10 @@ def read_faiss(path: Path, sha256: str) -> Any:
     with path.open("rb") as file:
         is_binary = file.read(2) == b"IB"
     try:
-        return faiss.read_index_binary(str(path)) if is_binary else faiss.read_index(str(path))
+        if is_binary:
+            return faiss.read_index_binary(str(path))
+        # The table serves L2 only, and its size is what the cap on allocations would refuse.
+        return faiss.read_index(str(path), faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE)
     except RuntimeError as error:
         raise IndexCorrupt(f"FAISS refuses {path}: {_reason(error)}; rebuild the index.") from error
 

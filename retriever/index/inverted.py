@@ -209,6 +209,8 @@ class InvertedReader:
         self.documents = len(self.lengths)
         self.live = live
         self._norms = encode_lengths(self.lengths)
+        if live is not None and len(live) != self.documents:
+            raise ValueError(f"{len(live)} tombstone bits for {self.documents} documents")
         lengths = np.asarray(self.lengths) if live is None else self.lengths[live]
         # Lucene counts only documents that have the field, that is, at least one term.
         self.live_with_terms = int(np.count_nonzero(lengths))

@@ -8,9 +8,9 @@ A generation is published by replacing CURRENT; until then its files are of no a
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from retriever.errors import IndexCorrupt, IndexMismatch, UnknownIndex
 from retriever.pipeline import PipelineSpec
@@ -31,6 +31,16 @@ class FileEntry(_Model):
     bytes: int
 
 
+def _within_index(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+    for name in files:
+        if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
+            raise ValueError(f"the file name {name!r} leads out of the index")
+    return files
+
+
+Files = Annotated[dict[str, FileEntry], AfterValidator(_within_index)]
+
+
 class Segment(_Model):
     """An immutable batch of documents, `documents` of them, of which `deleted` are tombstoned.
 
@@ -44,7 +54,7 @@ class Segment(_Model):
     tombstones: str | None = None
     records_sha256: str
     empty: int = 0
-    files: dict[str, FileEntry]
+    files: Files
 
 
 class InvertedPart(_Model):
@@ -90,7 +100,7 @@ class Manifest(_Model):
     chunking: Chunking | None = None
     pipelines: dict[str, PipelineSpec]
     default_pipeline: str
-    files: dict[str, FileEntry] = Field(default_factory=dict)
+    files: Files = Field(default_factory=dict)
     corpus: dict[str, Any] = Field(default_factory=dict)
     report: dict[str, Any] = Field(default_factory=dict)
 

@@ -43,6 +43,13 @@ class SegmentReader:
             require_size(folder / name, entry.bytes)
         self.number = segment.number
         self.documents = segment.documents
+        try:
+            self._open(folder, manifest, segment, device)
+        except (ValueError, OSError) as error:
+            raise IndexCorrupt(f"segment {segment.name} of {folder} cannot be read: {error}") from error
+        self._require_agreement(segment)
+
+    def _open(self, folder: Path, manifest: Manifest, segment: Segment, device: str) -> None:
         self.live: NDArray[np.bool_] | None = None
         if segment.tombstones is not None:
             self.live = read_live(folder / segment.tombstones, segment.documents)
@@ -59,6 +66,19 @@ class SegmentReader:
                 oversample=manifest.dense.oversample,
                 live=self.live,
                 device=device,
+            )
+
+    def _require_agreement(self, segment: Segment) -> None:
+        counts = {"ids": len(self.ids), "ranks": len(self.id_rank)}
+        if self.inverted:
+            counts["postings"] = self.inverted.documents
+        if self.dense:
+            counts["vectors"] = len(self.dense.vectors)
+        if set(counts.values()) != {segment.documents}:
+            found = ", ".join(f"{part} {count}" for part, count in counts.items())
+            raise IndexCorrupt(
+                f"segment {segment.name}: the manifest says {segment.documents} documents, but {found}; "
+                "restore it or rebuild the index."
             )
 
     def row(self, ordinal: int) -> int:

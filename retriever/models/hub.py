@@ -67,11 +67,8 @@ def download(repository: str) -> Path:
         )
     try:
         with disk_errors(Path(constants.HF_HUB_CACHE)):
-            folder = Path(
-                snapshot_download(
-                    repository, revision=info.sha, allow_patterns=KEPT, ignore_patterns=LEFT_OUT
-                )
-            )
+            # By branch, not by commit: only then does the local cache know which snapshot is meant later.
+            folder = Path(snapshot_download(repository, allow_patterns=KEPT, ignore_patterns=LEFT_OUT))
     except RetrievalError:
         raise
     except Exception as error:  # the hub client's transport has errors of its own, other ones in each version

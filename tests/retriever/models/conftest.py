@@ -7,6 +7,14 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope="session")
+def default_encoder() -> Path:
+    """Return the folder of the default encoder in the user's own cache, pulled on first use."""
+    from retriever.models import resolve
+
+    return resolve("all-MiniLM-L6-v2")
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty cache folder; the hub's local cache is empty too."""

@@ -81,7 +81,7 @@ def test_a_member_larger_than_it_declares_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.zip", {"bomb": bytes(1_000_000)})
     with archive.open_archive(path) as file:
         file.getinfo("bomb").file_size = 10
-        with pytest.raises(BackendUnavailable, match=r"more than|damaged"):
+        with pytest.raises(BackendUnavailable, match="damaged"):
             archive.extract(file, {"bomb": "bomb"}, tmp_path)
     assert (tmp_path / "bomb").stat().st_size <= 10
 

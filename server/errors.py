@@ -1,0 +1,203 @@
+"""From an error to what the client sees: one table, one body.
+
+Every error of every route, the framework's own included, has the form that OpenAI's clients read:
+
+    {"error": {"message": "...", "type": "...", "code": "...", "param": null}, "request_id": "..."}
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from retriever.errors import (
+    BackendUnavailable,
+    IndexCorrupt,
+    IndexLocked,
+    IndexMismatch,
+    InvalidInput,
+    ModelFault,
+    RetrievalError,
+    StorageFull,
+    UnknownIndex,
+)
+
+log = logging.getLogger("server.errors")
+
+STATUS: dict[type[RetrievalError], tuple[int, str]] = {
+    InvalidInput: (422, "invalid_input"),
+    UnknownIndex: (404, "unknown_index"),
+    ModelFault: (424, "model_fault"),
+    IndexMismatch: (503, "index_mismatch"),
+    IndexCorrupt: (503, "index_corrupt"),
+    IndexLocked: (503, "index_locked"),
+    BackendUnavailable: (503, "backend_unavailable"),
+    StorageFull: (507, "storage_full"),
+    RetrievalError: (500, "retrieval_error"),
+}
+"""Status and code of each class; a class that is missing takes those of its nearest parent."""
+
+CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    421: "unknown_host",
+    422: "invalid_input",
+    429: "overloaded",
+    503: "not_ready",
+}
+
+MAX_COMPLAINTS = 5
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong, in a sentence that says what to do about it."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+    request_id: str | None = None
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": description}
+    for status, description in {
+        400: "The body is not JSON that this service reads.",
+        401: "The API key is missing or wrong.",
+        408: "The body took too long to arrive.",
+        413: "The body is too large.",
+        415: "The body is not uncompressed JSON.",
+        422: "A value is not allowed; the message names it.",
+        424: "A model gave unusable numbers.",
+        429: "Too many requests are waiting; try again after Retry-After seconds.",
+        503: "The index or a model cannot be used now.",
+    }.items()
+}
+"""The errors of a route that takes a body, for its OpenAPI description."""
+
+
+class Refusal(Exception):
+    """A request that is turned away before it reaches the engine."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code or CODES.get(status, "error")
+        self.param = param
+        self.headers = dict(headers or {})
+
+
+def status_of(error: RetrievalError) -> tuple[int, str]:
+    """Return the HTTP status and the code of an engine's error."""
+    for parent in type(error).__mro__:
+        if parent in STATUS:
+            return STATUS[parent]
+    return STATUS[RetrievalError]
+
+
+def error_response(
+    status: int,
+    message: str,
+    *,
+    code: str | None = None,
+    param: str | None = None,
+    request_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """Return an error in the one form that all errors have."""
+    detail = ErrorDetail(
+        # A message may quote what the client sent, which need not be encodable.
+        message=message.encode("utf-8", "replace").decode("utf-8"),
+        type="invalid_request_error" if status < 500 else "server_error",
+        code=code or CODES.get(status, "error"),
+        param=param,
+    )
+    body = ErrorBody(error=detail, request_id=request_id)
+    return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
+
+
+def refusal_response(refusal: Refusal, request_id: str | None) -> JSONResponse:
+    """Return the answer that a refusal stands for."""
+    return error_response(
+        refusal.status,
+        refusal.message,
+        code=refusal.code,
+        param=refusal.param,
+        request_id=request_id,
+        headers=refusal.headers,
+    )
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Make an app answer engine errors, refusals and the framework's own errors in the one form."""
+
+    @app.exception_handler(RetrievalError)
+    def on_retrieval_error(request: Request, error: RetrievalError) -> JSONResponse:
+        status, code = status_of(error)
+        if status >= 500:
+            log.error("%s: %s", type(error).__name__, error, extra={"request_id": _request_id(request)})
+        headers = {"Retry-After": "5"} if status == 503 else {}
+        return error_response(
+            status, str(error), code=code, request_id=_request_id(request), headers=headers
+        )
+
+    @app.exception_handler(Refusal)
+    def on_refusal(request: Request, refusal: Refusal) -> JSONResponse:
+        return refusal_response(refusal, _request_id(request))
+
+    @app.exception_handler(RequestValidationError)
+    def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        complaints = [_complaint(entry) for entry in error.errors()]
+        message = "; ".join(f"{param}: {text}" if param else text for param, text in complaints[:MAX_COMPLAINTS])
+        if len(complaints) > MAX_COMPLAINTS:
+            message += f"; and {len(complaints) - MAX_COMPLAINTS} more"
+        return error_response(
+            422, message, param=complaints[0][0] or None, request_id=_request_id(request)
+        )
+
+    @app.exception_handler(HTTPException)
+    def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        return error_response(
+            error.status_code, str(error.detail), request_id=_request_id(request), headers=error.headers
+        )
+
+
+def _request_id(request: Request) -> str | None:
+    found = request.scope.get("state", {}).get("request_id")
+    return found if isinstance(found, str) else None
+
+
+def _complaint(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the parameter's path and what is wrong with its value."""
+    place = [str(part) for part in entry["loc"] if part != "body"]
+    text = str(entry["msg"]).removeprefix("Value error, ")
+    value = entry.get("input")
+    if isinstance(value, str | int | float | bool) and entry["type"] != "extra_forbidden":
+        shown = repr(value)
+        text += f", got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+    return ".".join(place), text

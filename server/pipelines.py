@@ -1,0 +1,62 @@
+"""Which pipelines the service offers and which one a request gets."""
+
+from collections.abc import Sequence
+
+from retriever.errors import InvalidInput
+from retriever.index.sealed import Index
+from retriever.pipeline import PipelineSpec, Rerank
+from retriever.search import MAX_K
+from server.settings import Settings
+
+CUSTOM = "custom"
+
+
+def offered_pipelines(index: Index, settings: Settings) -> tuple[dict[str, PipelineSpec], str]:
+    """Return the pipelines by name, and the name of the default.
+
+    They are those of the index and, when a reranker is configured, the index's default with that reranker
+    behind it, which is then the default: `hybrid+rerank`.
+    """
+    pipelines, default = index.pipelines, index.default_pipeline
+    if settings.reranker is not None and pipelines[default].rerank is None:
+        name = f"{default}+rerank"
+        rerank = Rerank(model=settings.reranker, depth=settings.rerank_depth)
+        pipelines[name] = pipelines[default].model_copy(update={"rerank": rerank})
+        default = name
+    return pipelines, default
+
+
+def choose_pipeline(
+    index: Index, settings: Settings, asked: str | PipelineSpec | None, without: Sequence[str]
+) -> tuple[str, PipelineSpec]:
+    """Return the name and stages of the pipeline for one request. Raises InvalidInput."""
+    pipelines, default = offered_pipelines(index, settings)
+    if isinstance(asked, PipelineSpec):
+        name, spec = CUSTOM, asked
+        _require_allowed(spec, pipelines, settings)
+    else:
+        name = asked or default
+        if name not in pipelines:
+            raise InvalidInput(f"unknown pipeline {name[:80]!r}; this service offers {', '.join(pipelines)}.")
+        spec = pipelines[name]
+    return name, spec.without(*without)
+
+
+def _require_allowed(spec: PipelineSpec, pipelines: dict[str, PipelineSpec], settings: Settings) -> None:
+    """Bound what a pipeline written by a client can make the service do."""
+    if spec.depth > MAX_K:
+        raise InvalidInput(f"pipeline.depth must be at most {MAX_K}, got {spec.depth}.")
+    if spec.rerank is None:
+        return
+    # Only models the operator chose: a name from outside could be any folder or any download.
+    known = sorted({stored.rerank.model for stored in pipelines.values() if stored.rerank})
+    if spec.rerank.model not in known:
+        raise InvalidInput(
+            f"pipeline.rerank.model must be {' or '.join(known)}, got {spec.rerank.model[:80]!r}."
+            if known
+            else "pipeline.rerank is not available; start the service with --reranker MODEL."
+        )
+    if spec.rerank.depth > settings.limits.rerank_depth:
+        raise InvalidInput(
+            f"pipeline.rerank.depth must be at most {settings.limits.rerank_depth}, got {spec.rerank.depth}."
+        )

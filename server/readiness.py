@@ -1,0 +1,46 @@
+"""Whether requests should come here: models loaded, canaries agreed, and a real query answered just now."""
+
+import threading
+import time
+
+from retriever.errors import RetrievalError
+from server.served_index import ServedIndex
+
+CANARY_QUERY = "the quick brown fox"
+
+
+class Readiness:
+    """Answers with the reason why the service is not ready, or None."""
+
+    def __init__(self, served: ServedIndex, reuse_seconds: float) -> None:
+        self._served = served
+        self._reuse_seconds = reuse_seconds
+        self._lock = threading.Lock()
+        self._checked_at = float("-inf")
+        self._reason: str | None = None
+        self.draining = False
+        """Set when the service is about to stop."""
+
+    def reason(self) -> str | None:
+        """Return why requests should go elsewhere, or None; the outcome is reused for a short time."""
+        if self.draining:
+            return "the service is stopping"
+        if not self._served.prepared:
+            return "models are being loaded"
+        with self._lock:
+            if time.monotonic() - self._checked_at >= self._reuse_seconds:
+                self._reason = self._ask()
+                self._checked_at = time.monotonic()
+            return self._reason
+
+    def _ask(self) -> str | None:
+        try:
+            with self._served.lease() as index:
+                spec = index.pipelines[index.default_pipeline].without("rerank")
+                answer = index.search(CANARY_QUERY, 1, pipeline=spec, documents=False)
+                # Every document has a vector, so a dense search of a non-empty index always finds one.
+                if "dense" in spec.first and len(index) > 0 and not answer.hits:
+                    return "the canary query found nothing"
+        except RetrievalError as error:
+            return f"the canary query failed: {error}"
+        return f"the canary query was degraded: {', '.join(answer.degraded)}" if answer.degraded else None

@@ -1,0 +1,113 @@
+"""The index in service, which may be replaced underneath while requests run."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from retriever.errors import RetrievalError
+from retriever.index.sealed import Index
+from server.metrics import Metrics
+
+log = logging.getLogger("server.index")
+
+# How long a generation that could not be served is left alone before it is tried again.
+RETRY_SECONDS = 5.0
+
+
+@dataclass
+class _Generation:
+    index: Index
+    leases: int = 0
+
+
+class ServedIndex:
+    """Lends the newest usable generation; one that has been replaced is closed when its last borrower is done."""
+
+    def __init__(self, index: Index, reranker: str | None, metrics: Metrics) -> None:
+        self._current = _Generation(index)
+        self._reranker = reranker
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._renewing = threading.Lock()
+        self._retry_at = 0.0
+        self._prepared = False
+        self.reload_error: str | None = None
+        """Why the generation on disk is not the one in service, if so."""
+
+    @property
+    def prepared(self) -> bool:
+        """Whether models are loaded and the canaries agreed."""
+        return self._prepared
+
+    def prepare(self) -> None:
+        """Load the models and compare the canaries; does nothing the second time.
+
+        Raises IndexMismatch or BackendUnavailable.
+        """
+        if not self._prepared:
+            self._prepare(self._current.index)
+            self._prepared = True
+
+    def _prepare(self, index: Index) -> None:
+        index.warm()
+        index.check_canaries()
+        if self._reranker is not None:
+            index.reranker(self._reranker)
+        self._metrics.observe_index(index.generation, len(index))
+
+    @contextmanager
+    def lease(self) -> Iterator[Index]:
+        """Lend the newest generation for the time of one request."""
+        self._renew()
+        with self._lock:
+            generation = self._current
+            generation.leases += 1
+        try:
+            yield generation.index
+        finally:
+            with self._lock:
+                generation.leases -= 1
+                done = generation is not self._current and generation.leases == 0
+            if done:
+                generation.index.close()
+
+    def _renew(self) -> None:
+        # One thread changes over; the others go on with what there is.
+        if not self._renewing.acquire(blocking=False):
+            return
+        try:
+            if time.monotonic() >= self._retry_at:
+                self._change_over()
+        except (RetrievalError, OSError) as error:
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            self.reload_error = str(error)
+            self._metrics.reload_failures.inc()
+            log.error("the new generation cannot be served, the old one stays: %s", error)
+        finally:
+            self._renewing.release()
+
+    def _change_over(self) -> None:
+        old = self._current
+        fresh = old.index.latest()
+        if fresh is old.index:
+            self.reload_error = None
+            return
+        try:
+            self._prepare(fresh)
+        except BaseException:
+            fresh.close()
+            raise
+        with self._lock:
+            self._current = _Generation(fresh)
+            unused = old.leases == 0
+        self.reload_error = None
+        log.info("generation %d replaces %d", fresh.generation, old.index.generation)
+        if unused:
+            old.index.close()
+
+    def close(self) -> None:
+        """Close the index in service."""
+        self._current.index.close()

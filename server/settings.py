@@ -1,0 +1,130 @@
+"""What the service can be told, by environment variables `RETRIEVER__NAME` or by flags, read once."""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+class Limits(BaseModel):
+    """How much one request may ask for and how much work the service takes on at once."""
+
+    body_bytes: int = Field(
+        2 * 1024 * 1024, ge=1024, description="Largest request body; beyond it the answer is 413."
+    )
+    body_seconds: float = Field(
+        10.0, gt=0, description="Time for a request body to arrive; beyond it the answer is 408."
+    )
+    threads: int = Field(
+        min(8, os.cpu_count() or 1), ge=1, le=256, description="Requests that are worked on at the same time."
+    )
+    queue: int = Field(
+        64, ge=0, le=100_000, description="Requests that may wait for a thread; beyond it the answer is 429."
+    )
+    queue_seconds: float = Field(
+        10.0, gt=0, description="Longest wait for a thread; beyond it the answer is 429."
+    )
+    rerank_depth: int = Field(
+        200, ge=1, le=1000, description="Most documents that a search may have reranked."
+    )
+    deadline_ms: float = Field(
+        10_000.0,
+        gt=0,
+        description="Deadline of a search that names none: reranking that takes longer is left out.",
+    )
+
+
+class Settings(BaseSettings):
+    """All settings of the service; the environment gives them, flags override it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RETRIEVER__", env_nested_delimiter="__", extra="ignore", frozen=True
+    )
+
+    index: Path = Field(description="Folder of the index.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; any but a loopback address needs an API key."
+    )
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    encoder: str | None = Field(
+        None, description="The index's encoder under another name or path; other weights are refused."
+    )
+    reranker: str | None = Field(
+        None, description="Cross-encoder that reranks: name or folder. None leaves /v1/rerank answering 503."
+    )
+    rerank_depth: int = Field(
+        50, ge=1, le=1000, description="How many documents of a search the configured reranker reads."
+    )
+    device: str | None = Field(
+        None, description="Where models run: cpu, cuda, cuda:1, mps; None lets torch choose."
+    )
+    offline: bool = Field(False, description="Load models without any network call.")
+    api_key_sha256: SecretStr | None = Field(
+        None,
+        description="SHA-256, in hex, of the API key that requests must bring as `Authorization: Bearer KEY`.",
+    )
+    allowed_hosts: list[str] | None = Field(
+        None,
+        description="Names accepted in the Host header, as a JSON list. None accepts the loopback names alone "
+        "while no API key is set, so that no web page can reach the service by DNS rebinding, and any name "
+        "with one.",
+    )
+    log_queries: bool = Field(False, description="Write the text of queries into the access log.")
+    drain_seconds: float = Field(
+        0.0, ge=0, le=600, description="Time between /readyz turning 503 and the end of listening on SIGTERM."
+    )
+    shutdown_seconds: int = Field(
+        30, ge=1, le=3600, description="Time for requests in progress to finish when the service stops."
+    )
+    readiness_seconds: float = Field(
+        5.0, ge=0, le=600, description="How long the outcome of a readiness check is reused."
+    )
+    limits: Limits = Field(
+        default_factory=Limits,
+        description="Bounds on requests; set one as RETRIEVER__LIMITS__NAME.",
+    )
+
+    @field_validator("api_key_sha256")
+    @classmethod
+    def _digest(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        digest = value.get_secret_value().strip().lower()
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            # The value may be the key itself, set by mistake, so it is not shown.
+            raise ValueError(
+                "must be 64 hexadecimal digits; make it with: printf %s \"$KEY\" | sha256sum"
+            )
+        return SecretStr(digest)
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.api_key_sha256 is None and not is_loopback(self.host):
+            raise ValueError(
+                f"refusing to listen on {self.host} without an API key: anyone who reaches that address could "
+                "read the index. Set RETRIEVER__API_KEY_SHA256 to the SHA-256 of a key, or use "
+                "--host 127.0.0.1"
+            )
+        return self
+
+    @property
+    def host_names(self) -> frozenset[str] | None:
+        """Names that the Host header may hold, in lower case; None for any."""
+        if self.allowed_hosts is not None:
+            return frozenset(name.lower() for name in self.allowed_hosts)
+        if self.api_key_sha256 is not None:
+            return None
+        return frozenset((*LOOPBACK_NAMES, self.host.lower()))
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address; a name other than localhost counts as public."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
