@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from retriever.errors import BackendUnavailable
+from server.errors import Refusal
 from server.metrics import Metrics
 from server.readiness import Readiness
 from server.served_index import ServedIndex
@@ -22,7 +22,7 @@ class Service:
     readiness: Readiness
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
@@ -31,9 +31,11 @@ def _service(request: Request) -> Service:
 AnyService = Annotated[Service, Depends(_service)]
 
 
-def _prepared(service: AnyService) -> Service:
+async def _prepared(service: AnyService) -> Service:
     if not service.index.prepared:
-        raise BackendUnavailable("models are being loaded; try again in a few seconds.")
+        raise Refusal(
+            503, "models are being loaded; try again in a few seconds.", headers={"Retry-After": "2"}
+        )
     return service
 
 

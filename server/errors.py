@@ -162,9 +162,7 @@ def add_error_handlers(app: FastAPI) -> None:
         if status >= 500:
             log.error("%s: %s", type(error).__name__, error, extra={"request_id": _request_id(request)})
         headers = {"Retry-After": "5"} if status == 503 else {}
-        return error_response(
-            status, str(error), code=code, request_id=_request_id(request), headers=headers
-        )
+        return error_response(status, str(error), code=code, request_id=_request_id(request), headers=headers)
 
     @app.exception_handler(Refusal)
     def on_refusal(request: Request, refusal: Refusal) -> JSONResponse:
@@ -173,12 +171,12 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         complaints = [_complaint(entry) for entry in error.errors()]
-        message = "; ".join(f"{param}: {text}" if param else text for param, text in complaints[:MAX_COMPLAINTS])
+        message = "; ".join(
+            f"{param}: {text}" if param else text for param, text in complaints[:MAX_COMPLAINTS]
+        )
         if len(complaints) > MAX_COMPLAINTS:
             message += f"; and {len(complaints) - MAX_COMPLAINTS} more"
-        return error_response(
-            422, message, param=complaints[0][0] or None, request_id=_request_id(request)
-        )
+        return error_response(422, message, param=complaints[0][0] or None, request_id=_request_id(request))
 
     @app.exception_handler(HTTPException)
     def on_http_error(request: Request, error: HTTPException) -> JSONResponse:

@@ -27,7 +27,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Send the records of the service and of uvicorn to standard error. For the command, not for libraries."""
+    """Send the records of the service and of uvicorn to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     for name in ("server", "uvicorn"):

@@ -24,7 +24,7 @@ class _Generation:
 
 
 class ServedIndex:
-    """Lends the newest usable generation; one that has been replaced is closed when its last borrower is done."""
+    """Lends the newest usable generation; a replaced one is closed when its last borrower is done."""
 
     def __init__(self, index: Index, reranker: str | None, metrics: Metrics) -> None:
         self._current = _Generation(index)

@@ -66,13 +66,13 @@ class Settings(BaseSettings):
     offline: bool = Field(False, description="Load models without any network call.")
     api_key_sha256: SecretStr | None = Field(
         None,
-        description="SHA-256, in hex, of the API key that requests must bring as `Authorization: Bearer KEY`.",
+        description="SHA-256, in hex, of the key that requests must bring as `Authorization: Bearer KEY`.",
     )
     allowed_hosts: list[str] | None = Field(
         None,
-        description="Names accepted in the Host header, as a JSON list. None accepts the loopback names alone "
-        "while no API key is set, so that no web page can reach the service by DNS rebinding, and any name "
-        "with one.",
+        description="Names accepted in the Host header, as a JSON list. None accepts any while an API key is "
+        "set, and the loopback names alone otherwise, so that no web page reaches the service by DNS "
+        "rebinding.",
     )
     log_queries: bool = Field(False, description="Write the text of queries into the access log.")
     drain_seconds: float = Field(
@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         5.0, ge=0, le=600, description="How long the outcome of a readiness check is reused."
     )
     limits: Limits = Field(
-        default_factory=Limits,
+        default=Limits(),
         description="Bounds on requests; set one as RETRIEVER__LIMITS__NAME.",
     )
 
@@ -97,17 +97,15 @@ class Settings(BaseSettings):
         digest = value.get_secret_value().strip().lower()
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
             # The value may be the key itself, set by mistake, so it is not shown.
-            raise ValueError(
-                "must be 64 hexadecimal digits; make it with: printf %s \"$KEY\" | sha256sum"
-            )
+            raise ValueError('must be 64 hexadecimal digits; make it with: printf %s "$KEY" | sha256sum')
         return SecretStr(digest)
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:
         if self.api_key_sha256 is None and not is_loopback(self.host):
             raise ValueError(
-                f"refusing to listen on {self.host} without an API key: anyone who reaches that address could "
-                "read the index. Set RETRIEVER__API_KEY_SHA256 to the SHA-256 of a key, or use "
+                f"refusing to listen on {self.host} without an API key, since anyone who reaches it could read "
+                "the index. Set RETRIEVER__API_KEY_SHA256 to the SHA-256 of a key, or use "
                 "--host 127.0.0.1"
             )
         return self

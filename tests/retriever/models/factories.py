@@ -26,12 +26,15 @@ def make_wheel(folder: Path, members: dict[str, bytes]) -> Path:
     """Write a wheel that pip accepts, with the given members besides its own three."""
     path = folder / f"{STEM}-1.0-py3-none-any.whl"
     info = f"{STEM}-1.0.dist-info"
+    inside = members | {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 1.0\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": b"",
+    }
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
+        for name, content in inside.items():
+            # ZipInfo has a fixed date, so equal members give equal wheels, in every process.
+            archive.writestr(zipfile.ZipInfo(name), content)
     return path
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import venv
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -269,4 +270,14 @@ def test_an_interrupted_download_stops_pip(
             os.kill(process.pid, signal.SIGINT)
             process.communicate(timeout=30)
         assert closed.wait(30)
+    assert left_in(home) == []
+
+
+def test_an_environment_without_pip_is_told_how_to_get_it(
+    home: Path, local_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv.create(tmp_path / "bare", with_pip=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    with pytest.raises(BackendUnavailable, match=r"needs pip, .* uv pip install pip"):
+        cache.build(tiny_model(local_index))
     assert left_in(home) == []

@@ -1,0 +1,68 @@
+"""Lucene's English analyser as Anserini configures it by default.
+
+StandardTokenizer, possessive 's removed, lower case, 33 stop words, Porter stemmer.
+"""
+
+from retriever.analysis.analyser import Token
+from retriever.analysis.porter import stem
+from retriever.analysis.standard_tokenizer import spans, words
+
+# fmt: off
+STOP_WORDS = frozenset([
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not",
+    "of", "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was",
+    "will", "with",
+])
+# fmt: on
+APOSTROPHES = "'\u2019\uff07"
+CACHE_SIZE = 1_000_000
+
+
+class EnglishAnalyser:
+    """Gives the terms that Lucene gives; see tests/agreement for the comparison with Lucene itself."""
+
+    name = "lucene-english"
+
+    def __init__(self) -> None:
+        # Token as written -> term, "" for a stop word. A race only computes an entry twice.
+        self._terms: dict[str, str] = {}
+
+    def fingerprint(self) -> str:
+        return "lucene-english 1 (standard tokenizer, possessive, lower case, 33 stop words, porter)"
+
+    def terms(self, text: str) -> list[str]:
+        tokens = words(text)
+        terms = list(map(self._terms.get, tokens))
+        if None in terms:
+            terms = list(map(self._term, tokens))
+        return [term for term in terms if term]
+
+    def tokens(self, text: str) -> list[Token]:
+        found = ((self._term(text[start:end]), start, end) for start, end in spans(text))
+        return [Token(term, start, end) for term, start, end in found if term]
+
+    def _term(self, token: str) -> str:
+        term = self._terms.get(token)
+        if term is None:
+            if len(self._terms) >= CACHE_SIZE:
+                self._terms = {}
+            term = self._terms[token] = normalise(token)
+        return term
+
+
+def normalise(token: str) -> str:
+    """Return the term of one token, or "" for a stop word."""
+    if len(token) >= 2 and token[-1] in "sS" and token[-2] in APOSTROPHES:
+        token = token[:-2]
+    token = lower(token)
+    return "" if token in STOP_WORDS else stem(token)
+
+
+def lower(token: str) -> str:
+    """Lower each code point by itself, as Java's Character.toLowerCase does.
+
+    str.lower would write a final sigma and give some letters a combining mark.
+    """
+    if token.isascii():
+        return token.lower()
+    return "".join(character.lower()[:1] for character in token)

@@ -1,0 +1,166 @@
+"""`retriever serve INDEX`."""
+
+import json
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retriever.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from server.settings import Settings
+
+
+def serve(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")],
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Address to listen on; 127.0.0.1 if none is given. Others need an API key.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on, 8080 if none is given; 0 takes a free one.")
+    ] = None,
+    reranker: Annotated[
+        str | None, typer.Option(help="Cross-encoder that reorders the top: name or folder.")
+    ] = None,
+    rerank_depth: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="How many documents it reads; 50 if none is given.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="The index's encoder under another name or path.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where models run: cpu, cuda, cuda:1, mps.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Make no network call.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Requests that are worked on at the same time.")
+    ] = None,
+    queue: Annotated[
+        int | None, typer.Option(min=0, help="Requests that may wait; the next one is answered 429.")
+    ] = None,
+    log_queries: Annotated[bool, typer.Option("--log-queries", help="Write queries into the log.")] = False,
+    print_settings: Annotated[
+        bool, typer.Option("--print-settings", help="Print all settings with their meaning and stop.")
+    ] = False,
+) -> None:
+    """Serve an index over HTTP: a search page at /, an API under /v1, its description at /openapi.json.
+
+    Every setting is also an environment variable RETRIEVER__NAME; a flag goes before it. To be reached from
+    other machines, set RETRIEVER__API_KEY_SHA256 to the SHA-256 of a key.
+
+    Examples:
+
+      retriever serve my-index
+
+      retriever serve my-index --port 9000 --reranker my-cross-encoder --offline
+
+      RETRIEVER__API_KEY_SHA256=5e88... retriever serve my-index --host 0.0.0.0
+
+      printf %s "$KEY" | sha256sum
+    """
+    limits = {"threads": threads, "queue": queue}
+    settings = read_settings(
+        index=index,
+        host=host,
+        port=port,
+        reranker=reranker,
+        rerank_depth=rerank_depth,
+        encoder=encoder,
+        device=device,
+        offline=offline or None,
+        log_queries=log_queries or None,
+        limits={name: value for name, value in limits.items() if value is not None} or None,
+    )
+    if print_settings:
+        typer.echo(json.dumps(describe_settings(settings), indent=1))
+        return
+    _run(settings)
+
+
+def read_settings(**given: Any) -> "Settings":
+    """Return the settings from the environment, with the values given, other than None, before them.
+
+    Raises InvalidInput naming the setting and its environment variable.
+    """
+    from pydantic import ValidationError
+
+    from server.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise InvalidInput("; ".join(_complaint(entry) for entry in error.errors())) from None
+
+
+def _complaint(entry: Any) -> str:
+    text = str(entry["msg"]).removeprefix("Value error, ")
+    if not entry["loc"]:
+        return text
+    return f"RETRIEVER__{'__'.join(str(part).upper() for part in entry['loc'])}: {text}"
+
+
+def describe_settings(settings: "Settings") -> dict[str, Any]:
+    """Return every setting's environment variable with its value and its meaning."""
+    found = {}
+    values = settings.model_dump(mode="json")
+    for model, prefix, content in (
+        (type(settings), "RETRIEVER__", values),
+        (type(settings.limits), "RETRIEVER__LIMITS__", values["limits"]),
+    ):
+        for name, field in model.model_fields.items():
+            if name != "limits":
+                found[prefix + name.upper()] = {"value": content[name], "meaning": field.description}
+    return found
+
+
+def _run(settings: "Settings") -> None:
+    import uvicorn
+
+    from server.app import create_app
+    from server.draining import DrainingServer
+    from server.logs import log_to_stderr
+
+    # The port first: it would be a pity to load models for nothing.
+    listener = bind(settings.host, settings.port)
+    with listener:
+        app = create_app(settings)
+        service = app.state.service
+        typer.echo(f"loading the models of {settings.index} ...", err=True)
+        # Here and not when the app starts, so that a failure ends in its own message and exit code.
+        service.index.prepare()
+        log_to_stderr()
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=settings.shutdown_seconds,
+        )
+        server = DrainingServer(config, service.readiness, settings.drain_seconds)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        typer.echo(f"serving {settings.index} at http://{host}:{listener.getsockname()[1]}/", err=True)
+        server.run(sockets=[listener])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound to an address, not listening yet. Raises InvalidInput when it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InvalidInput(f"cannot listen on {host}: {error.strerror or error}.") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise InvalidInput(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port (0: a free one)."
+        ) from error
+    return listener
