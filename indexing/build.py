@@ -186,9 +186,7 @@ def _settings_of(manifest: Manifest, duplicates: str, shard_documents: int) -> B
     return BuildSettings.model_validate(content)
 
 
-def _load_parts(
-    settings: BuildSettings, encoder: Encoder | None, device: str | None, offline: bool
-) -> _Parts:
+def _load_parts(settings: BuildSettings, encoder: Encoder | None, device: str | None, offline: bool) -> _Parts:
     if "dense" in settings.parts and encoder is None:
         encoder = load_encoder(settings.encoder, device=device, precision=settings.precision, offline=offline)
     if settings.window is not None and encoder is not None and settings.window > encoder.max_tokens:
@@ -240,9 +238,7 @@ def _write(
 ) -> dict[str, Any]:
     """Make the generation after `current` from the segments of `base` and the corpus."""
     started = time.monotonic()
-    kept = [
-        s.number for manifest in (readable(folder, current) if current else []) for s in manifest.segments
-    ]
+    kept = [s.number for manifest in (readable(folder, current) if current else []) for s in manifest.segments]
     plan = Plan(
         generation=(current.generation if current else 0) + 1,
         first_segment=max(kept, default=0) + 1,

@@ -194,18 +194,14 @@ def _merge(change: _Change, number: int, device: str | None) -> list[Segment]:
     ]
 
 
-def store_pipelines(
-    path: str | Path, pipelines: Mapping[str, PipelineSpec], default: str | None = None
-) -> None:
+def store_pipelines(path: str | Path, pipelines: Mapping[str, PipelineSpec], default: str | None = None) -> None:
     """Store named pipelines in the index, beside or instead of those of the same name."""
     with _change(path) as change:
         offered = change.current.pipelines | dict(pipelines)
         chosen = default or change.current.default_pipeline
         if chosen not in offered:
             raise InvalidInput(f"unknown default pipeline {chosen!r}; there are {', '.join(offered)}.")
-        parts = [
-            n for n, part in (("bm25", change.current.inverted), ("dense", change.current.dense)) if part
-        ]
+        parts = [n for n, part in (("bm25", change.current.inverted), ("dense", change.current.dense)) if part]
         for name, spec in pipelines.items():
             lacking = [stage for stage in spec.first if stage not in parts]
             if lacking:

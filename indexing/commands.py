@@ -77,9 +77,9 @@ def build(
         str,
         typer.Option(help="Model for the vectors: folder, hub name or pinned name (retriever models list)."),
     ] = "all-MiniLM-L6-v2",
-    precision: Annotated[
-        str, typer.Option(help="float32, or bfloat16: faster, vectors at cosine 0.9999.")
-    ] = ("float32"),
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster, vectors at cosine 0.9999.")] = (
+        "float32"
+    ),
     dense: Annotated[
         str, typer.Option(help="flat (exact), hnsw, ivf,pq, binary, or any FAISS factory string.")
     ] = "flat",
@@ -97,9 +97,7 @@ def build(
     ] = None,
     overlap: Annotated[int, typer.Option(help="Tokens that neighbouring windows share at most.")] = 32,
     pipelines: Annotated[Path | None, typer.Option(help="YAML of named pipelines to store.")] = None,
-    default_pipeline: Annotated[
-        str | None, typer.Option(help="Pipeline used when none is asked for.")
-    ] = None,
+    default_pipeline: Annotated[str | None, typer.Option(help="Pipeline used when none is asked for.")] = None,
     duplicates: Duplicates = "fail",
     max_bad_lines: MaxBadLines = 0,
     max_bad_vectors: Annotated[int, typer.Option(min=0, help="Documents whose vector may be unusable.")] = 0,
@@ -234,9 +232,7 @@ def delete(
     ids_file: Annotated[
         typer.FileText | None, typer.Option(help="File with one id a line, - for standard input.")
     ] = None,
-    filter: Annotated[
-        list[str] | None, typer.Option(help="Delete all that match; see retriever search.")
-    ] = None,
+    filter: Annotated[list[str] | None, typer.Option(help="Delete all that match; see retriever search.")] = None,
     ignore_missing: Annotated[bool, typer.Option(help="Ids that are not there are no error.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -284,9 +280,7 @@ def pipelines(
 @app.command(epilog="Example:  retriever index verify my-index --json")
 def verify(
     index: IndexPath,
-    encoder: Annotated[
-        str | None, typer.Option(help="Check against this model instead of the named one.")
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Check against this model instead of the named one.")] = None,
     canaries: Annotated[bool, typer.Option(help="Load the encoder and compare canary vectors.")] = True,
     offline: Offline = False,
     quiet: Quiet = False,

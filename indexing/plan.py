@@ -62,9 +62,7 @@ class Plan(BaseModel):
         mine |= mine.pop("settings")
         theirs |= theirs.pop("settings")
         changed = [
-            f"{name}: {theirs[name]!r} then, {mine[name]!r} now"
-            for name in mine
-            if mine[name] != theirs[name]
+            f"{name}: {theirs[name]!r} then, {mine[name]!r} now" for name in mine if mine[name] != theirs[name]
         ]
         if changed:
             raise InvalidInput(

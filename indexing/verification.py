@@ -104,7 +104,8 @@ def _disagreements(entry: Segment, segment: SegmentReader, records: Records) -> 
     if records.digest(entry.number) != entry.records_sha256:
         yield f"documents.sqlite: the documents of segment {entry.name} are not those that were sealed"
     rows = 0
-    for rows, (ordinal, document) in enumerate(records.segment_documents(entry.number), 1):
+    for ordinal, document in records.segment_documents(entry.number):
+        rows += 1
         if ordinal >= len(segment.ids) or segment.ids[ordinal] != document.id:
             yield f"segment {entry.name}: document {ordinal} is {document.id!r} in the records only"
             break

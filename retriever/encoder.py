@@ -42,9 +42,7 @@ def load_encoder(
     folder = resolve(str(name), offline=offline)
     try:
         with _quietly():
-            model = SentenceTransformer(
-                str(folder), device=device, trust_remote_code=False, local_files_only=True
-            )
+            model = SentenceTransformer(str(folder), device=device, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise BackendUnavailable(f"{folder} is not a sentence-transformers model: {error}") from error
     return DenseEncoder(model, name=str(name), precision=precision)
@@ -173,9 +171,7 @@ def _hash_weights(model: "SentenceTransformer") -> str:
 def _hash_tokenizer(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise InvalidInput(
-            f"{type(tokenizer).__name__} is not a fast tokenizer; convert it to tokenizer.json."
-        )
+        raise InvalidInput(f"{type(tokenizer).__name__} is not a fast tokenizer; convert it to tokenizer.json.")
     content = json.loads(backend.to_str())
     # These two are state that every call changes, not part of the recipe.
     content.pop("truncation", None)

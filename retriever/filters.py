@@ -56,9 +56,7 @@ class _Compiler:
         if depth > MAX_DEPTH:
             raise InvalidInput(f"a filter may nest {MAX_DEPTH} levels deep at most.")
         if not isinstance(condition, Mapping) or not condition:
-            raise InvalidInput(
-                f'a filter is an object such as {{"field": "value"}}, got {_shown(condition)}.'
-            )
+            raise InvalidInput(f'a filter is an object such as {{"field": "value"}}, got {_shown(condition)}.')
         parts = [self._part(name, operand, depth) for name, operand in condition.items()]
         return _intersection(parts)
 
@@ -102,8 +100,7 @@ class _Compiler:
             having = self.match(name, "1 = 1", [])
             return having if value else np.setdiff1d(self.universe(), having, assume_unique=True)
         raise InvalidInput(
-            f"unknown operator {operator!r} on {name!r}; "
-            f"use {', '.join([*COMPARISONS, 'ne', 'in', 'exists'])}."
+            f"unknown operator {operator!r} on {name!r}; use {', '.join([*COMPARISONS, 'ne', 'in', 'exists'])}."
         )
 
     def _value(self, name: str, value: Any) -> str | float:

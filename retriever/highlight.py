@@ -11,6 +11,4 @@ MAX_CHARACTERS = 20_000
 def highlights(text: str, terms: Collection[str], analyser: Analyser) -> list[tuple[int, int]]:
     """Return half-open character ranges of `text` whose tokens are among the analysed query terms."""
     wanted = set(terms)
-    return [
-        (token.start, token.end) for token in analyser.tokens(text[:MAX_CHARACTERS]) if token.term in wanted
-    ]
+    return [(token.start, token.end) for token in analyser.tokens(text[:MAX_CHARACTERS]) if token.term in wanted]

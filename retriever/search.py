@@ -167,9 +167,7 @@ def _fuse(state: _State, pipeline: PipelineSpec) -> None:
         state.ranking = candidates.ranking()
         return
     with state.timed("fusion"):
-        state.ranking = fuse(
-            {stage: found.ranking() for stage, found in state.found.items()}, pipeline.fusion
-        )
+        state.ranking = fuse({stage: found.ranking() for stage, found in state.found.items()}, pipeline.fusion)
     for id_, score in state.ranking:
         state.scores[id_]["fusion"] = score
 

@@ -69,9 +69,7 @@ def disk_errors(folder: Path, needed: int | None = None) -> Iterator[None]:
                 "What was finished before is intact; free some space and run the command again."
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise InvalidInput(
-                f"cannot write to {folder}: {error.strerror}. Choose a writable folder."
-            ) from error
+            raise InvalidInput(f"cannot write to {folder}: {error.strerror}. Choose a writable folder.") from error
         raise
 
 

@@ -1,6 +1,1 @@
-"""The HTTP service over one sealed index."""
-
-from server.app import create_app
-from server.settings import Settings
-
-__all__ = ["Settings", "create_app"]
+"""The HTTP service over one sealed index; `server.app.create_app` makes it."""

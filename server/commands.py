@@ -161,6 +161,6 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise InvalidInput(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port (0: a free one)."
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another --port, 0 for a free one."
         ) from error
     return listener

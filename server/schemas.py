@@ -280,7 +280,7 @@ class RerankResult(BaseModel):
     """One document's place in the new order."""
 
     index: int = Field(description="Its position in the request.")
-    relevance_score: float = Field(description="The reranker's score; larger is better.")
+    relevance_score: float = Field(description="From 0 to 1, the logistic function of the model's logit.")
     document: RerankedDocument | None = None
 
 

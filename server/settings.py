@@ -15,25 +15,31 @@ class Limits(BaseModel):
     """How much one request may ask for and how much work the service takes on at once."""
 
     body_bytes: int = Field(
-        2 * 1024 * 1024, ge=1024, description="Largest request body; beyond it the answer is 413."
+        default=2 * 1024 * 1024, ge=1024, description="Largest request body; beyond it the answer is 413."
     )
     body_seconds: float = Field(
-        10.0, gt=0, description="Time for a request body to arrive; beyond it the answer is 408."
+        default=10.0, gt=0, description="Time for a request body to arrive; beyond it the answer is 408."
     )
     threads: int = Field(
-        min(8, os.cpu_count() or 1), ge=1, le=256, description="Requests that are worked on at the same time."
+        default=min(8, os.cpu_count() or 1),
+        ge=1,
+        le=256,
+        description="Requests that are worked on at the same time.",
     )
     queue: int = Field(
-        64, ge=0, le=100_000, description="Requests that may wait for a thread; beyond it the answer is 429."
+        default=64,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait for a thread; beyond it the answer is 429.",
     )
     queue_seconds: float = Field(
-        10.0, gt=0, description="Longest wait for a thread; beyond it the answer is 429."
+        default=10.0, gt=0, description="Longest wait for a thread; beyond it the answer is 429."
     )
     rerank_depth: int = Field(
-        200, ge=1, le=1000, description="Most documents that a search may have reranked."
+        default=200, ge=1, le=1000, description="Most documents that a search may have reranked."
     )
     deadline_ms: float = Field(
-        10_000.0,
+        default=10_000.0,
         gt=0,
         description="Deadline of a search that names none: reranking that takes longer is left out.",
     )
@@ -48,44 +54,51 @@ class Settings(BaseSettings):
 
     index: Path = Field(description="Folder of the index.")
     host: str = Field(
-        "127.0.0.1", description="Address to listen on; any but a loopback address needs an API key."
+        default="127.0.0.1", description="Address to listen on; any but a loopback address needs an API key."
     )
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     encoder: str | None = Field(
-        None, description="The index's encoder under another name or path; other weights are refused."
+        default=None, description="The index's encoder under another name or path; other weights are refused."
     )
     reranker: str | None = Field(
-        None, description="Cross-encoder that reranks: name or folder. None leaves /v1/rerank answering 503."
+        default=None,
+        description="Cross-encoder that reranks: name or folder. None leaves /v1/rerank answering 503.",
     )
     rerank_depth: int = Field(
-        50, ge=1, le=1000, description="How many documents of a search the configured reranker reads."
+        default=50, ge=1, le=1000, description="How many documents of a search the configured reranker reads."
     )
     device: str | None = Field(
-        None, description="Where models run: cpu, cuda, cuda:1, mps; None lets torch choose."
+        default=None, description="Where models run: cpu, cuda, cuda:1, mps; None lets torch choose."
     )
-    offline: bool = Field(False, description="Load models without any network call.")
+    offline: bool = Field(default=False, description="Load models without any network call.")
     api_key_sha256: SecretStr | None = Field(
-        None,
+        default=None,
         description="SHA-256, in hex, of the key that requests must bring as `Authorization: Bearer KEY`.",
     )
     allowed_hosts: list[str] | None = Field(
-        None,
+        default=None,
         description="Names accepted in the Host header, as a JSON list. None accepts any while an API key is "
         "set, and the loopback names alone otherwise, so that no web page reaches the service by DNS "
         "rebinding.",
     )
-    log_queries: bool = Field(False, description="Write the text of queries into the access log.")
+    log_queries: bool = Field(default=False, description="Write the text of queries into the access log.")
     drain_seconds: float = Field(
-        0.0, ge=0, le=600, description="Time between /readyz turning 503 and the end of listening on SIGTERM."
+        default=0.0,
+        ge=0,
+        le=600,
+        description="Time between /readyz turning 503 and the end of listening on SIGTERM.",
     )
     shutdown_seconds: int = Field(
-        30, ge=1, le=3600, description="Time for requests in progress to finish when the service stops."
+        default=30,
+        ge=1,
+        le=3600,
+        description="Time for requests in progress to finish when the service stops.",
     )
     readiness_seconds: float = Field(
-        5.0, ge=0, le=600, description="How long the outcome of a readiness check is reused."
+        default=5.0, ge=0, le=600, description="How long the outcome of a readiness check is reused."
     )
     limits: Limits = Field(
-        default=Limits(),
+        default_factory=Limits,
         description="Bounds on requests; set one as RETRIEVER__LIMITS__NAME.",
     )
 
@@ -104,7 +117,7 @@ class Settings(BaseSettings):
     def _guarded(self) -> Self:
         if self.api_key_sha256 is None and not is_loopback(self.host):
             raise ValueError(
-                f"refusing to listen on {self.host} without an API key, since anyone who reaches it could read "
+                f"refusing to listen on {self.host} without an API key, since anyone could then read "
                 "the index. Set RETRIEVER__API_KEY_SHA256 to the SHA-256 of a key, or use "
                 "--host 127.0.0.1"
             )

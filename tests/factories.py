@@ -85,7 +85,5 @@ def random_documents(count: int, seed: int, prefix: str = "d") -> list[Document]
             "kind": str(generator.choice(["report", "paper"])),
             "tags": [str(tag) for tag in generator.choice(WORDS[:5], size=2)],
         }
-        documents.append(
-            Document(f"{prefix}{number}", " ".join(words), str(generator.choice(WORDS)), metadata)
-        )
+        documents.append(Document(f"{prefix}{number}", " ".join(words), str(generator.choice(WORDS)), metadata))
     return documents

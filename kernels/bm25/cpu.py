@@ -113,9 +113,7 @@ def bm25_search(
     k = min(k, len(norms))
     if k == 0 or len(weights) == 0:
         return np.zeros(0, np.float32), np.zeros(0, np.int32)
-    scores, ranks, found = _search(
-        documents, frequencies, starts, ends, weights, norms, inverse, mask, id_rank, k
-    )
+    scores, ranks, found = _search(documents, frequencies, starts, ends, weights, norms, inverse, mask, id_rank, k)
     order = np.lexsort((ranks, -scores))
     return scores[order], found[order]
 

@@ -13,9 +13,7 @@ MAX_TOKEN_LENGTH = 255
 
 # In ASCII the rules come down to: letters, digits and underscores, joined by one of : . ' between letters
 # and one of , ; . ' between digits.
-ASCII = re.compile(
-    r"[A-Za-z0-9_]+(?:(?:(?<=[A-Za-z])[:.'](?=[A-Za-z])|(?<=[0-9])[,;.'](?=[0-9]))[A-Za-z0-9_]+)*"
-)
+ASCII = re.compile(r"[A-Za-z0-9_]+(?:(?:(?<=[A-Za-z])[:.'](?=[A-Za-z])|(?<=[0-9])[,;.'](?=[0-9]))[A-Za-z0-9_]+)*")
 
 
 def _grammar() -> str:

@@ -110,9 +110,7 @@ class Manifest(_Model):
 
     def all_files(self) -> dict[str, FileEntry]:
         """Return every file of this generation but documents.sqlite."""
-        return self.files | {
-            name: entry for segment in self.segments for name, entry in segment.files.items()
-        }
+        return self.files | {name: entry for segment in self.segments for name, entry in segment.files.items()}
 
 
 def manifest_name(generation: int) -> str:

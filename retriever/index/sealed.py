@@ -89,9 +89,7 @@ class Index:
         if self.manifest.inverted:
             self._analyser = _matching_analyser(self.manifest)
         device = models.device or "cpu"
-        self.segments = [
-            SegmentReader(path, self.manifest, segment, device) for segment in self.manifest.segments
-        ]
+        self.segments = [SegmentReader(path, self.manifest, segment, device) for segment in self.manifest.segments]
         self.records = Records(path, self.manifest.generation)
 
     def __enter__(self) -> "Index":

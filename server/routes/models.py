@@ -1,6 +1,7 @@
 """GET /v1/models, POST /v1/embeddings and POST /v1/rerank: the models of the index, by themselves."""
 
 import base64
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -143,13 +144,20 @@ def rerank(body: RerankRequest, request: Request, service: PreparedService) -> R
         results=[
             RerankResult(
                 index=i,
-                relevance_score=scores[i],
+                relevance_score=_probability(scores[i]),
                 document=RerankedDocument(text=texts[i]) if body.return_documents else None,
             )
             for i in order
         ],
         truncated=truncated,
     )
+
+
+def _probability(logit: float) -> float:
+    """Return a logit as a number from 0 to 1, the range that this API's clients expect."""
+    # In float64, where logits up to 36 stay apart; the order is that of the logits in any case.
+    power = math.exp(-abs(logit))
+    return (1 if logit >= 0 else power) / (1 + power)
 
 
 def _require_a_ranking(scores: Sequence[float], texts: Sequence[str]) -> None:

@@ -133,9 +133,7 @@ def test_any_history_gives_the_answers_of_a_new_index(tmp_path_factory, history)
     build(folder / "fresh", model.values())
     condition = {"kind": "paper", "year": {"gte": 2000}}
     assert_same_answers(answers(folder / "index"), answers(folder / "fresh"))
-    assert_same_answers(
-        answers(folder / "index", filter=condition), answers(folder / "fresh", filter=condition)
-    )
+    assert_same_answers(answers(folder / "index", filter=condition), answers(folder / "fresh", filter=condition))
 
 
 KILLED = """
@@ -296,9 +294,7 @@ def test_duplicate_ids_when_adding(tmp_path, policy, documents, text):
     new = [Document("same", "new"), Document("other", "new")]
     with pytest.raises(InvalidInput, match="1 document ids are in the index already, such as 'same'"):
         add_documents(ListCorpus(new), tmp_path / "index", encoder=HashingEncoder())
-    add_documents(
-        ListCorpus(new), tmp_path / "index", duplicates=policy, encoder=HashingEncoder(), restart=True
-    )
+    add_documents(ListCorpus(new), tmp_path / "index", duplicates=policy, encoder=HashingEncoder(), restart=True)
     with open_hashing(tmp_path / "index") as index:
         assert (len(index), index.get("same").text) == (documents, text)
 
