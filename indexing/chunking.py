@@ -67,7 +67,7 @@ def chunk(document: Document, *, count_tokens: Count, window: int, overlap: int)
 
 def sentences(text: str) -> list[tuple[int, int]]:
     """Return the ranges of sentences and lines; white space belongs to what it follows; nothing is left out."""
-    ends = []
+    ends: list[int] = []
     for found in BOUNDARY.finditer(text):
         if found.end() in (0, len(text)) or (ends and found.end() <= ends[-1]):
             continue
@@ -81,7 +81,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 def _pieces(text: str, budget: int, count_tokens: Count, special: int) -> list[Piece]:
     """Return pieces that each fit the budget, wherever that is possible."""
-    pieces = []
+    pieces: list[Piece] = []
     for piece in _counted(text, sentences(text), count_tokens, special):
         pieces.extend([piece] if piece.tokens <= budget else _cut(text, piece, budget, count_tokens, special))
     return pieces

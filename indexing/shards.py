@@ -95,7 +95,7 @@ class ShardWriter:
 
     def finished(self) -> list[Shard]:
         """Return the finished shards from the first on."""
-        shards = []
+        shards: list[Shard] = []
         while (path := self.path(len(shards)) / "shard.json").is_file():
             try:
                 shards.append(Shard.model_validate_json(path.read_bytes()))

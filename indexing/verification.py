@@ -130,7 +130,9 @@ def _count_disagreement(index: Index) -> Iterator[str]:
     served = {
         segment.ids[ordinal]
         for segment in index.segments
-        for ordinal in (range(segment.documents) if segment.live is None else np.flatnonzero(segment.live))
+        for ordinal in (
+            range(segment.documents) if segment.live is None else np.flatnonzero(segment.live).tolist()
+        )
     }
     if live != served:
         sample = ", ".join(map(repr, sorted(live ^ served)[:5]))

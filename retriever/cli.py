@@ -10,6 +10,7 @@ import typer
 
 from retriever.errors import RetrievalError
 
+INTERRUPTED = 130
 ORDER = ["models", "index", "search", "eval", "train", "serve"]
 
 
@@ -55,18 +56,22 @@ def main() -> None:
     # Forked data loaders would otherwise print a warning for every worker.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        sys.exit(build_app(next(iter(sys.argv[1:]), None))(standalone_mode=False))
+        code = build_app(next(iter(sys.argv[1:]), None))(standalone_mode=False)
     except RetrievalError as error:
         _fail(f"error: {error}", error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing that was finished is lost, run the same command again to go on", 130)
+        code = INTERRUPTED
     except BrokenPipeError:
         # The reader of our output, such as `head`, has had enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = 0
+    # Typer catches Ctrl-C itself and returns this code.
+    if code == INTERRUPTED:
+        _fail("interrupted; nothing that was finished is lost, run the same command again to go on", code)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int) -> None:

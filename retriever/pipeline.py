@@ -71,7 +71,7 @@ class PipelineSpec(BaseModel):
 
 def default_pipelines(parts: tuple[FirstStage, ...]) -> dict[str, PipelineSpec]:
     """Return the pipelines that every index with these parts offers; the last one is the default."""
-    pipelines = {part: PipelineSpec(first=(part,)) for part in parts}
+    pipelines: dict[str, PipelineSpec] = {part: PipelineSpec(first=(part,)) for part in parts}
     if len(parts) > 1:
         pipelines["hybrid"] = PipelineSpec(first=parts)
     return pipelines

@@ -39,11 +39,11 @@ def encoder():  # type: ignore[no-untyped-def]
 
 @pytest.fixture(scope="session")
 def pydocs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a BEIR folder of 600 real docstrings of the standard library, with queries and judgments."""
+    """Return a BEIR folder of 300 real docstrings of the standard library, with queries and judgments."""
     from tests.collections import write_small_pydocs
 
     folder = tmp_path_factory.mktemp("pydocs")
-    write_small_pydocs(folder, documents=600)
+    write_small_pydocs(folder, documents=300)
     return folder
 
 

@@ -35,7 +35,7 @@ def write_beir(source: str, target: Path, **options: Any) -> dict[str, Any]:
     temporary = target / ".corpus.jsonl.part"
     with temporary.open("w", encoding="utf-8") as file:
         for document in corpus:
-            record = {"_id": document.id, "title": document.title, "text": document.text}
+            record: dict[str, Any] = {"_id": document.id, "title": document.title, "text": document.text}
             record["metadata"] = dict(document.metadata)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
     temporary.replace(target / "corpus.jsonl")

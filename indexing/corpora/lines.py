@@ -25,7 +25,7 @@ class Line(NamedTuple):
 def open_binary(path: Path) -> BinaryIO:
     """Open a file for reading, unpacked when its name ends in .gz or .zst."""
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return gzip.open(path, "rb")
     if path.suffix == ".zst":
         import zstandard
 

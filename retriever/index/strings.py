@@ -18,8 +18,9 @@ class StringTable(Sequence[str]):
         self._offsets = np.load(folder / f"{name}.offsets.npy", mmap_mode="r", allow_pickle=False)
         size = (folder / f"{name}.bytes").stat().st_size
         # An empty file cannot be mapped.
-        self._bytes = np.memmap(folder / f"{name}.bytes", np.uint8, "r") if size else np.zeros(0, np.uint8)
-        self._view = memoryview(self._bytes)
+        self._view: memoryview = memoryview(b"")
+        if size:
+            self._view = np.memmap(folder / f"{name}.bytes", np.uint8, "r").data
 
     @classmethod
     def write(cls, folder: Path, name: str, strings: Iterable[str]) -> list[str]:
