@@ -303,7 +303,8 @@ function card(hit, position, ranges, asked) {
   const part = (selector) => made.querySelector(selector);
   part(".rank").textContent = position + 1;
   part("h2").textContent = hit.title || hit.id;
-  part(".id").textContent = hit.chunk ? `${hit.id} · ${hit.chunk}` : hit.title ? hit.id : "";
+  const names = [hit.id, hit.chunk].filter((name) => name && name !== (hit.title || hit.id));
+  part(".id").textContent = names.join(" · ");
   fillText(part(".text"), hit, false);
   part(".text").addEventListener("click", () => open(made, hit, true));
   made.toggle = () => open(made, hit, !made.classList.contains("open"));
@@ -424,11 +425,8 @@ async function begin() {
     fail(error);
     return;
   }
-  find("facts").textContent = [
-    `${info.index.documents.toLocaleString("en")} documents`,
-    info.encoder,
-    `generation ${info.index.generation}`,
-  ].filter(Boolean).join(" · ");
+  const facts = [`${info.index.documents.toLocaleString("en")} documents`, info.encoder].filter(Boolean).join(" · ");
+  find("facts").replaceChildren(facts, element("span", "generation", ` · generation ${info.index.generation}`));
   pipelineSelect.replaceChildren(...Object.keys(info.pipelines).map((name) => element("option", "", name)));
   hitsInput.max = info.limits.k;
   find("group-label").hidden = !info.index.chunking;
