@@ -38,9 +38,10 @@ class Readiness:
             with self._served.lease() as index:
                 spec = index.pipelines[index.default_pipeline].without("rerank")
                 answer = index.search(CANARY_QUERY, 1, pipeline=spec, documents=False)
-                # Every document has a vector, so a dense search of a non-empty index always finds one.
-                if "dense" in spec.first and len(index) > 0 and not answer.hits:
-                    return "the canary query found nothing"
-        except RetrievalError as error:
+                # Documents have vectors, so a dense search of an index that is not empty finds some.
+                expected = "dense" in spec.first and len(index) > 0
+        except (RetrievalError, RuntimeError) as error:
             return f"the canary query failed: {error}"
-        return f"the canary query was degraded: {', '.join(answer.degraded)}" if answer.degraded else None
+        if answer.degraded:
+            return f"the canary query was degraded: {', '.join(answer.degraded)}"
+        return "the canary query found nothing" if expected and not answer.hits else None
