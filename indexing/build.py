@@ -14,7 +14,6 @@ import numpy as np
 
 from indexing.garbage import readable, remove_unneeded
 from indexing.plan import BuildSettings, Plan
-from indexing.progress import Progress
 from indexing.segments import seal_segment, segment_name
 from indexing.shards import Shard, ShardWriter, portions
 from retriever.analysis import Analyser, analyser
@@ -34,6 +33,7 @@ from retriever.index.records import Records, RecordWriter
 from retriever.index.segment import segment_folder
 from retriever.index.tombstones import write_tombstones
 from retriever.pipeline import PipelineSpec, default_pipelines
+from retriever.progress import Progress
 from retriever.protocols import Encoder
 from retriever.storage import disk_errors, exclusive_lock, require_writable, sync_file
 from retriever.types import Document
@@ -151,9 +151,7 @@ def _require_consistent(settings: BuildSettings) -> None:
     if settings.window is not None and "dense" not in settings.parts:
         raise InvalidInput("--chunk counts in the encoder's tokens; it needs the dense part.")
     if settings.window is not None and settings.overlap >= settings.window:
-        raise InvalidInput(
-            f"the overlap must be below the window of {settings.window} tokens, got {settings.overlap}."
-        )
+        raise InvalidInput(f"the overlap must be below the window of {settings.window} tokens, got {settings.overlap}.")
 
 
 def _require_known(default: str | None, offered: dict[str, PipelineSpec]) -> None:
@@ -190,9 +188,7 @@ def _load_parts(settings: BuildSettings, encoder: Encoder | None, device: str | 
     if "dense" in settings.parts and encoder is None:
         encoder = load_encoder(settings.encoder, device=device, precision=settings.precision, offline=offline)
     if settings.window is not None and encoder is not None and settings.window > encoder.max_tokens:
-        raise InvalidInput(
-            f"the window of {settings.window} tokens is longer than the encoder's {encoder.max_tokens}."
-        )
+        raise InvalidInput(f"the window of {settings.window} tokens is longer than the encoder's {encoder.max_tokens}.")
     return _Parts(
         encoder if "dense" in settings.parts else None,
         analyser(settings.analyser) if "bm25" in settings.parts else None,
@@ -253,9 +249,7 @@ def _write(
         shutil.rmtree(building, ignore_errors=True)
     records = RecordWriter(folder, plan.generation)
     try:
-        writer = ShardWriter(
-            building / "shards", settings, records, plan.first_segment, parts.encoder, parts.analyser
-        )
+        writer = ShardWriter(building / "shards", settings, records, plan.first_segment, parts.encoder, parts.analyser)
         if (building / "plan.json").is_file():
             plan.require_same(building / "plan.json")
         else:
@@ -299,9 +293,7 @@ def _read_corpus(writer: ShardWriter, corpus: Corpus, settings: BuildSettings, q
             writer.take(finished, portion)
             progress.advance(len(portion))
     if len(finished) > len(writer.shards):
-        raise InvalidInput(
-            "the corpus has become shorter since the unfinished build; add --restart to begin again."
-        )
+        raise InvalidInput("the corpus has become shorter since the unfinished build; add --restart to begin again.")
     return len(finished)
 
 

@@ -61,9 +61,7 @@ class Plan(BaseModel):
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
         mine |= mine.pop("settings")
         theirs |= theirs.pop("settings")
-        changed = [
-            f"{name}: {theirs[name]!r} then, {mine[name]!r} now" for name in mine if mine[name] != theirs[name]
-        ]
+        changed = [f"{name}: {theirs[name]!r} then, {mine[name]!r} now" for name in mine if mine[name] != theirs[name]]
         if changed:
             raise InvalidInput(
                 f"{path.parent} holds an unfinished build with other settings ({'; '.join(changed)}). "

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from indexing.garbage import readable, unknown_files
-from indexing.progress import Progress
 from retriever.errors import IndexCorrupt, IndexMismatch
 from retriever.index.manifest import Manifest, Segment, read_manifest
 from retriever.index.records import Records
 from retriever.index.sealed import Index, open_index
 from retriever.index.segment import SegmentReader, require_size
+from retriever.progress import Progress
 from retriever.protocols import Encoder
 from retriever.storage import sha256_of
 
@@ -130,9 +130,7 @@ def _count_disagreement(index: Index) -> Iterator[str]:
     served = {
         segment.ids[ordinal]
         for segment in index.segments
-        for ordinal in (
-            range(segment.documents) if segment.live is None else np.flatnonzero(segment.live).tolist()
-        )
+        for ordinal in (range(segment.documents) if segment.live is None else np.flatnonzero(segment.live).tolist())
     }
     if live != served:
         sample = ", ".join(map(repr, sorted(live ^ served)[:5]))

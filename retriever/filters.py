@@ -44,9 +44,7 @@ def matching_rows(
 
 
 class _Compiler:
-    def __init__(
-        self, fields: Mapping[str, Literal["keyword", "number"]], match: Match, universe: Universe
-    ) -> None:
+    def __init__(self, fields: Mapping[str, Literal["keyword", "number"]], match: Match, universe: Universe) -> None:
         self.fields = fields
         self.match = match
         self.universe = universe

@@ -38,9 +38,7 @@ def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
     index when it stops. Raises UnknownIndex, IndexCorrupt or IndexMismatch.
     """
     if index is None:
-        index = open_index(
-            settings.index, encoder=settings.encoder, device=settings.device, offline=settings.offline
-        )
+        index = open_index(settings.index, encoder=settings.encoder, device=settings.device, offline=settings.offline)
     metrics = Metrics()
     served = ServedIndex(index, settings.reranker, metrics)
     key = settings.api_key_sha256

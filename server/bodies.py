@@ -87,9 +87,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 def require_plain_json(headers: Headers) -> None:
     """Refuse a content type other than JSON in UTF-8, and any content encoding."""
     kind, *parameters = (part.strip().lower() for part in headers.get("content-type", "").split(";"))
-    charsets = [
-        value.strip('"') for name, _, value in (p.partition("=") for p in parameters) if name == "charset"
-    ]
+    charsets = [value.strip('"') for name, _, value in (p.partition("=") for p in parameters) if name == "charset"]
     if kind != "application/json" or any(charset not in ("utf-8", "utf8") for charset in charsets):
         raise Refusal(415, "send the body as JSON in UTF-8, with the header Content-Type: application/json.")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
@@ -104,16 +102,12 @@ def check_json(body: bytes) -> None:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Refusal(
-            400, f"the body is not UTF-8: byte {error.start} is 0x{body[error.start]:02x}."
-        ) from None
+        raise Refusal(400, f"the body is not UTF-8: byte {error.start} is 0x{body[error.start]:02x}.") from None
     _require_shallow(body)
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        raise Refusal(
-            400, f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
-        ) from None
+        raise Refusal(400, f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
     except ValueError as error:
         raise Refusal(400, f"the body is not JSON: {error}.") from None
     if b"\\u" in body:

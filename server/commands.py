@@ -25,15 +25,11 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on, 8080 if none is given; 0 takes a free one.")
     ] = None,
-    reranker: Annotated[
-        str | None, typer.Option(help="Cross-encoder that reorders the top: name or folder.")
-    ] = None,
+    reranker: Annotated[str | None, typer.Option(help="Cross-encoder that reorders the top: name or folder.")] = None,
     rerank_depth: Annotated[
         int | None, typer.Option(min=1, max=1000, help="How many documents it reads; 50 if none is given.")
     ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="The index's encoder under another name or path.")
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="The index's encoder under another name or path.")] = None,
     device: Annotated[str | None, typer.Option(help="Where models run: cpu, cuda, cuda:1, mps.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Make no network call.")] = False,
     threads: Annotated[

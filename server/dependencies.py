@@ -33,9 +33,7 @@ AnyService = Annotated[Service, Depends(_service)]
 
 async def _prepared(service: AnyService) -> Service:
     if not service.index.prepared:
-        raise Refusal(
-            503, "models are being loaded; try again in a few seconds.", headers={"Retry-After": "2"}
-        )
+        raise Refusal(503, "models are being loaded; try again in a few seconds.", headers={"Retry-After": "2"})
     return service
 
 

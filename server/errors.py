@@ -171,9 +171,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         complaints = [_complaint(entry) for entry in error.errors()]
-        message = "; ".join(
-            f"{param}: {text}" if param else text for param, text in complaints[:MAX_COMPLAINTS]
-        )
+        message = "; ".join(f"{param}: {text}" if param else text for param, text in complaints[:MAX_COMPLAINTS])
         if len(complaints) > MAX_COMPLAINTS:
             message += f"; and {len(complaints) - MAX_COMPLAINTS} more"
         return error_response(422, message, param=complaints[0][0] or None, request_id=_request_id(request))

@@ -14,9 +14,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "retriever_requests", "Requests answered.", ("route", "status"), registry=self.registry
-        )
+        self.requests = Counter("retriever_requests", "Requests answered.", ("route", "status"), registry=self.registry)
         self.request_seconds = Histogram(
             "retriever_request_seconds",
             "Time to answer, waiting included.",
@@ -39,20 +37,14 @@ class Metrics:
         self.truncated = Counter(
             "retriever_truncated", "Inputs cut to a model's length.", ("input",), registry=self.registry
         )
-        self.rejected = Counter(
-            "retriever_rejected", "Requests turned away with 429.", registry=self.registry
-        )
+        self.rejected = Counter("retriever_rejected", "Requests turned away with 429.", registry=self.registry)
         self.reload_failures = Counter(
             "retriever_reload_failures",
             "New generations of the index that could not be served.",
             registry=self.registry,
         )
-        self.running = Gauge(
-            "retriever_running_requests", "Requests being worked on.", registry=self.registry
-        )
-        self.waiting = Gauge(
-            "retriever_waiting_requests", "Requests waiting for a thread.", registry=self.registry
-        )
+        self.running = Gauge("retriever_running_requests", "Requests being worked on.", registry=self.registry)
+        self.waiting = Gauge("retriever_waiting_requests", "Requests waiting for a thread.", registry=self.registry)
         self.generation = Gauge(
             "retriever_index_generation", "Generation of the index that is served.", registry=self.registry
         )

@@ -59,23 +59,17 @@ class SearchRequest(Body):
         validation_alias=AliasChoices("k", "limit"),
         description="How many hits for each query; `limit` is accepted as another name.",
     )
-    offset: StrictInt = Field(
-        0, ge=0, le=MAX_K, description=f"Hits to pass over; k + offset may be {MAX_K} at most."
-    )
+    offset: StrictInt = Field(0, ge=0, le=MAX_K, description=f"Hits to pass over; k + offset may be {MAX_K} at most.")
     pipeline: StrictStr | PipelineSpec | None = Field(
         default=None,
         description="A name that /v1/info lists, or the stages themselves; null for the default.",
     )
-    without: list[Stage] = Field(
-        default_factory=list, max_length=8, description="Stages of the pipeline to leave out."
-    )
+    without: list[Stage] = Field(default_factory=list, max_length=8, description="Stages of the pipeline to leave out.")
     filter: dict[str, Any] | None = Field(
         default=None,
         description='Condition on metadata, such as {"year": {"gte": 2010}, "lang": {"in": ["en", "de"]}}.',
     )
-    group_by_parent: StrictBool = Field(
-        False, description="One hit for each document that was cut into chunks."
-    )
+    group_by_parent: StrictBool = Field(False, description="One hit for each document that was cut into chunks.")
     highlight: StrictBool = Field(False, description="Say where query terms stand in each text.")
     include_documents: StrictBool = Field(True, description="Return titles, texts and metadata.")
     deadline_ms: StrictInt | StrictFloat | None = Field(
@@ -132,9 +126,7 @@ class HitBody(BaseModel):
     span: tuple[int, int] | None = Field(
         default=None, description="The characters of the parent's text that the chunk covers."
     )
-    chunk: str | None = Field(
-        default=None, description="With group_by_parent, the id of the chunk that is shown."
-    )
+    chunk: str | None = Field(default=None, description="With group_by_parent, the id of the chunk that is shown.")
     highlights: list[tuple[int, int]] = Field(
         default_factory=list,
         description="Half-open ranges of `text` in Unicode code points where query terms stand.",
@@ -145,9 +137,7 @@ class Result(BaseModel):
     """The answer to one query, and how far it can be trusted."""
 
     hits: list[HitBody]
-    status: Literal["exact", "approximate", "truncated", "degraded"] = Field(
-        description="The worst that applies."
-    )
+    status: Literal["exact", "approximate", "truncated", "degraded"] = Field(description="The worst that applies.")
     exact: bool = Field(description="Every document that the filter allows was looked at.")
     truncated: bool = Field(description="The query was longer than what was read of it.")
     degraded: list[str] = Field(description="Stages that failed or ran out of time and were left out.")
@@ -175,19 +165,11 @@ class SearchResponse(BaseModel):
 class EmbeddingRequest(Body):
     """Texts to turn into vectors; the form of OpenAI's API, with `input_type`."""
 
-    input: list[StrictStr] = Field(
-        min_length=1, max_length=MAX_INPUTS, description="One text, or a list of them."
-    )
+    input: list[StrictStr] = Field(min_length=1, max_length=MAX_INPUTS, description="One text, or a list of them.")
     model: StrictStr = Field(description="The index's encoder; GET /v1/models lists it.")
-    encoding_format: Literal["float", "base64"] = Field(
-        "float", description="base64 packs little-endian float32."
-    )
-    dimensions: StrictInt | None = Field(
-        default=None, ge=1, description="The width of the vectors; no other is given."
-    )
-    input_type: InputType = Field(
-        "document", description="Encoders may treat queries and documents differently."
-    )
+    encoding_format: Literal["float", "base64"] = Field("float", description="base64 packs little-endian float32.")
+    dimensions: StrictInt | None = Field(default=None, ge=1, description="The width of the vectors; no other is given.")
+    input_type: InputType = Field("document", description="Encoders may treat queries and documents differently.")
     user: StrictStr | None = Field(default=None, description="Accepted for compatibility and not used.")
 
     @field_validator("input", mode="before")
@@ -326,6 +308,4 @@ class InfoResponse(BaseModel):
     encoder: str | None
     reranker: str | None
     index: dict[str, Any]
-    reload_error: Annotated[
-        str | None, Field(description="Why a newer generation of the index is not served, if so.")
-    ]
+    reload_error: Annotated[str | None, Field(description="Why a newer generation of the index is not served, if so.")]

@@ -35,9 +35,7 @@ class Limits(BaseModel):
     queue_seconds: float = Field(
         default=10.0, gt=0, description="Longest wait for a thread; beyond it the answer is 429."
     )
-    rerank_depth: int = Field(
-        default=200, ge=1, le=1000, description="Most documents that a search may have reranked."
-    )
+    rerank_depth: int = Field(default=200, ge=1, le=1000, description="Most documents that a search may have reranked.")
     deadline_ms: float = Field(
         default=10_000.0,
         gt=0,
@@ -48,9 +46,7 @@ class Limits(BaseModel):
 class Settings(BaseSettings):
     """All settings of the service; the environment gives them, flags override it."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="RETRIEVER__", env_nested_delimiter="__", extra="ignore", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix="RETRIEVER__", env_nested_delimiter="__", extra="ignore", frozen=True)
 
     index: Path = Field(description="Folder of the index.")
     host: str = Field(

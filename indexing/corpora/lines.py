@@ -5,7 +5,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from retriever.errors import InvalidInput
 
@@ -25,13 +25,13 @@ class Line(NamedTuple):
 def open_binary(path: Path) -> BinaryIO:
     """Open a file for reading, unpacked when its name ends in .gz or .zst."""
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")
+        return cast(BinaryIO, gzip.open(path, "rb"))
     if path.suffix == ".zst":
         import zstandard
 
         # Large windows are common in published dumps; 2 GiB is the format's own limit.
         unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-        return unpacker.stream_reader(path.open("rb"), read_across_frames=True, closefd=True)  # type: ignore[return-value]
+        return cast(BinaryIO, unpacker.stream_reader(path.open("rb"), read_across_frames=True, closefd=True))
     return path.open("rb")
 
 

@@ -64,8 +64,7 @@ def _nothing(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _check(queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None) -> None:
     if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
         raise ValueError(
-            f"queries must be (Q, H) and documents (D, H), got {tuple(queries.shape)} and "
-            f"{tuple(documents.shape)}"
+            f"queries must be (Q, H) and documents (D, H), got {tuple(queries.shape)} and {tuple(documents.shape)}"
         )
     if queries.dtype not in DTYPES or documents.dtype != queries.dtype:
         raise ValueError(
@@ -75,9 +74,7 @@ def _check(queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None) -
     if isinstance(k, bool) or not isinstance(k, int) or k < 0:
         raise ValueError(f"k must be a whole number, 0 or more, got {k!r}")
     if allowed is not None and (allowed.dtype != torch.bool or allowed.shape != (len(documents),)):
-        raise ValueError(
-            f"allowed must be ({len(documents)},) bool, got {tuple(allowed.shape)} {allowed.dtype}"
-        )
+        raise ValueError(f"allowed must be ({len(documents)},) bool, got {tuple(allowed.shape)} {allowed.dtype}")
     devices = {tensor.device for tensor in (queries, documents, allowed) if tensor is not None}
     if len(devices) > 1:
         raise ValueError(f"all tensors must be on one device, got {sorted(map(str, devices))}")

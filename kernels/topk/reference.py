@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 
-def topk_reference(
-    queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def topk_reference(queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return (Q, k) float32 scores, best first, and (Q, k) int64 rows of `documents`.
 
     queries    (Q, H) float32, bfloat16 or float16

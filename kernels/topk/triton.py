@@ -21,9 +21,7 @@ def group_size(k: int) -> int:
     return 64 if k <= 32 else 16
 
 
-def topk_triton(
-    queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def topk_triton(queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return what `topk_reference` returns, for contiguous rows of bfloat16, float16 or float32.
 
     Holds 4 * Q * D / group_size(k) bytes of maxima and 4 * Q * k * group_size(k) bytes of scores.

@@ -87,9 +87,7 @@ def pull(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     if everything == bool(names):
-        raise InvalidInput(
-            "Give either the names of models or --all. `retriever models list` shows the names."
-        )
+        raise InvalidInput("Give either the names of models or --all. `retriever models list` shows the names.")
     paths: dict[str, str] = {}
     failures: list[RetrievalError] = []
     for name in CATALOGUE if everything else names or []:

@@ -34,16 +34,12 @@ def read_filter(clauses: list[str], fields: Mapping[str, str]) -> dict[str, Any]
 
 def search(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")],
-    query: Annotated[
-        str, typer.Argument(help="What to look for; - reads one query a line from standard input.")
-    ],
+    query: Annotated[str, typer.Argument(help="What to look for; - reads one query a line from standard input.")],
     k: Annotated[int, typer.Option("--k", "-k", help="How many hits.")] = 10,
     pipeline: Annotated[
         str | None, typer.Option("--pipeline", "-p", help="bm25, dense, hybrid or a stored one.")
     ] = None,
-    rerank: Annotated[
-        str | None, typer.Option(help="Cross-encoder that reorders the top: name or folder.")
-    ] = None,
+    rerank: Annotated[str | None, typer.Option(help="Cross-encoder that reorders the top: name or folder.")] = None,
     rerank_depth: Annotated[int, typer.Option(min=1, max=1000, help="How many documents it reads.")] = 50,
     filter: Annotated[
         list[str] | None,
@@ -52,9 +48,7 @@ def search(
     group_by_parent: Annotated[bool, typer.Option(help="One hit for each chunked document.")] = False,
     offset: Annotated[int, typer.Option(min=0, help="Hits to pass over.")] = 0,
     deadline_ms: Annotated[float | None, typer.Option(help="Leave out reranking beyond this time.")] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="The index's encoder under another name or path.")
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="The index's encoder under another name or path.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     offline: Annotated[bool, typer.Option(help="Make no network call.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a query.")] = False,
@@ -91,9 +85,7 @@ def search(
         )
     for text, answer in zip(queries, answers, strict=True):
         if as_json:
-            typer.echo(
-                json.dumps({"query": text, "status": answer.status, **asdict(answer)}, ensure_ascii=False)
-            )
+            typer.echo(json.dumps({"query": text, "status": answer.status, **asdict(answer)}, ensure_ascii=False))
         else:
             _print(text, answer, offset)
 

@@ -89,9 +89,7 @@ def train_index(vectors: NDArray[np.float32], factory: str, device: str = "cpu")
 
 def _gpu(faiss: Any) -> Any:
     if not hasattr(faiss, "StandardGpuResources"):
-        raise BackendUnavailable(
-            "this FAISS has no GPU code; uninstall faiss-cpu and install retriever-engine[gpu]."
-        )
+        raise BackendUnavailable("this FAISS has no GPU code; uninstall faiss-cpu and install retriever-engine[gpu].")
     return faiss.StandardGpuResources()
 
 
@@ -259,9 +257,7 @@ class DenseReader:
         if isinstance(self._index, faiss.IndexBinary):
             _, ordinals = self._index.search(pack_signs(query[None]), count)
         else:
-            _, ordinals = self._index.search(
-                query[None], count, params=search_parameters(faiss, self._index, count)
-            )
+            _, ordinals = self._index.search(query[None], count, params=search_parameters(faiss, self._index, count))
         found: NDArray[np.int64] = np.sort(ordinals[0])
         return found
 

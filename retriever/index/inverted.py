@@ -181,9 +181,7 @@ def merge_inverted(
     frequencies = np.empty(offsets[-1], np.uint32)
     cursors = offsets[:-1].copy()
     for reader, places_, new in zip(readers, places, renumbered, strict=True):
-        _copy_kept(
-            reader.offsets, reader.postings, reader.frequencies, new, places_, cursors, documents, frequencies
-        )
+        _copy_kept(reader.offsets, reader.postings, reader.frequencies, new, places_, cursors, documents, frequencies)
     lengths = [np.asarray(reader.lengths)[new >= 0] for reader, new in zip(readers, renumbered, strict=True)]
     _save(
         folder,

@@ -132,9 +132,7 @@ def read_pointer(folder: Path) -> tuple[str, str]:
                 f"{folder} holds an unfinished build and no index yet; "
                 "run the same `retriever index build` again to resume it."
             ) from None
-        raise UnknownIndex(
-            f"no index at {folder}; build one with `retriever index build CORPUS {folder}`."
-        ) from None
+        raise UnknownIndex(f"no index at {folder}; build one with `retriever index build CORPUS {folder}`.") from None
     except UnicodeDecodeError as error:
         raise IndexCorrupt(f"{folder}/CURRENT is not text; restore it or rebuild the index.") from error
     name, _, digest = content.strip().partition(" ")

@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS documents (
     deleted INTEGER
 );
 CREATE UNIQUE INDEX IF NOT EXISTS live ON documents (id) WHERE deleted IS NULL;
+CREATE INDEX IF NOT EXISTS ids ON documents (id);
 CREATE INDEX IF NOT EXISTS parents ON documents (parent) WHERE parent IS NOT NULL;
 CREATE INDEX IF NOT EXISTS graves ON documents (row) WHERE deleted IS NOT NULL;
 CREATE TABLE IF NOT EXISTS fields (
@@ -114,9 +115,7 @@ class Records:
     def _open(self) -> sqlite3.Connection:
         # On a read-only medium the write-ahead log cannot be opened; nothing can change there either.
         for mode in ("mode=ro", "immutable=1"):
-            connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False
-            )
+            connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False)
             try:
                 connection.execute("SELECT 1 FROM documents LIMIT 1").fetchone()
             except sqlite3.OperationalError:
@@ -125,9 +124,7 @@ class Records:
                     raise
             except sqlite3.DatabaseError as error:
                 connection.close()
-                raise IndexCorrupt(
-                    f"{self.path} is damaged ({error}); restore it or rebuild the index."
-                ) from error
+                raise IndexCorrupt(f"{self.path} is damaged ({error}); restore it or rebuild the index.") from error
             else:
                 return connection
         raise AssertionError("unreachable")
@@ -162,6 +159,15 @@ class Records:
             return _document(row)
         chunks = [_document(row) for row in connection.execute(query.format("parent"), (id_,))]
         return reassemble(chunks) if chunks else None
+
+    def missing(self, ids: Iterable[str]) -> list[str]:
+        """Return the ids that are neither a visible document nor the parent of one."""
+        connection = self._connection()
+        queries = [
+            f"SELECT 1 FROM documents WHERE {column} = ? AND {self._visible} LIMIT 1"  # noqa: S608 (an integer)
+            for column in ("id", "parent")
+        ]
+        return [id_ for id_ in ids if not any(connection.execute(query, (id_,)).fetchone() for query in queries)]
 
     def match(self, name: str, condition: str, values: Sequence[str | float]) -> NDArray[np.int64]:
         """Return the rows whose field `name` fulfils an SQL condition on `value`, ascending."""
@@ -353,9 +359,7 @@ class RecordWriter:
                     f"INSERT INTO documents SELECT ?, {columns}, ?, NULL FROM documents WHERE row = ?",  # noqa: S608
                     (new, self.generation, old),
                 )
-                connection.execute(
-                    "INSERT INTO fields SELECT name, value, ? FROM fields WHERE row = ?", (new, old)
-                )
+                connection.execute("INSERT INTO fields SELECT name, value, ? FROM fields WHERE row = ?", (new, old))
 
     def deleted_ordinals(self, segment: int) -> NDArray[np.int64]:
         """Return the ordinals of a segment that this generation no longer sees."""

@@ -6,7 +6,7 @@
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -206,6 +206,10 @@ class Index:
         """Return a document by its id, or None; the id of a chunked document gives the whole of it."""
         return self.records.get(id_)
 
+    def missing(self, ids: Iterable[str]) -> list[str]:
+        """Return those ids that the index does not hold, neither as documents nor as chunked ones."""
+        return self.records.missing(ids)
+
     def documents(self, rows: Sequence[int]) -> dict[int, Document]:
         """Return documents by row."""
         return self.records.fetch(rows)
@@ -278,9 +282,7 @@ class Index:
             found.append(reader.search(spans[number], weights, inverse, segment.id_rank, k, allowed))
         return self._merge(found, k), list(counts)
 
-    def search_dense(
-        self, vectors: NDArray[np.float32], k: int, mask: Mask | None
-    ) -> tuple[list[Candidates], bool]:
+    def search_dense(self, vectors: NDArray[np.float32], k: int, mask: Mask | None) -> tuple[list[Candidates], bool]:
         """Return for each query vector (Q, H) the best k documents, and whether the search was exact."""
         per_query: list[list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = [[] for _ in vectors]
         exact = True

@@ -100,6 +100,4 @@ def require_size(path: Path, size: int) -> None:
     except FileNotFoundError:
         raise IndexCorrupt(f"{path} is missing; restore it or rebuild the index.") from None
     if actual != size:
-        raise IndexCorrupt(
-            f"{path} has {actual:,} bytes, the manifest says {size:,}; restore it or rebuild the index."
-        )
+        raise IndexCorrupt(f"{path} has {actual:,} bytes, the manifest says {size:,}; restore it or rebuild the index.")

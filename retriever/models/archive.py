@@ -34,9 +34,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
 
 def _check_names(archive: str, entries: list[zipfile.ZipInfo]) -> None:
     if len(entries) > MAX_ENTRIES:
-        raise BackendUnavailable(
-            f"{archive} has {len(entries):,} entries, at most {MAX_ENTRIES:,} are allowed."
-        )
+        raise BackendUnavailable(f"{archive} has {len(entries):,} entries, at most {MAX_ENTRIES:,} are allowed.")
     seen: set[str] = set()
     for entry in entries:
         name = entry.orig_filename

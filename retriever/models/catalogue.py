@@ -92,9 +92,7 @@ MINILM = PinnedModel(
         for name, sha256 in {
             "README.md": "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7",
             "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            "config_sentence_transformers.json": (
-                "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"
-            ),
+            "config_sentence_transformers.json": ("061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"),
             "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
             "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
             "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
@@ -300,9 +298,7 @@ SMOLLM2 = PinnedModel(
     extra="gguf",
 )
 
-CATALOGUE: dict[str, PinnedModel] = {
-    model.name: model for model in (MINILM, MPNET, SPLADE_TINY, E5_SMALL, SMOLLM2)
-}
+CATALOGUE: dict[str, PinnedModel] = {model.name: model for model in (MINILM, MPNET, SPLADE_TINY, E5_SMALL, SMOLLM2)}
 
 
 def pinned(name: str) -> PinnedModel | None:

@@ -219,9 +219,7 @@ def dimension(folder: Path) -> int | None:
     for kind, place in modules(folder):
         settings = read_object(place / "config.json")
         if kind == "Pooling":
-            one = _positive(settings.get("embedding_dimension")) or _positive(
-                settings.get("word_embedding_dimension")
-            )
+            one = _positive(settings.get("embedding_dimension")) or _positive(settings.get("word_embedding_dimension"))
             width = one * max(1, len(_pooling_modes(settings))) if one else None
         elif kind == "Dense":
             width = _positive(settings.get("out_features"))

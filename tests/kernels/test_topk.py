@@ -88,9 +88,7 @@ def test_by_hand(search: Search) -> None:
     ids=lambda value: str(value),
 )
 @pytest.mark.parametrize("search", IMPLEMENTATIONS)
-def test_equals_reference_with_many_ties(
-    search: Search, Q: int, D: int, H: int, k: int, dtype: torch.dtype
-) -> None:
+def test_equals_reference_with_many_ties(search: Search, Q: int, D: int, H: int, k: int, dtype: torch.dtype) -> None:
     queries = inside_nan(whole_numbers((Q, H), seed=D), dtype)
     documents = inside_nan(whole_numbers((D, H), seed=Q), dtype)
     scores, rows = search(queries, documents, k)
@@ -119,9 +117,7 @@ def test_only_allowed_documents(search: Search, share: float) -> None:
 @pytest.mark.parametrize("search", IMPLEMENTATIONS)
 def test_random_floats(search: Search) -> None:
     generator = torch.Generator("cpu").manual_seed(4)
-    queries, documents = (
-        torch.randn(count, 77, generator=generator, device="cpu").to(DEVICE) for count in (6, 901)
-    )
+    queries, documents = (torch.randn(count, 77, generator=generator, device="cpu").to(DEVICE) for count in (6, 901))
     scores, rows = search(queries, documents, 15)
     expected, expected_rows = topk_reference(queries, documents, 15)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-4)
@@ -185,9 +181,7 @@ def test_nan_in_a_query_is_refused_without_documents() -> None:
         (torch.ones(2, 3), torch.ones(2, 3), 1, torch.ones(2), "allowed must be"),
     ],
 )
-def test_misfits_are_refused(
-    queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None, message: str
-) -> None:
+def test_misfits_are_refused(queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         topk(queries, documents, k, allowed)
 

@@ -43,9 +43,7 @@ def test_sha256(tmp_path):
 
 
 def test_a_second_writer_is_told_who_holds_the_lock_and_a_dead_one_holds_nothing(tmp_path):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(IndexLocked, match=f"process {holder.pid} on host"), exclusive_lock(tmp_path):

@@ -54,9 +54,7 @@ def make_client(small_index: Path, encoder: Any) -> Iterator[MakeClient]:
         def make(index: Path = small_index, **settings: Any) -> Client:
             opened = open_index(index, encoder=encoder)
             app = create_app(Settings(index=index, **settings), opened)
-            return stack.enter_context(
-                Client(app, base_url="http://localhost", raise_server_exceptions=False)
-            )
+            return stack.enter_context(Client(app, base_url="http://localhost", raise_server_exceptions=False))
 
         yield make
 

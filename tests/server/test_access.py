@@ -133,9 +133,7 @@ def access_lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.name == "server.access"]
 
 
-def test_the_access_log_tells_everything_but_the_query(
-    client: Client, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_access_log_tells_everything_but_the_query(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "server.access"):
         response = client.search("a private question", k=3)
     (line,) = access_lines(caplog)

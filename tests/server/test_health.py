@@ -67,9 +67,7 @@ def test_vectors_that_drifted_keep_the_service_from_starting(small_index: Path, 
 
 def test_a_model_that_breaks_later_turns_readiness_off(small_index: Path, encoder: Any) -> None:
     breaking = Drifted(encoder)
-    app = create_app(
-        Settings(index=small_index, readiness_seconds=0), open_index(small_index, encoder=breaking)
-    )
+    app = create_app(Settings(index=small_index, readiness_seconds=0), open_index(small_index, encoder=breaking))
     with TestClient(app, base_url="http://localhost") as client:
         assert client.get("/readyz").status_code == 200
         breaking.drift = float("nan")

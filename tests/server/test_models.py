@@ -29,7 +29,12 @@ def test_models_are_listed(client: Client, reranking_client: Client) -> None:
 
 @pytest.mark.parametrize(
     ("model", "name"),
-    [("all-MiniLM-L6-v2", "all-MiniLM-L6-v2"), ("owner/name", "owner/name"), ("/srv/models/mine", "mine"), ("./mine", "mine")],
+    [
+        ("all-MiniLM-L6-v2", "all-MiniLM-L6-v2"),
+        ("owner/name", "owner/name"),
+        ("/srv/models/mine", "mine"),
+        ("./mine", "mine"),
+    ],
 )
 def test_public_name_hides_folders(model: str, name: str) -> None:
     assert public_name(model) == name
@@ -90,9 +95,7 @@ def test_native_dimensions_are_accepted(client: Client) -> None:
         ({"input": "a", "unknown": 1}, "unknown"),
     ],
 )
-def test_faulty_embedding_requests_are_refused_in_openais_form(
-    client: Client, body: dict[str, Any], word: str
-) -> None:
+def test_faulty_embedding_requests_are_refused_in_openais_form(client: Client, body: dict[str, Any], word: str) -> None:
     response = embed(client, **body)
     assert response.status_code == 422
     error = response.json()["error"]
@@ -205,9 +208,7 @@ class Constant:
         return np.ones(len(documents), np.float32), 0
 
 
-def test_constant_scores_of_different_documents_are_a_fault(
-    make_client: MakeClient, tiny_reranker: Path
-) -> None:
+def test_constant_scores_of_different_documents_are_a_fault(make_client: MakeClient, tiny_reranker: Path) -> None:
     client = make_client(reranker=str(tiny_reranker))
     with client.service.index.lease() as index:
         index.use_reranker(str(tiny_reranker), Constant())

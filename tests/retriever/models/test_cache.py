@@ -53,9 +53,7 @@ def test_a_pull_gives_the_pinned_bytes_and_their_provenance(home: Path, local_in
     assert left_in(home) == ["tiny"]
 
 
-def test_a_pull_repeated_changes_no_file(
-    home: Path, local_index: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pull_repeated_changes_no_file(home: Path, local_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(local_index)
     folder = cache.build(model)
     before = {path: path.stat() for path in folder.rglob("*")}
@@ -121,25 +119,19 @@ def test_a_damaged_or_outdated_build_is_made_again(home: Path, local_index: Path
     assert left_in(home) == ["tiny"]
 
 
-def test_a_missing_extra_is_named_before_the_download(
-    home: Path, local_index: Path, ways_out: list[str]
-) -> None:
+def test_a_missing_extra_is_named_before_the_download(home: Path, local_index: Path, ways_out: list[str]) -> None:
     with pytest.raises(BackendUnavailable, match=r'pip install "retriever-engine\[absent_package\]"'):
         cache.build(replace(tiny_model(local_index), extra="absent_package"))
     assert not ways_out
 
 
-def test_too_little_space_is_told_before_the_download(
-    home: Path, local_index: Path, ways_out: list[str]
-) -> None:
+def test_too_little_space_is_told_before_the_download(home: Path, local_index: Path, ways_out: list[str]) -> None:
     with pytest.raises(StorageFull, match="RETRIEVER_HOME"):
         cache.build(replace(tiny_model(local_index), size=1 << 60))
     assert not ways_out
 
 
-def test_a_cache_that_is_a_file_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_index: Path
-) -> None:
+def test_a_cache_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_index: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RETRIEVER_HOME", str(tmp_path / "file"))
     with pytest.raises(InvalidInput, match="is a file"):
@@ -219,9 +211,7 @@ def test_an_interrupt_leaves_nothing(home: Path, local_index: Path, tmp_path: Pa
     assert left_in(home) == []
 
 
-def test_what_a_killed_pull_left_is_removed_by_the_next(
-    home: Path, local_index: Path, tmp_path: Path
-) -> None:
+def test_what_a_killed_pull_left_is_removed_by_the_next(home: Path, local_index: Path, tmp_path: Path) -> None:
     with pull_in_another_process(local_index, tmp_path / "marks", 60) as process:
         wait_for(tmp_path / "marks" / "building", process)
         process.kill()

@@ -118,9 +118,7 @@ def test_safetensors_come_and_nothing_that_runs(hub: ThreadingHTTPServer, tmp_pa
     assert len(hub.asked) == asked, "the second time it comes from the local cache"  # type: ignore[attr-defined]
 
 
-def test_a_model_of_pickles_alone_is_refused_before_any_file(
-    hub: ThreadingHTTPServer, tmp_path: Path
-) -> None:
+def test_a_model_of_pickles_alone_is_refused_before_any_file(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     result = resolve_with(address(hub), tmp_path, "some/pickled")
     assert "InvalidInput: The hub's model 'some/pickled' has no safetensors weights" in result.stderr
     assert not any("/resolve/" in path for path in hub.asked)  # type: ignore[attr-defined]
@@ -131,9 +129,7 @@ def test_an_unknown_model_is_told(hub: ThreadingHTTPServer, tmp_path: Path) -> N
     assert "InvalidInput: The hub has no public model 'some/absent'." in result.stderr
 
 
-def test_other_weights_under_a_pinned_name_give_way_to_the_wheel(
-    hub: ThreadingHTTPServer, tmp_path: Path
-) -> None:
+def test_other_weights_under_a_pinned_name_give_way_to_the_wheel(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     result = resolve_with(address(hub), tmp_path, "sentence-transformers/all-MiniLM-L6-v2")
     assert result.stdout.strip() == str(tmp_path / "models" / "all-MiniLM-L6-v2"), result.stderr
     assert any("/resolve/" in path for path in hub.asked)  # type: ignore[attr-defined]
@@ -146,9 +142,8 @@ def test_a_hub_that_never_answers_is_given_up_soon(tmp_path: Path) -> None:
         start = time.monotonic()
         result = resolve_with(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, "some/model")
         waited = time.monotonic() - start
-    assert (
-        "BackendUnavailable: The model 'some/model' is not on this machine and the hub cannot be reached"
-        in (result.stderr)
+    assert "BackendUnavailable: The model 'some/model' is not on this machine and the hub cannot be reached" in (
+        result.stderr
     )
     # Its own limit is 10 s; without it the client waits for minutes, so this is no matter of speed.
     assert waited < 60

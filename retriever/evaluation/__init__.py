@@ -1,0 +1,1 @@
+"""Evaluation: collections, measures, records of evaluated runs, significance, and tables measured again."""
