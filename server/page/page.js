@@ -41,6 +41,11 @@ function element(name, className = "", text = "") {
   return made;
 }
 
+// Long names may go on in the next line after a dot, slash or underscore.
+function breakable(text) {
+  return text.split(/(?<=[./_])/).flatMap((piece) => [piece, element("wbr")]).slice(0, -1);
+}
+
 class ServiceError extends Error {
   constructor(status, body) {
     super(body?.error?.message ?? `The service answered ${status}.`);
@@ -302,9 +307,9 @@ function card(hit, position, ranges, asked) {
   const made = find("card").content.firstElementChild.cloneNode(true);
   const part = (selector) => made.querySelector(selector);
   part(".rank").textContent = position + 1;
-  part("h2").textContent = hit.title || hit.id;
+  part("h2").append(...breakable(hit.title || hit.id));
   const names = [hit.id, hit.chunk].filter((name) => name && name !== (hit.title || hit.id));
-  part(".id").textContent = names.join(" · ");
+  part(".id").append(...breakable(names.join(" · ")));
   fillText(part(".text"), hit, false);
   part(".text").addEventListener("click", () => open(made, hit, true));
   made.toggle = () => open(made, hit, !made.classList.contains("open"));

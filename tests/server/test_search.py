@@ -69,7 +69,7 @@ def test_limit_is_another_name_for_k(client: Client) -> None:
 
 
 def test_k_beyond_the_matching_documents_gives_all_of_them(client: Client) -> None:
-    condition = {"module": "csv"}
+    condition = {"module": "argparse"}
     found = result(client.search(k=1000, filter=condition, without=["bm25"]))
     with client.service.index.lease() as index:
         expected = sum(part.sum() for part in index.mask(condition))
