@@ -5,12 +5,12 @@ import sys
 from importlib.metadata import entry_points, version
 from typing import Annotated
 
-import click
 import typer
 
 from retriever.errors import RetrievalError
 
 INTERRUPTED = 130
+INTERRUPTION = "interrupted; nothing that was finished is lost, run the same command again to go on"
 ORDER = ["models", "index", "search", "eval", "train", "serve"]
 
 
@@ -56,22 +56,16 @@ def main() -> None:
     # Forked data loaders would otherwise print a warning for every worker.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        code = build_app(next(iter(sys.argv[1:]), None))(standalone_mode=False)
+        build_app(next(iter(sys.argv[1:]), None))()
     except RetrievalError as error:
         _fail(f"error: {error}", error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output, such as `head`, has had enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    # Typer catches Ctrl-C itself and returns this code.
-    if code == INTERRUPTED:
-        _fail("interrupted; nothing that was finished is lost, run the same command again to go on", code)
-    sys.exit(code)
+    except KeyboardInterrupt:
+        _fail(INTERRUPTION, INTERRUPTED)
+    except SystemExit as stop:
+        # Typer turns Ctrl-C into this code without a word.
+        if stop.code == INTERRUPTED:
+            _fail(INTERRUPTION, INTERRUPTED)
+        raise
 
 
 def _fail(message: str, code: int) -> None:

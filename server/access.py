@@ -8,10 +8,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import Refusal, refusal_response
+from server.routes.page import FILES
 
 HEALTH_PATHS = frozenset({"/livez", "/readyz"})
 # The page's files hold no data; a browser cannot send a key before it has them.
-PAGE_PATHS = frozenset({"/", "/page/page.js", "/page/page.css", "/page/icon.svg"})
+PAGE_PATHS = frozenset(FILES)
 
 HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:]*)(:\d+)?")
 

@@ -1,6 +1,6 @@
 """What the service counts, in Prometheus' form; each app has a registry of its own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -72,7 +72,3 @@ class Metrics:
     def expose(self) -> bytes:
         """Return all numbers in the text format."""
         return generate_latest(self.registry)
-
-    def names(self) -> Iterable[str]:
-        """Yield the name of every metric."""
-        return (family.name for family in self.registry.collect())

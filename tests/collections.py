@@ -6,7 +6,10 @@ from pathlib import Path
 
 from indexing.corpora.pydocs import Entry, entries
 
-MODULES = {"json", "argparse", "collections", "csv", "datetime", "email", "fractions", "logging", "zipfile"}
+MODULES = {
+    "calendar", "collections", "configparser", "contextlib", "csv", "difflib", "fractions", "ipaddress", "json",
+    "optparse", "shutil", "statistics", "zipfile",
+}  # fmt: skip
 
 
 def small_pydocs(documents: int) -> list[Entry]:

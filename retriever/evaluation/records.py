@@ -123,7 +123,7 @@ def evaluate_index(
         "generation": index.generation,
         "documents": len(index),
         "bytes": description["bytes"]["total"],
-        "pipeline": index.pipelines[pipeline].model_dump(),
+        "pipeline": index.pipelines[pipeline].model_dump(mode="json"),
     }
     record.answers = {
         "truncated": sum(answer.truncated for answer in answers),

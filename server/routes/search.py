@@ -59,7 +59,7 @@ def search(body: SearchRequest, request: Request, service: PreparedService) -> S
 def _result(answer: Answer, include_documents: bool) -> Result:
     return Result(
         hits=[_hit(hit, include_documents) for hit in answer.hits],
-        status=answer.status,  # type: ignore[arg-type]
+        status=answer.status,
         exact=answer.exact,
         truncated=answer.truncated,
         degraded=answer.degraded,

@@ -5,10 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -114,12 +115,7 @@ def service_url(
     index = shutil.copytree(small_index, folder / "index")
     add_documents(ListCorpus([EVIL]), index, encoder=encoder)
     with (folder / "log").open("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "retriever.cli", "serve", str(index), "--port", "0"]
-            + ["--offline", "--reranker", str(tiny_reranker), "--rerank-depth", "10", "--device", "cpu"],
-            stderr=log,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+        process = serve_process(index, log, "--reranker", str(tiny_reranker), "--rerank-depth", "10", "--threads", "8")
         try:
             yield wait_for_address(process, folder / "log")
         finally:
@@ -127,10 +123,18 @@ def service_url(
             process.wait(30)
 
 
+def serve_process(index: Path, log: IO[str], *flags: str, **variables: str) -> "subprocess.Popen[bytes]":
+    """Start `retriever serve` on a free port, writing standard error to `log`."""
+    command = [sys.executable, "-m", "retriever.cli", "serve", str(index)]
+    return subprocess.Popen(
+        [*command, "--port", "0", "--offline", "--device", "cpu", *flags],
+        stderr=log,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
+    )
+
+
 def wait_for_address(process: "subprocess.Popen[bytes]", log: Path, seconds: float = 120) -> str:
     """Return the address that a service announces, once it is ready."""
-    import time
-
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = SERVING.search(log.read_text())

@@ -1,0 +1,93 @@
+"""The tests of significance against scipy's, and by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from retriever.evaluation.significance import (
+    bootstrap_interval,
+    compare,
+    compare_across,
+    effect_size,
+    equivalence_test,
+    holm,
+    randomisation_test,
+)
+
+
+def test_exact_for_few_queries_by_hand():
+    # All eight sign patterns of (1, 2, 3): only +++ and --- are as extreme as 6.
+    assert randomisation_test([1.0, 2.0, 3.0]) == 2 / 8
+    assert randomisation_test([1.0, -1.0]) == 1.0
+    assert randomisation_test([0.0, 0.0]) == 1.0
+
+
+@pytest.mark.parametrize("count", [5, 12, 40, 300])
+@pytest.mark.parametrize("shift", [0.0, 0.02, 0.1])
+def test_agrees_with_scipy(count, shift):
+    differences = np.random.default_rng([count, int(shift * 100)]).normal(shift, 0.2, count)
+    theirs = stats.permutation_test(
+        (differences, np.zeros(count)),
+        lambda a, b, axis: (a - b).mean(axis=axis),
+        permutation_type="samples",
+        n_resamples=20_000,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    ).pvalue
+    assert randomisation_test(differences) == pytest.approx(theirs, abs=0.015)
+
+
+def test_the_same_seed_gives_the_same_p():
+    differences = np.random.default_rng(1).normal(0.01, 0.2, 100)
+    assert randomisation_test(differences) == randomisation_test(differences)
+
+
+def test_chance_is_rarely_significant():
+    generator = np.random.default_rng(2)
+    p_values = [randomisation_test(generator.normal(0, 1, 30), permutations=2000) for _ in range(200)]
+    assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.10
+
+
+def test_holm_by_hand():
+    # Sorted .01, .03, .04: times 3, 2, 1, never falling.
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_effect_size_by_hand():
+    assert effect_size([1.0, 2.0, 3.0]) == 2.0
+    assert effect_size([0.5, 0.5]) == 0.0
+
+
+def test_bootstrap_interval_is_about_the_usual_one():
+    differences = np.random.default_rng(3).normal(0.1, 0.3, 400)
+    low, high = bootstrap_interval(differences)
+    expected = stats.t.interval(0.95, 399, differences.mean(), stats.sem(differences))
+    assert (low, high) == pytest.approx(expected, abs=0.005)
+
+
+def test_equivalence_needs_a_small_difference_and_enough_queries():
+    generator = np.random.default_rng(4)
+    assert equivalence_test(generator.normal(0, 0.02, 200), 0.01) < 0.05
+    assert equivalence_test(generator.normal(0.02, 0.02, 200), 0.01) > 0.5
+    assert equivalence_test(generator.normal(0, 0.02, 3), 0.01) > 0.05
+
+
+def test_comparison():
+    before = {"a": 0.5, "b": 0.5, "c": 1.0}
+    after = {"a": 0.75, "b": 0.25, "c": 1.0}
+    found = compare(before, after, margin=0.1)
+    assert (found.wins, found.losses, found.ties) == (1, 1, 1)
+    assert found.difference == 0
+    assert found.p == 1.0
+    with pytest.raises(ValueError, match="same queries"):
+        compare(before, {"a": 1.0})
+
+
+def test_every_collection_weighs_the_same():
+    large = ({str(n): 0.0 for n in range(1000)}, {str(n): 0.1 for n in range(1000)})
+    small = ({"x": 0.4, "y": 0.4}, {"x": 0.2, "y": 0.2})
+    before, after, _ = compare_across({"large": large, "small": small})
+    assert before == pytest.approx((0.0 + 0.4) / 2)
+    assert after == pytest.approx((0.1 + 0.2) / 2)
