@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,7 +64,7 @@ def _quietly() -> Iterator[None]:
 
 
 class DenseEncoder:
-    """Encodes queries and documents; fits `retriever.protocols.Encoder`."""
+    """Encodes queries and documents; fits `retriever.protocols.Encoder`. Threads wait for each other."""
 
     def __init__(self, model: "SentenceTransformer", *, name: str, precision: Precision = "float32") -> None:
         import torch
@@ -76,6 +77,8 @@ class DenseEncoder:
         if precision == "bfloat16":
             model.to(torch.bfloat16)
         self._batch_tokens = 65536 if model.device.type == "cuda" else 4096
+        # A fast tokenizer holds truncation and padding as state, which threads would change under each other.
+        self._lock = threading.RLock()
 
     @property
     def width(self) -> int:
@@ -100,7 +103,8 @@ class DenseEncoder:
         if not texts:
             return []
         # verbose=False: lengths beyond the model's are what this function is asked for.
-        encoded = self.model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
+        with self._lock:
+            encoded = self.model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
@@ -116,12 +120,13 @@ class DenseEncoder:
         vectors = np.zeros((len(texts), self.width), np.float32)
         lengths = [min(count, self.max_tokens) for count in self.count_tokens(texts)]
         for batch in self._batches(lengths):
-            part = encode(
-                [texts[i] for i in batch],
-                batch_size=len(batch),
-                show_progress_bar=False,
-                convert_to_numpy=True,
-            )
+            with self._lock:
+                part = encode(
+                    [texts[i] for i in batch],
+                    batch_size=len(batch),
+                    show_progress_bar=False,
+                    convert_to_numpy=True,
+                )
             vectors[batch] = part.astype(np.float32)
         if self._normalise:
             # Again in float32: a bfloat16 model's own normalisation leaves lengths off by a few thousandths.

@@ -7,6 +7,7 @@
 A field with a list of values matches when any of them does.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -106,11 +107,19 @@ class _Compiler:
         if isinstance(value, bool):
             value = str(value).lower()
         if kind == "number":
-            if isinstance(value, int | float) and np.isfinite(value):
+            if isinstance(value, int | float) and is_finite(value):
                 return float(value)
         elif isinstance(value, str | int | float):
             return str(value)
         raise InvalidInput(f"field {name!r} holds a {kind}, got {_shown(value)}.")
+
+
+def is_finite(value: int | float) -> bool:
+    """Return whether a number fits a float; whole numbers beyond that are refused, not rounded to infinity."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _intersection(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retriever.errors import InvalidInput, ModelFault
+from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.fusion import reciprocal_rank, weighted_minmax
 from retriever.highlight import highlights
 from retriever.pipeline import Fusion, PipelineSpec, Rerank
@@ -184,14 +184,14 @@ def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | 
     head = state.ranking[: rerank.depth]
     if not head:
         return
+    reranker = index.reranker(rerank.model)
     with state.timed("rerank"):
         try:
-            reranker = index.reranker(rerank.model)
             documents = index.documents([state.rows[id_] for id_, _ in head])
             ordered = [documents[state.rows[id_]] for id_, _ in head]
             deadline = None if deadline_ms is None else state.started + deadline_ms / 1e3
             scored = _score_until(reranker, state.query, ordered, deadline)
-        except FAULTS:
+        except (*FAULTS, BackendUnavailable):
             state.answer.degraded.append("rerank_failed")
             return
     if scored is None:

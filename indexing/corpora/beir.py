@@ -1,14 +1,16 @@
 """BEIR folders: corpus.jsonl, queries.jsonl and qrels/*.tsv; reading the corpus, writing all three."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from indexing.corpora.corpus import Raw
 from indexing.corpora.jsonl import read_jsonl
+from indexing.corpora.pydocs import Entry
 from retriever.errors import InvalidInput
-from retriever.storage import write_atomically
+from retriever.storage import disk_errors, sync_file, write_atomically
+from retriever.types import Document
 
 NAMES = ("corpus.jsonl", "corpus.jsonl.gz", "corpus.jsonl.zst")
 
@@ -27,33 +29,59 @@ def read_beir(folder: Path) -> Iterator[Raw]:
 
 
 def write_beir(source: str, target: Path, **options: Any) -> dict[str, Any]:
-    """Write any corpus as a BEIR folder; pydocs comes with queries and judgments. Returns the counts."""
-    from indexing.corpora.opening import open_corpus
+    """Write any corpus as a BEIR folder and return the counts; takes the options of `open_corpus`.
 
-    corpus = open_corpus(source, **{name: value for name, value in options.items() if value is not None})
-    target.mkdir(parents=True, exist_ok=True)
-    temporary = target / ".corpus.jsonl.part"
-    with temporary.open("w", encoding="utf-8") as file:
-        for document in corpus:
-            record: dict[str, Any] = {"_id": document.id, "title": document.title, "text": document.text}
-            record["metadata"] = dict(document.metadata)
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    temporary.replace(target / "corpus.jsonl")
-    report: dict[str, Any] = {"folder": str(target), "documents": corpus.report.documents}
-    if source.partition(":")[0] == "pydocs":
-        from indexing.corpora.pydocs import pairs_of
+    *pydocs* comes with queries and judgments. Those of another source are not copied, and a folder that holds
+    some is refused, since they would stand beside documents that they do not judge.
 
-        report |= _write_judgments(target, pairs_of(source))
+    Raises InvalidInput and StorageFull; corpus.jsonl is then as it was before.
+    """
+    from indexing.corpora.opening import open_corpus, open_pydocs
+
+    options = {name: value for name, value in options.items() if value is not None}
+    corpus = open_corpus(source, **options)
+    pairs: dict[str, Entry] = {}
+    judged = corpus.describe()["format"] == "pydocs"
+    if judged:
+        options.pop("format", None)
+        corpus = open_pydocs(source, lambda pair: pairs.setdefault(pair.id, pair), **options)
+    if target.exists() and not target.is_dir():
+        raise InvalidInput(f"{target} is a file; name a folder.")
+    if not judged and ((target / "queries.jsonl").exists() or (target / "qrels").exists()):
+        raise InvalidInput(f"{target} holds queries or judgments of another corpus; choose another folder.")
+    with disk_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+        _write_corpus(corpus, target / "corpus.jsonl")
+        report: dict[str, Any] = {"folder": str(target), "documents": corpus.report.documents}
+        if judged:
+            report |= _write_judgments(target, pairs.values())
+    for name in ("empty", "duplicates", "bad_lines_total"):
+        if count := getattr(corpus.report, name):
+            report[name] = count
     return report
 
 
-def _write_judgments(target: Path, pairs: Iterator[tuple[str, str, str]]) -> dict[str, int]:
-    """Write queries.jsonl and qrels from (document id, split, query) triples."""
+def _write_corpus(corpus: Iterable[Document], path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for document in corpus:
+                record: dict[str, Any] = {"_id": document.id, "title": document.title, "text": document.text}
+                record["metadata"] = dict(document.metadata)
+                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        sync_file(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_judgments(target: Path, pairs: Iterable[Entry]) -> dict[str, int]:
+    """Write queries.jsonl and qrels."""
     queries = []
     qrels: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
-    for id_, split, query in pairs:
-        queries.append(json.dumps({"_id": f"q:{id_}", "text": query}, ensure_ascii=False))
-        qrels[split].append(f"q:{id_}\t{id_}\t1")
+    for pair in pairs:
+        queries.append(json.dumps({"_id": f"q:{pair.id}", "text": pair.query}, ensure_ascii=False))
+        qrels[pair.split].append(f"q:{pair.id}\t{pair.id}\t1")
     write_atomically(target / "queries.jsonl", ("\n".join(queries) + "\n").encode())
     (target / "qrels").mkdir(exist_ok=True)
     for split, lines in qrels.items():

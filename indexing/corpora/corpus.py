@@ -2,10 +2,11 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from indexing.corpora.metadata import plain
 from retriever.errors import InvalidInput
 from retriever.types import Document
 
@@ -30,7 +31,10 @@ class BadLine(NamedTuple):
 class Report:
     """What was met while a corpus was read; complete when the iteration has ended.
 
-    bad_lines  the first SHOWN_BAD_LINES of the `bad_lines_total`
+    documents   how many were given out
+    empty       how many of them have neither text nor title
+    duplicates  records left out because their id stands elsewhere too
+    bad_lines   the first SHOWN_BAD_LINES of the `bad_lines_total`
     """
 
     documents: int = 0
@@ -55,7 +59,10 @@ TEXT_FIELDS = ("text", "contents", "document_text", "body", "passage", "content"
 
 
 class Corpus:
-    """A stream of checked documents; iterate as often as you like, each time from the start."""
+    """A stream of checked documents in a fixed order; iterate as often as you like, each time from the start.
+
+    Memory grows by one hash of sixteen bytes a document, which is how duplicate ids are found.
+    """
 
     def __init__(
         self,
@@ -68,14 +75,23 @@ class Corpus:
         id_field: str | None = None,
         title_field: str | None = None,
         text_field: str | None = None,
+        metadata_fields: Sequence[str] | None = None,
         max_bad_lines: int = 0,
         duplicates: Duplicates = "fail",
     ) -> None:
         """Wrap a reader of raw records.
 
-        duplicates  an id that occurs again: "fail"; "skip" keeps the first; "overwrite" keeps the last, at
-                    its place, which takes a pass over all ids beforehand
+        rereadable       whether `read` can be called more than once
+        metadata_fields  what to keep of the fields that are neither id, title nor text, and of "metadata";
+                         None keeps all
+        duplicates       an id that occurs again: "fail"; "skip" keeps the first; "overwrite" keeps the last,
+                         at its place, which takes a pass over all records beforehand
+
+        Iterating raises InvalidInput for an id that occurs again under "fail", for more than `max_bad_lines`
+        faulty records, and for a corpus without a document.
         """
+        if max_bad_lines < 0:
+            raise InvalidInput(f"max_bad_lines must be 0 or more, got {max_bad_lines}.")
         if duplicates not in ("fail", "skip", "overwrite"):
             raise InvalidInput(f"duplicates must be fail, skip or overwrite, got {duplicates!r}.")
         if duplicates == "overwrite" and not rereadable:
@@ -93,29 +109,39 @@ class Corpus:
             (title_field,) if title_field else TITLE_FIELDS,
             (text_field,) if text_field else TEXT_FIELDS,
         )
+        self._metadata_fields = None if metadata_fields is None else frozenset(metadata_fields)
         self._max_bad_lines = max_bad_lines
         self._duplicates = duplicates
+        self._rereadable = rereadable
+        self._was_read = False
 
     def describe(self) -> dict[str, Any]:
         """Return what the corpus is and how it is read, ready for JSON; two equal ones give equal documents."""
         chosen = [names[0] if len(names) == 1 else None for names in self._fields]
-        return {**self._description, "name": self.name, "fields": chosen, "duplicates": self._duplicates}
+        description = {**self._description, "name": self.name, "fields": chosen, "duplicates": self._duplicates}
+        if self._metadata_fields is not None:
+            description["metadata_fields"] = sorted(self._metadata_fields)
+        return description
 
     def size_hint(self) -> int | None:
         """Return the number of documents where it is cheap to know."""
         return self._size_hint()
 
     def __iter__(self) -> Iterator[Document]:
+        if self._was_read and not self._rereadable:
+            raise InvalidInput(f"{self.name} can be read once only; save it to a file to read it again.")
+        self._was_read = True
         self.report = Report()
         last = self._last_places() if self._duplicates == "overwrite" else None
-        # Sixteen bytes an id, however long the ids are.
         seen: set[bytes] = set()
-        for place, raw in enumerate(self._read()):
+        for place, raw in enumerate(self._records()):
             document = self._checked(raw)
             if document is None:
                 continue
             key = _key(document.id)
             if last is not None:
+                if key not in last:
+                    raise InvalidInput(f"{raw.path}:{raw.line}: the corpus changes while it is read; try again.")
                 if last[key] != place:
                     self.report.duplicates += 1
                     continue
@@ -132,10 +158,19 @@ class Corpus:
             self.report.documents += 1
             self.report.empty += not document.content.strip()
             yield document
+        if not self.report.documents:
+            faulty = f", {self.report.bad_lines_total} faulty lines left out" if self.report.bad_lines_total else ""
+            raise InvalidInput(f"the corpus {self.name} holds no documents{faulty}; give one that has some.")
+
+    def _records(self) -> Iterator[Raw]:
+        try:
+            yield from self._read()
+        except OSError as error:
+            raise InvalidInput(f"the corpus {self.name} cannot be read: {error}.") from error
 
     def _last_places(self) -> dict[bytes, int]:
         places = {}
-        for place, raw in enumerate(self._read()):
+        for place, raw in enumerate(self._records()):
             document, _ = self._convert(raw)
             if document is not None:
                 places[_key(document.id)] = place
@@ -151,9 +186,11 @@ class Corpus:
             self.report.bad_lines.append(bad)
         if self.report.bad_lines_total > self._max_bad_lines:
             shown = "; ".join(str(line) for line in self.report.bad_lines[:5])
+            if self._max_bad_lines == 0:
+                raise InvalidInput(f"{shown}. Correct it, or leave faulty lines out with --max-bad-lines N.")
             raise InvalidInput(
-                f"{self.report.bad_lines_total} faulty lines, {self._max_bad_lines} allowed: {shown}. "
-                "Correct them, or leave some out with --max-bad-lines."
+                f"{self.report.bad_lines_total} faulty lines, {self._max_bad_lines} allowed, the first: {shown}. "
+                "Correct them, or allow more with --max-bad-lines N."
             )
         return None
 
@@ -168,7 +205,7 @@ class Corpus:
 
     def _document(self, fields: Mapping[str, Any]) -> Document:
         ids, titles, texts = self._fields
-        used = set()
+        used = {"metadata"}
 
         def pick(names: tuple[str, ...]) -> Any:
             for name in names:
@@ -178,46 +215,65 @@ class Corpus:
             return None
 
         id_, title, text = pick(ids), pick(titles), pick(texts)
+        if id_ is None:
+            raise ValueError(_missing("id", ids, fields))
         if text is None:
-            raise ValueError(f"no text: there is none of the fields {', '.join(texts)}")
-        metadata = fields.get("metadata")
-        if metadata is not None and not isinstance(metadata, Mapping):
-            raise ValueError(f"'metadata' must be an object, got {type(metadata).__name__}")
-        used.add("metadata")
-        extra = {name: value for name, value in fields.items() if name not in used and value is not None}
+            raise ValueError(_missing("text", texts, fields))
         return Document(
-            id=_checked_id(id_, ids),
+            id=_checked_id(id_),
             text=_checked_text(text, "text"),
             title=_checked_text(title, "title") if title is not None else "",
-            metadata={**extra, **(metadata or {})},
+            metadata=self._metadata({name: value for name, value in fields.items() if name not in used}, fields),
         )
+
+    def _metadata(self, others: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+        given = fields.get("metadata")
+        if given is not None and not isinstance(given, Mapping):
+            raise ValueError(f"'metadata' must be an object, got {type(given).__name__}")
+        metadata = {}
+        for name, value in {**others, **(given or {})}.items():
+            if self._metadata_fields is not None and name not in self._metadata_fields:
+                continue
+            try:
+                value = plain(value)
+                name = plain(name)
+            except ValueError as error:
+                raise ValueError(f"the field {name[:80]!r} cannot be stored: {error}") from None
+            if value is not None:
+                metadata[name] = value
+        return metadata
+
+
+def _missing(what: str, names: Sequence[str], fields: Mapping[str, Any]) -> str:
+    there = ", ".join(repr(name[:40]) for name in list(fields)[:8]) or "nothing"
+    return f"no {what}: none of {', '.join(names)} has a value, there is {there}"
 
 
 def _key(id_: str) -> bytes:
     return hashlib.blake2b(id_.encode(), digest_size=16).digest()
 
 
-def _checked_id(id_: Any, names: tuple[str, ...]) -> str:
+def _checked_id(id_: Any) -> str:
     if isinstance(id_, int) and not isinstance(id_, bool):
         id_ = str(id_)
-    if isinstance(id_, float) and math.isfinite(id_) and id_.is_integer():
+    # What a table makes of whole numbers in a column with gaps; beyond 2**53 neighbours would fall together.
+    if isinstance(id_, float) and id_.is_integer() and abs(id_) < 2**53:
         id_ = str(int(id_))
-    if id_ is None:
-        raise ValueError(f"no id: there is none of the fields {', '.join(names)}")
     if not isinstance(id_, str):
-        raise ValueError(f"the id must be text or a whole number, got {id_!r}")
+        raise ValueError(f"the id must be text or a whole number, got {type(id_).__name__} {repr(id_)[:80]}")
     if not id_.strip():
         raise ValueError("the id is empty")
+    if len(id_.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        raise ValueError(f"the id {id_[:40]!r}... is longer than {MAX_ID_BYTES} bytes")
+    _checked_text(id_, "id")
     # A run file separates by white space, and a terminal or log should show the id as it is.
     if any(character.isspace() or not character.isprintable() for character in id_):
         raise ValueError(f"the id {id_[:80]!r} contains white space or control characters")
-    if len(id_.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
-        raise ValueError(f"the id {id_[:40]!r}... is longer than {MAX_ID_BYTES} bytes")
-    return _checked_text(id_, "id")
+    return id_
 
 
 def _checked_text(text: Any, what: str) -> str:
-    if isinstance(text, int | float) and not isinstance(text, bool):
+    if isinstance(text, int | float) and not isinstance(text, bool) and math.isfinite(text):
         text = str(text)
     if not isinstance(text, str):
         raise ValueError(f"the {what} must be text, got {type(text).__name__}")

@@ -1,5 +1,6 @@
 """A folder of text, Markdown and HTML files; the id of a document is its path within the folder."""
 
+import os
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -11,46 +12,81 @@ from indexing.corpora.corpus import Raw
 SUFFIXES = {".txt", ".text", ".md", ".markdown", ".rst", ".html", ".htm"}
 MAX_FILE_BYTES = 64 << 20
 
-HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*\s*$", re.MULTILINE)
+HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*\S)")
+FENCE = re.compile(r" {0,3}(```|~~~)")
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Return the files to read in order of their paths; nothing outside the folder is followed."""
+    """Return the files to read in order of their paths.
+
+    Hidden ones are left out, and so is what lies outside the folder: links to folders are not followed, and
+    links to files only when they stay within.
+    """
     root = folder.resolve()
-    found = [
+    return sorted(
         path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file() and path.resolve().is_relative_to(root)
-    ]
-    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+        and (not path.is_symlink() or path.resolve().is_relative_to(root))
+    )
 
 
 def read_folder(folder: Path) -> Iterator[Raw]:
     """Yield one document a file. Title: the first heading, <title>, or the name of the file."""
     for path in files_of(folder):
-        relative = path.relative_to(folder).as_posix()
-        if path.stat().st_size > MAX_FILE_BYTES:
-            yield Raw(str(path), 1, None, f"larger than {MAX_FILE_BYTES >> 20} MiB")
-            continue
+        relative = os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
+        name = f"{folder}/{relative}"
         try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                yield Raw(name, 1, None, f"larger than {MAX_FILE_BYTES >> 20} MiB")
+                continue
             content = path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            yield Raw(str(path), 1, None, f"not UTF-8 at byte {error.start + 1}")
+            yield Raw(name, 1, None, f"not UTF-8 at byte {error.start + 1}; convert the file, from Latin-1 maybe")
+            continue
+        except OSError as error:
+            yield Raw(name, 1, None, f"cannot be read: {error.strerror}")
             continue
         title, text = _parse(path, content)
-        # Spaces cannot stand in an id, since run files separate by them.
-        id_ = quote(relative, safe="/._-~+@=,()[]!#&")
-        yield Raw(str(path), 1, {"id": id_, "title": title or path.stem, "text": text, "path": relative})
+        yield Raw(name, 1, {"id": id_of(path.relative_to(folder)), "title": title, "text": text, "path": relative})
+
+
+def id_of(relative: Path) -> str:
+    """Return a path as an id: what cannot stand in one, such as a space, is percent-encoded as in a URL."""
+    return "".join(
+        quote(os.fsencode(character), safe="")
+        if character == "%" or character.isspace() or not character.isprintable()
+        else character
+        for character in relative.as_posix()
+    )
 
 
 def _parse(path: Path, content: str) -> tuple[str, str]:
-    if path.suffix.lower() in (".html", ".htm"):
-        return visible_text(content)
-    if path.suffix.lower() in (".md", ".markdown"):
-        heading = HEADING.search(content)
-        if heading:
-            return heading.group(1), (content[: heading.start()] + content[heading.end() :]).strip()
-    return "", content.strip()
+    suffix = path.suffix.lower()
+    title, text = "", content.strip()
+    if suffix in (".html", ".htm"):
+        title, text = visible_text(content)
+    elif suffix in (".md", ".markdown"):
+        title, text = _without_heading(content)
+    return title or os.fsencode(path.stem).decode("utf-8", "backslashreplace"), text
+
+
+def _without_heading(markdown: str) -> tuple[str, str]:
+    """Return the first heading outside code, and the text without it."""
+    lines = markdown.split("\n")
+    in_code = False
+    for number, line in enumerate(lines):
+        if FENCE.match(line):
+            in_code = not in_code
+        elif not in_code and (found := HEADING.fullmatch(line.rstrip())):
+            heading = found.group(1)
+            # "## Title ##" is closed, "# C#" is not.
+            opened = heading.rstrip("#")
+            heading = heading if opened and not opened[-1].isspace() else opened.rstrip()
+            return heading, "\n".join(lines[:number] + lines[number + 1 :]).strip()
+    return "", markdown.strip()
 
 
 class _Visible(HTMLParser):
@@ -72,13 +108,14 @@ class _Visible(HTMLParser):
         self._in_heading = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "body" or (tag in self.BLOCKS and self._hidden == ["head"]):
+            # A head may end without being closed.
+            self._hidden.clear()
         if tag == "title":
-            self._in_title = True
+            # A drawing can have titles too.
+            self._in_title = not self.title and "svg" not in self._hidden
         elif tag in self.HIDDEN:
             self._hidden.append(tag)
-        elif tag == "body":
-            # A head that was never closed ends here.
-            self._hidden.clear()
         elif tag == "h1" and not self.heading:
             self._in_heading = True
         if tag in self.BLOCKS:

@@ -4,14 +4,21 @@ import gzip
 import sys
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from retriever.errors import InvalidInput
 
 MAX_LINE_BYTES = 64 << 20
-# A file that grows by more than this when it is unpacked is not a corpus.
-MAX_EXPANSION = 1000
+# A file that grows by more than this when it is unpacked is not a corpus; gzip can reach 1,030, text about 10.
+MAX_EXPANSION = 500
+# Below this many bytes the growth is not looked at.
+HARMLESS_BYTES = 1 << 30
+
+BLOCK = 1 << 20
+# A block of four bytes can stand for 128 KiB, so what is unpacked at once comes to 128 MiB at most.
+PACKED_BLOCK = 4096
 
 
 class Line(NamedTuple):
@@ -22,63 +29,82 @@ class Line(NamedTuple):
     reason: str = ""
 
 
-def open_binary(path: Path) -> BinaryIO:
-    """Open a file for reading, unpacked when its name ends in .gz or .zst."""
-    if path.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    if path.suffix == ".zst":
-        import zstandard
-
-        # Large windows are common in published dumps; 2 GiB is the format's own limit.
-        unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-        return cast(BinaryIO, unpacker.stream_reader(path.open("rb"), read_across_frames=True, closefd=True))
-    return path.open("rb")
-
-
 def read_lines(path: Path | None) -> Iterator[Line]:
     """Yield the lines of a file, or of standard input for None; a byte-order mark and CRLF are taken off.
 
+    Lines end at line feeds alone, since JSON may hold the other separators of Unicode.
     Raises InvalidInput for a damaged or absurdly compressed file, naming it.
     """
-    name = "standard input" if path is None else str(path)
-    file = sys.stdin.buffer if path is None else open_binary(path)
-    size = path.stat().st_size if path is not None else 0
-    packed = path is not None and path.suffix in (".gz", ".zst")
-    total = 0
+    for number, raw in enumerate(_split(_blocks(path)), 1):
+        yield _decode(number, raw)
+
+
+def _blocks(path: Path | None) -> Iterator[bytes]:
+    if path is None:
+        yield from iter(partial(sys.stdin.buffer.read, BLOCK), b"")
+        return
+    with path.open("rb") as file:
+        if path.suffix == ".gz":
+            yield from _bounded(path, _gunzip(path, file))
+        elif path.suffix == ".zst":
+            yield from _bounded(path, _unzstd(path, file))
+        else:
+            yield from iter(partial(file.read, BLOCK), b"")
+
+
+def _gunzip(path: Path, file: BinaryIO) -> Iterator[bytes]:
     try:
-        for number, raw in enumerate(_split(file), 1):
-            total += len(raw)
-            if packed and total > 1 << 30 and total > MAX_EXPANSION * size:
-                raise InvalidInput(f"{name} unpacks to more than {MAX_EXPANSION} times its size; not read.")
-            yield _decode(number, raw)
+        with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
+            yield from iter(partial(unpacked.read, BLOCK), b"")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InvalidInput(f"{name} is a damaged gzip file ({error}); fetch it again.") from error
-    except Exception as error:
-        if type(error).__name__ == "ZstdError":
-            raise InvalidInput(f"{name} is a damaged zstd file ({error}); fetch it again.") from error
-        raise
-    finally:
-        if path is not None:
-            file.close()
+        raise InvalidInput(f"{path} is a damaged gzip file ({error}); fetch it again.") from error
 
 
-def _split(file: BinaryIO) -> Iterator[bytes]:
-    """Yield lines with their ends; of one that is too long only the beginning, the rest is passed over."""
-    buffer = b""
-    skipping = False
-    while block := file.read(1 << 20):
-        buffer += block
-        *lines, buffer = buffer.split(b"\n")
-        for line in lines:
-            if not skipping:
-                yield line + b"\n"
-            skipping = False
-        if len(buffer) > MAX_LINE_BYTES:
-            if not skipping:
-                yield buffer
-            skipping, buffer = True, b""
-    if buffer and not skipping:
-        yield buffer
+def _unzstd(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """Yield the content of all frames. The library's own reader takes a file that was cut off for a whole one."""
+    import zstandard
+
+    # Large windows are common in published dumps; 2 GiB is the format's own limit.
+    unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    frame = None
+    try:
+        while packed := file.read(PACKED_BLOCK):
+            while packed:
+                frame = frame or unpacker.decompressobj()
+                yield frame.decompress(packed)
+                packed = b""
+                if frame.eof:
+                    packed, frame = frame.unused_data, None
+    except zstandard.ZstdError as error:
+        raise InvalidInput(f"{path} is a damaged zstd file ({error}); fetch it again.") from error
+    if frame is not None:
+        raise InvalidInput(f"{path} is a damaged zstd file (it ends within a frame); fetch it again.")
+
+
+def _bounded(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    allowed = max(HARMLESS_BYTES, MAX_EXPANSION * path.stat().st_size)
+    total = 0
+    for block in blocks:
+        total += len(block)
+        if total > allowed:
+            raise InvalidInput(f"{path} unpacks to more than {MAX_EXPANSION} times its size; not read.")
+        yield block
+
+
+def _split(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield lines without their ends; of one that is too long only the beginning, too long as well."""
+    pending: list[bytes] = []
+    held = 0
+    for block in blocks:
+        *ended, rest = block.split(b"\n")
+        for line in ended:
+            yield b"".join([*pending, line]) if pending else line
+            pending, held = [], 0
+        if rest and held <= MAX_LINE_BYTES:
+            pending.append(rest)
+            held += len(rest)
+    if pending:
+        yield b"".join(pending)
 
 
 def _decode(number: int, raw: bytes) -> Line:
@@ -87,6 +113,6 @@ def _decode(number: int, raw: bytes) -> Line:
     if number == 1:
         raw = raw.removeprefix(b"\xef\xbb\xbf")
     try:
-        return Line(number, raw.rstrip(b"\r\n").decode("utf-8"))
+        return Line(number, raw.removesuffix(b"\r").decode("utf-8"))
     except UnicodeDecodeError as error:
         return Line(number, None, f"not UTF-8 at byte {error.start + 1}; convert the file, from Latin-1 maybe")

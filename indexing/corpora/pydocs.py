@@ -15,7 +15,7 @@ import sysconfig
 import textwrap
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ LEFT_OUT = frozenset(
 )  # fmt: skip
 MAX_SOURCE_BYTES = 2_000_000
 MAX_TEXT = 6_000
+LEAST_TEXT = 40
 LEAST_WORDS = 4
 MOST_CHARACTERS = 300
 
@@ -63,7 +64,9 @@ class Entry:
 
 def roots_of(source: str) -> list[Path]:
     """Return the folders that a source names. Raises InvalidInput for an unknown one."""
-    scope = source.partition(":")[2]
+    name, _, scope = source.partition(":")
+    if name != "pydocs":
+        raise InvalidInput(f"unknown collection {source!r}; use pydocs or pydocs:stdlib.")
     paths = sysconfig.get_paths()
     if scope == "stdlib":
         return [Path(paths["stdlib"])]
@@ -72,22 +75,21 @@ def roots_of(source: str) -> list[Path]:
     return list(dict.fromkeys(Path(paths[name]) for name in ("stdlib", "purelib", "platlib")))
 
 
-def read_pydocs(source: str) -> Iterator[Raw]:
-    """Yield the documents of *pydocs*."""
+def read_pydocs(source: str, note: Callable[[Entry], object] | None = None) -> Iterator[Raw]:
+    """Yield the documents of *pydocs*; `note` is told each pair, since a document does not hold its query."""
     for number, entry in enumerate(entries(source), 1):
+        if note is not None:
+            note(entry)
         fields = {"id": entry.id, "title": entry.id, "text": entry.text}
         metadata = {"module": entry.module, "kind": entry.kind, "lines": entry.lines}
         yield Raw(source, number, {**fields, "metadata": metadata})
 
 
-def pairs_of(source: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (document id, split, query)."""
-    for entry in entries(source):
-        yield entry.id, entry.split, entry.query
-
-
 def entries(source: str) -> Iterator[Entry]:
-    """Yield all pairs in a fixed order, near-duplicates removed: of several the first stays."""
+    """Yield all pairs in a fixed order, near-duplicates removed: of several the first stays.
+
+    Parsing takes most of the time: seconds for the standard library, minutes for a large installation.
+    """
     known_ids: set[str] = set()
     known_queries: set[str] = set()
     seen = _NearDuplicates()
@@ -113,6 +115,9 @@ def _entries_of(root: Path, path: Path) -> Iterator[Entry]:
     parts = list(path.relative_to(root).with_suffix("").parts)
     if parts[-1] == "__init__":
         parts.pop()
+    if not all(part.isidentifier() for part in parts):
+        # It cannot be imported, so its path is no name.
+        return
     try:
         if path.stat().st_size > MAX_SOURCE_BYTES:
             return
@@ -121,7 +126,7 @@ def _entries_of(root: Path, path: Path) -> Iterator[Entry]:
             # Other people's invalid escapes are not our user's concern.
             warnings.simplefilter("ignore")
             tree = ast.parse(code)
-    except (SyntaxError, ValueError, OSError, RecursionError):
+    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
         # Templates and sources of other Python versions lie in every installation.
         return
     lines = code.split("\n")
@@ -159,8 +164,10 @@ def _entry(node: Definition, id_: str, lines: list[str], module: str, kind: str)
     code = lines[node.lineno - 1 : first.lineno - 1] + lines[first.end_lineno or 0 : node.end_lineno]
     text = textwrap.dedent("\n".join(code)).strip()
     text = f"{rest}\n\n{text}"[:MAX_TEXT].strip() if rest else text[:MAX_TEXT]
+    if len(text) < LEAST_TEXT or not _is_whole(text):
+        return None
     # The answer must not simply be found by its own words in the same order.
-    if len(text) < 40 or query.lower().rstrip(".") in text.lower():
+    if query.lower().rstrip(".") in " ".join(text.lower().split()):
         return None
     return Entry(id_, query, text, module, kind, (node.end_lineno or node.lineno) - node.lineno + 1)
 
@@ -173,6 +180,11 @@ def _split_docstring(docstring: str) -> tuple[str | None, str]:
     words = re.findall(r"[A-Za-z]{2,}", query)
     usable = len(words) >= LEAST_WORDS and len(query) <= MOST_CHARACTERS and not BOILERPLATE.match(query)
     return (query if usable and query.isprintable() else None), docstring[end:].strip()
+
+
+def _is_whole(text: str) -> bool:
+    """Return whether a text can be stored; a docstring may spell half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 class _NearDuplicates:

@@ -35,11 +35,17 @@ def run(
     system: Annotated[
         Path | None, typer.Argument(metavar="[INDEX]", help="Folder of the index; left out with --run.")
     ] = None,
-    collection: Annotated[str | None, typer.Argument(metavar="COLLECTION", help="BEIR folder, or irds:NAME.")] = None,
+    collection: Annotated[
+        str | None,
+        typer.Argument(metavar="COLLECTION", help="BEIR folder, irds:NAME, or a file of judgments (BEIR, TREC)."),
+    ] = None,
     run_file: Annotated[
         Path | None, typer.Option("--run", help="Evaluate this TREC run (.gz too) instead of an index.")
     ] = None,
     split: Annotated[str, typer.Option(help="Which judgments: qrels/SPLIT.tsv.")] = "test",
+    queries: Annotated[
+        Path | None, typer.Option(help="File of queries (.jsonl, or id, tab and text), for a file of judgments.")
+    ] = None,
     pipeline: Annotated[
         list[str] | None, typer.Option("--pipeline", "-p", help="Repeatable; all of the index if none is given.")
     ] = None,
@@ -70,13 +76,13 @@ def run(
         keep_self=keep_self,
         group_by_parent=group_by_parent,
     )
-    judged = open_collection(collection, split)
+    judged = open_collection(collection, split, queries=queries)
     if run_file is not None:
         from retriever.evaluation.records import evaluate_run
         from retriever.evaluation.runs import read_run
 
         records = [evaluate_run(read_run(run_file), judged, run_file.name.removesuffix(".gz"), settings)]
-        records[0].write(output / f"{judged.name}.{split}.{records[0].system}.json")
+        records[0].write(output / f"{judged.name}.{judged.split}.{records[0].system}.json")
     else:
         assert system is not None
         records = _evaluate_pipelines(
@@ -116,9 +122,10 @@ def _evaluate_pipelines(
         for name in pipelines or index.pipelines:
             stem = f"{collection.name}.{collection.split}.{name}"
             target = output / f"{stem}.json"
-            if target.is_file() and not again:
+            run_file = output / f"{stem}.run.gz"
+            if target.is_file() and run_file.is_file() and not again:
                 record = Record.read(target)
-                if is_current(record, index, collection, name, settings):
+                if is_current(record, index, collection, name, settings, batch_size):
                     records.append(record)
                     continue
             with Progress(f"{name}: queries", len(collection.judged), quiet=False) as progress:
@@ -126,7 +133,7 @@ def _evaluate_pipelines(
                     index, collection, name, settings, batch_size=batch_size, advance=progress.advance
                 )
             output.mkdir(parents=True, exist_ok=True)
-            write_run(output / f"{stem}.run.gz", found, name)
+            write_run(run_file, found, name)
             record.write(target)
             records.append(record)
     return records
@@ -220,6 +227,8 @@ def _require_comparable(first: Path, a: "Record", second: Path, b: "Record") -> 
         raise InvalidInput(f"{first} and {second} were measured with different queries or judgments; run one again.")
     if a.settings.keep_self != b.settings.keep_self or a.settings.k != b.settings.k:
         raise InvalidInput(f"{first} and {second} were measured by different rules: {a.settings} and {b.settings}.")
+    if any(a.per_query[name].keys() != b.per_query[name].keys() for name in a.per_query.keys() & b.per_query.keys()):
+        raise InvalidInput(f"{first} and {second} hold different queries; run one again.")
 
 
 def _common_measures(records: Sequence["Record"], wanted: Sequence[str] | None) -> list[str]:
@@ -250,6 +259,7 @@ def _show_comparison(
         "95 % interval",
         "d",
         "W : L : T",
+        "p",
         "p (Holm)",
     ):
         table.add_column(column, justify="left" if column in ("system", "measure") else "right")
@@ -260,7 +270,7 @@ def _show_comparison(
         row = [
             system, name, f"{one.baseline:.4f}", f"{one.system:.4f}", f"{one.difference:+.4f}",
             f"{one.interval[0]:+.4f} … {one.interval[1]:+.4f}", f"{one.effect:+.2f}",
-            f"{one.wins} : {one.losses} : {one.ties}", f"{p:.3g}{' *' if p <= alpha else ''}",
+            f"{one.wins} : {one.losses} : {one.ties}", f"{one.p:.3g}", f"{p:.3g}{' *' if p <= alpha else ''}",
         ]  # fmt: skip
         table.add_row(*row, *([f"{one.equivalence_p:.3g}"] if one.equivalence_p is not None else []))
     console.print(table)

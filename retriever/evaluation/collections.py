@@ -3,8 +3,9 @@
 import csv
 import gzip
 import hashlib
-import io
 import json
+import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,10 @@ from retriever.errors import BackendUnavailable, InvalidInput
 
 Qrels = dict[str, dict[str, int]]
 """Grade of each judged document, by query; grades above 0 are relevant."""
+
+GRADE = re.compile(r"[+-]?[0-9]{1,9}")
+# What the last column of a BEIR file is called.
+HEADERS = ("score", "grade", "relevance", "label", "rel")
 
 
 @dataclass(frozen=True)
@@ -35,35 +40,51 @@ class Collection:
         return {id_: self.queries[id_] for id_ in sorted(self.qrels) if id_ in self.queries}
 
 
-def open_collection(source: str, split: str = "test", *, name: str | None = None) -> Collection:
+def open_collection(
+    source: str, split: str = "test", *, name: str | None = None, queries: Path | None = None
+) -> Collection:
     """Read a collection.
 
-    source  a BEIR folder (queries.jsonl, qrels/SPLIT.tsv, each also .gz or .zst) or "irds:NAME"
+    source   a BEIR folder (queries.jsonl, qrels/SPLIT.tsv, each also .gz or .zst), "irds:NAME", or a file of
+             judgments as BEIR or TREC has them
+    queries  file of queries, queries.jsonl or `id<TAB>text` lines, instead of the folder's; a file of judgments
+             without it is enough to measure a run
     Raises InvalidInput naming file and line, and the splits that there are.
     """
     scheme, _, rest = source.partition(":")
     if scheme in ("irds", "ir_datasets"):
         return _from_irds(rest)
-    folder = Path(source)
-    queries_path = _existing(folder / "queries.jsonl")
-    if not folder.is_dir() or queries_path is None:
-        raise InvalidInput(f"{folder} is no BEIR folder: it has no queries.jsonl. Or give irds:NAME.")
-    qrels_path = _existing(folder / "qrels" / f"{split}.tsv")
+    path = Path(source)
+    if path.is_file():
+        qrels_path: Path | None = path
+        label, split = _stem(path), "all"
+    else:
+        queries = queries or _existing(path / "queries.jsonl")
+        if queries is None:
+            raise InvalidInput(f"{path} is no BEIR folder: it has no queries.jsonl. Or give irds:NAME or judgments.")
+        qrels_path = _existing(path / "qrels" / f"{split}.tsv")
+        label = path.resolve().name
     if qrels_path is None:
-        splits = sorted({path.name.split(".")[0] for path in (folder / "qrels").glob("*.tsv*")})
-        raise InvalidInput(f"{folder} has no split {split!r}; it has: {', '.join(splits) or 'none'}.")
-    texts, digests = {}, {}
-    for path in (queries_path, qrels_path):
-        content = _read(path)
-        digests[path.name] = hashlib.sha256(content).hexdigest()
-        texts[path] = content
-    return Collection(
-        name or folder.resolve().name,
-        split,
-        read_queries(texts[queries_path], queries_path),
-        read_qrels(texts[qrels_path], qrels_path),
-        digests,
-    )
+        splits = sorted({found.name.split(".")[0] for found in (path / "qrels").glob("*.tsv*")})
+        raise InvalidInput(f"{path} has no split {split!r}; it has: {', '.join(splits) or 'none'}.")
+    content = _read(qrels_path)
+    # Of what stands in the file, so that compressing it changes nothing.
+    digests = {_uncompressed(qrels_path): hashlib.sha256(content).hexdigest()}
+    qrels = read_qrels(content, qrels_path)
+    texts: dict[str, str] = {}
+    if queries is not None:
+        content = _read(queries)
+        digests[_uncompressed(queries)] = hashlib.sha256(content).hexdigest()
+        texts = read_queries(content, queries)
+    return Collection(name or label, split, texts, qrels, digests)
+
+
+def _uncompressed(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".zst")
+
+
+def _stem(path: Path) -> str:
+    return Path(_uncompressed(path)).stem
 
 
 def _existing(path: Path) -> Path | None:
@@ -71,17 +92,35 @@ def _existing(path: Path) -> Path | None:
 
 
 def _read(path: Path) -> bytes:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error}") from error
     try:
         if path.suffix == ".gz":
             return gzip.decompress(content)
         if path.suffix == ".zst":
-            import zstandard
-
-            return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content)).read()
-    except (OSError, EOFError) as error:
+            return _decompress_zstandard(content)
+    except (OSError, EOFError, zlib.error) as error:
         raise InvalidInput(f"{path} is damaged ({error}); fetch it again.") from error
     return content
+
+
+def _decompress_zstandard(content: bytes) -> bytes:
+    """Decompress all frames. Raises EOFError when the last one is cut short, OSError for other damage."""
+    import zstandard
+
+    parts = []
+    try:
+        while content:
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            parts.append(frame.decompress(content))
+            if not frame.eof:
+                raise EOFError("the file ends too early")
+            content = frame.unused_data
+    except zstandard.ZstdError as error:
+        raise OSError(str(error)) from error
+    return b"".join(parts)
 
 
 def _lines(content: bytes, path: Path) -> Iterator[tuple[int, str]]:
@@ -95,12 +134,19 @@ def _lines(content: bytes, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_queries(content: bytes, path: Path) -> dict[str, str]:
-    """Read queries.jsonl: `_id` and `text` a line. Raises InvalidInput naming the line."""
-    queries = {}
+    """Read queries.jsonl, `_id` and `text` a line, or lines of id, tab and text when the name has no "jsonl".
+
+    Raises InvalidInput naming the line.
+    """
+    queries: dict[str, str] = {}
+    jsonl = ".jsonl" in path.suffixes
     for number, line in _lines(content, path):
         try:
-            record = json.loads(line)
-            id_, text = str(record["_id"]), record["text"]
+            if jsonl:
+                record = json.loads(line)
+                id_, text = str(record["_id"]), record["text"]
+            else:
+                id_, text = line.split("\t", 1)
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidInput(f"{path}:{number}: a query needs _id and text ({error!r}).") from error
         if not isinstance(text, str) or not text.strip():
@@ -119,9 +165,9 @@ def read_qrels(content: bytes, path: Path) -> Qrels:
     qrels: Qrels = {}
     for number, line in _lines(content, path):
         cells = next(csv.reader([line], delimiter="\t")) if "\t" in line else line.split()
-        if number == 1 and not _is_grade(cells[-1]):
+        if number == 1 and cells[-1].strip().lower() in HEADERS:
             continue
-        if len(cells) not in (3, 4) or not _is_grade(cells[-1]):
+        if len(cells) not in (3, 4) or not all(cells) or not GRADE.fullmatch(cells[-1].strip()):
             raise InvalidInput(
                 f"{path}:{number}: a judgment is query, document, grade, or TREC's four columns; got {line[:80]!r}."
             )
@@ -132,10 +178,6 @@ def read_qrels(content: bytes, path: Path) -> Qrels:
     if not qrels:
         raise InvalidInput(f"{path} holds no judgments.")
     return qrels
-
-
-def _is_grade(text: str) -> bool:
-    return text.strip().lstrip("-").isdigit()
 
 
 def _from_irds(name: str) -> Collection:
@@ -155,7 +197,11 @@ def _from_irds(name: str) -> Collection:
     except Exception as error:
         # The library raises whatever its downloads raise.
         raise BackendUnavailable(f"ir_datasets could not provide {name!r}: {error}") from error
-    return Collection(name.replace("/", "-"), "all", queries, qrels)
+    digests = {
+        part: hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        for part, content in (("queries", queries), ("qrels", qrels))
+    }
+    return Collection(name.replace("/", "-"), "all", queries, qrels, digests)
 
 
 def _query_text(query: Any) -> str:

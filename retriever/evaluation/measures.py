@@ -28,9 +28,13 @@ def parse_measures(names: Sequence[str]) -> list[Any]:
     measures = []
     for name in names:
         try:
-            measures.append(ir_measures.parse_measure(name))
-        except (NameError, ValueError, SyntaxError, TypeError) as error:
+            parsed = ir_measures.parse_measure(name)
+            supported = ir_measures.DefaultPipeline.supports(parsed)
+        except (NameError, ValueError, SyntaxError, TypeError, AssertionError) as error:
             raise InvalidInput(f"unknown measure {name!r}; write nDCG@10, R@100, RR@10, AP, P@5 ...") from error
+        if not supported:
+            raise InvalidInput(f"{name!r} needs a package that is not installed; `ir_measures --help` names it.")
+        measures.append(parsed)
     return measures
 
 

@@ -20,8 +20,9 @@ from retriever.storage import write_atomically
 from retriever.types import Answer, Run
 
 POLICIES = {
-    "ties": "ranking order counts; scores are lowered by 1e-6 where they tie, ids ascending",
-    "missing": "every judged query counts; one without results or without a text scores 0",
+    "ties": "ranking order counts, ids ascending; tied scores are lowered to the next float32",
+    "missing": "means are over all judged queries; one without results or without a text scores 0",
+    "irrelevant": "a query whose judgments are all 0 or below counts and scores 0",
     "unjudged": "queries without judgments are not measured",
 }
 SELF = {
@@ -94,6 +95,10 @@ def evaluate_index(
     run: Run = {}
     answers: list[Answer] = []
     queries = list(collection.judged.items())
+    if not queries:
+        raise InvalidInput(f"no judged query of {collection.name} {collection.split} has a text; give its queries.")
+    # What loads or compiles at the first query is no part of the latencies.
+    index.batch_search([queries[0][1]], 1, pipeline=pipeline, documents=False)
     for start in range(0, len(queries), batch_size):
         batch = queries[start : start + batch_size]
         found = index.batch_search(
@@ -167,16 +172,23 @@ def _record(run: Run, collection: Collection, system: str, settings: EvaluationS
             ),
             "unjudged": len(collection.queries.keys() - judged),
         },
-        policies={**POLICIES, "self": SELF[settings.keep_self]},
+        policies=_policies(settings),
         sha256=collection.sha256,
         environment=environment(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
+def _policies(settings: EvaluationSettings) -> dict[str, str]:
+    return {**POLICIES, "self": SELF[settings.keep_self]}
+
+
 def environment() -> dict[str, Any]:
     """Return the machine and the versions that a number depends on."""
-    packages = ["retriever-engine", "torch", "sentence-transformers", "transformers", "faiss-cpu", "numba"]
+    packages = [
+        "retriever-engine", "torch", "sentence-transformers", "transformers", "faiss-cpu", "faiss-gpu", "numba",
+        "numpy", "ir-measures", "pytrec-eval-terrier",
+    ]  # fmt: skip
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -204,14 +216,21 @@ def _cpu() -> str:
 
 
 def is_current(
-    record: Record, index: Index, collection: Collection, pipeline: str, settings: EvaluationSettings
+    record: Record,
+    index: Index,
+    collection: Collection,
+    pipeline: str,
+    settings: EvaluationSettings,
+    batch_size: int = 64,
 ) -> bool:
-    """Return whether a record is of this very index, collection and settings."""
+    """Return whether a record is of this very index, collection and settings, and made by today's policies."""
     return (
         record.index is not None
         and record.index["fingerprint"] == index.fingerprint
         and record.sha256 == collection.sha256
         and record.system == pipeline
         and record.settings == settings
-        and bool(collection.sha256)
+        and record.policies == _policies(settings)
+        # Another batch size gives other latencies.
+        and (record.latency_ms or {}).get("batch_size") == batch_size
     )

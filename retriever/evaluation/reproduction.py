@@ -113,6 +113,14 @@ def reproduce(
         if only and row.name not in only:
             continue
         source = data / row.data
+        unmeasured = [
+            f"{system} {name}"
+            for system, numbers in row.expected.items()
+            for name in numbers
+            if system not in row.pipelines or name not in MEASURES
+        ]
+        if unmeasured:
+            raise InvalidInput(f"{row.name} expects {unmeasured}, which it does not measure; correct the table.")
         if not source.is_dir():
             say(f"{row.name}: left out, there is no {row.data} in the data folder")
             continue
@@ -130,9 +138,8 @@ def sample(source: Path, row: Row, target: Path) -> Path:
     assert row.sample is not None
     judged = {document for graded in open_collection(str(source), row.split).qrels.values() for document in graded}
     path = next(path for path in (source / "corpus.jsonl", source / "corpus.jsonl.gz") if path.is_file())
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     kept = []
-    with opened as file:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         for line in file:
             id_ = str(json.loads(line)["_id"])
             place = int.from_bytes(hashlib.blake2b(id_.encode(), digest_size=4).digest())
@@ -232,7 +239,8 @@ def as_markdown(table: Table, records: Mapping[str, Mapping[str, Record]], comma
     lines = [
         f"# {table.title}",
         "",
-        f"Made by `{command}`. Machine: {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; "
+        f"Made by `{command}`, {_dates(records)}. "
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; "
         + ", ".join(f"{name} {v}" for name, v in machine["packages"].items())
         + ".",
         "Policies: "
@@ -258,6 +266,11 @@ def as_markdown(table: Table, records: Mapping[str, Mapping[str, Record]], comma
             )
     notes = [f"- **{row.name}**: {row.note}" for row in table.rows if row.note and row.name in records]
     return "\n".join([*lines, "", *notes, "", *_significance(table, records)]) + "\n"
+
+
+def _dates(records: Mapping[str, Mapping[str, Record]]) -> str:
+    days = sorted({record.created[:10] for systems in records.values() for record in systems.values()})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
 def _significance(table: Table, records: Mapping[str, Mapping[str, Record]]) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.errors import IndexCorrupt, InvalidInput
+from retriever.filters import is_finite
 from retriever.types import Document
 
 FILE = "documents.sqlite"
@@ -70,7 +71,7 @@ def field_values(document: Document, fields: Mapping[str, FieldType]) -> Iterato
             if isinstance(value, bool):
                 value = str(value).lower()
             if kind == "number":
-                if not isinstance(value, int | float) or not np.isfinite(value):
+                if not isinstance(value, int | float) or not is_finite(value):
                     raise InvalidInput(
                         f"document {document.id!r}: field {name!r} is declared as a number, got {value!r}; "
                         f"declare it as {name}:keyword or correct the document."

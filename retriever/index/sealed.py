@@ -199,8 +199,12 @@ class Index:
             for segment in self.segments:
                 if segment.dense:
                     segment.dense.load()
-        if self.manifest.inverted:
-            self.search_bm25("warm", 1, None)
+        for segment in self.segments:
+            if segment.inverted and len(segment.inverted.terms):
+                # Any term that occurs makes the kernel compile, or load what was compiled.
+                span = segment.inverted.term_range(segment.inverted.terms[0])
+                ones = np.ones(256, np.float32)
+                segment.inverted.search([span], ones[:1], ones, segment.id_rank, 1, None)
 
     def get(self, id_: str) -> Document | None:
         """Return a document by its id, or None; the id of a chunked document gives the whole of it."""

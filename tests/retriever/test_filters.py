@@ -99,6 +99,7 @@ def test_exists(records):
         ({"year": "recent"}, "'year' holds a number, got 'recent'"),
         ({"year": {"near": 3}}, "unknown operator 'near' on 'year'; use eq"),
         ({"year": float("nan")}, "'year' holds a number"),
+        ({"year": {"gt": 2**2000}}, "'year' holds a number"),
         ({"year": {"gt": None}}, "'year' holds a number, got None"),
         ({"kind": {}}, "the filter on 'kind' is empty"),
         ({"and": []}, "'and' takes a list"),

@@ -285,6 +285,24 @@ def test_encoding_does_not_depend_on_the_company(encoder):
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
 
 
+def test_encoding_from_many_threads_gives_the_same_vectors(encoder):
+    texts = [f"text {n} " + "word " * (n * 40) for n in range(10)]
+    expected = encoder.encode_queries(texts)
+    drifts = []
+
+    def work():
+        encoder.count_tokens(texts)
+        drifts.append(float(np.abs(encoder.encode_queries(texts) - expected).max()))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(drifts) == 6
+    assert max(drifts) < 1e-5
+
+
 def test_minilm_gives_its_known_cosines(encoder):
     person, *others = encoder.encode_queries(
         ["That is a happy person", "That is a happy dog", "That is a very happy person", "Today is a sunny day"]

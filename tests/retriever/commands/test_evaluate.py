@@ -42,6 +42,27 @@ def test_a_current_record_is_not_measured_again(records, small_index, pydocs):
     assert records["bm25"].stat().st_mtime_ns > before
 
 
+def test_a_run_and_a_file_of_judgments_are_enough(tmp_path):
+    (tmp_path / "dl.trec").write_text("1 0 d 2\n2 0 e 1\n")
+    (tmp_path / "x.run").write_text("1 Q0 d 1 2.0 x\n")
+    result = evaluate("run", "--run", tmp_path / "x.run", tmp_path / "dl.trec", "--output", tmp_path, "--json")
+    (measured,) = json.loads(result.stdout)
+    assert measured["means"]["RR@10"] == 0.5
+    assert (tmp_path / "dl.all.x.run.json").is_file()
+
+
+def test_an_index_needs_queries_with_texts(small_index, tmp_path):
+    (tmp_path / "dl.trec").write_text("1 0 d 2\n")
+    with pytest.raises(InvalidInput, match="no judged query of dl all has a text"):
+        evaluate("run", small_index, tmp_path / "dl.trec", "-p", "bm25", "--output", tmp_path)
+
+
+def test_another_batch_size_is_measured_again(records, small_index, pydocs):
+    arguments = ["run", small_index, pydocs, "-p", "bm25", "--output", records["bm25"].parent]
+    evaluate(*arguments, "--batch-size", 7)
+    assert json.loads(records["bm25"].read_text())["latency_ms"]["batch_size"] == 7
+
+
 def test_comparison_and_gate(records):
     result = evaluate("compare", records["bm25"], records["hybrid"], "-m", "nDCG@10", "--json")
     (one,) = json.loads(result.stdout)["comparisons"]
@@ -63,6 +84,24 @@ def test_across_collections(records):
     folder = records["bm25"].parent
     result = evaluate("across", "--baseline", f"{folder}/*.bm25.json", "--system", f"{folder}/*.hybrid.json", "--json")
     assert json.loads(result.stdout)["difference"] > 0
+
+
+def test_records_with_other_queries_are_not_compared(records, tmp_path):
+    other = json.loads(records["bm25"].read_text())
+    for values in other["per_query"].values():
+        values.popitem()
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(InvalidInput, match="hold different queries"):
+        evaluate("compare", records["bm25"], tmp_path / "other.json")
+
+
+def test_a_table_that_expects_what_it_does_not_measure(tmp_path):
+    (tmp_path / "t.yaml").write_text(
+        "title: t\nrows:\n  - name: x\n    data: x\n    pipelines: [bm25]\n"
+        "    expected: {dense: {nDCG@10: {value: 0.5, tolerance: 0.1, source: s}}}\n"
+    )
+    with pytest.raises(InvalidInput, match="which it does not measure"):
+        evaluate("reproduce", tmp_path / "t.yaml", "--data", tmp_path, "--work", tmp_path / "w")
 
 
 def test_records_of_different_collections_are_not_compared(records, tmp_path):

@@ -1,8 +1,15 @@
 """Rules of measuring: ties, missing queries, self-retrieval; and published scores of real runs."""
 
+import gzip
+import itertools
 import math
 
+import ir_measures
+import numpy as np
 import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from retriever.errors import InvalidInput
 from retriever.evaluation.collections import Collection, open_collection, read_qrels
@@ -34,12 +41,40 @@ def test_real_runs_measure_as_published(shared_data, system, year):
 def test_ties_keep_our_order_although_trec_eval_would_turn_it():
     # trec_eval puts "b" before "a" at equal scores; our ranking says "a" first, and "a" is relevant.
     ranking = [("a", 2.0), ("b", 2.0), ("c", 2.0)]
-    assert measure({"q": ranking}, {"q": {"a": 1}}, ["RR@10"]).means["RR@10"] == 1.0
-    assert [score for _, score in strictly_decreasing(ranking)] == [2.0, 1.999999, 1.999998]
+    judgments = [ir_measures.Qrel("q", "a", 1)]
+    untouched = [ir_measures.ScoredDoc("q", *pair) for pair in ranking]
+    assert ir_measures.calc_aggregate([ir_measures.RR], judgments, untouched) == {ir_measures.RR: 1 / 3}
+    assert measure({"q": ranking}, {"q": {"a": 1}}, ["RR"]).means["RR"] == 1.0
 
 
-def test_scores_closer_than_the_file_can_show_stay_in_order(tmp_path):
-    ranking = [(f"d{n}", 1.0 - n * 1e-9) for n in range(50)]
+@pytest.mark.parametrize("score", [0.0, 1e-40, -0.03, 2.0, 20.0, 1000.0, -1000.0, 1e5, 3e38])
+def test_every_rank_is_seen_as_meant_at_any_size_of_scores(score):
+    # The evaluator keeps scores in float32, where a fixed step of 1e-6 is lost above 16.
+    ranking = [(f"d{n:02}", score) for n in range(30)]
+    qrels = {str(n): {f"d{n:02}": 1} for n in range(30)}
+    found = measure(dict.fromkeys(qrels, ranking), qrels, ["RR", "RR@30", "AP", "nDCG@30"])
+    for n in range(30):
+        values = {name: found.per_query[name][str(n)] for name in found.per_query}
+        assert values == pytest.approx(
+            {"RR": 1 / (n + 1), "RR@30": 1 / (n + 1), "AP": 1 / (n + 1), "nDCG@30": 1 / math.log2(n + 2)}
+        )
+
+
+@given(st.lists(st.floats(-1e30, 1e30), max_size=40))
+def test_scores_fall_strictly_and_by_the_smallest_step(scores):
+    ranking = [(str(n), score) for n, score in enumerate(sorted(scores, reverse=True))]
+    adjusted = strictly_decreasing(ranking)
+    assert [id_ for id_, _ in adjusted] == [id_ for id_, _ in ranking]
+    below = [score for _, score in adjusted]
+    assert all(a > b for a, b in itertools.pairwise(below))
+    # Scores that differ in float32 and do not follow a tie stay as they are.
+    normal = [np.float32(score) for _, score in ranking]
+    if len(set(normal)) == len(normal) and all(score == 0 or abs(score) > 1e-37 for score in normal):
+        assert below == [float(score) for score in normal]
+
+
+def test_scores_closer_than_float32_can_show_stay_in_order(tmp_path):
+    ranking = [(f"d{n}", 100.0 - n * 1e-9) for n in range(50)]
     write_run(tmp_path / "x.run.gz", {"q": ranking}, "x")
     assert [id_ for id_, _ in read_run(tmp_path / "x.run.gz")["q"]] == [id_ for id_, _ in ranking]
 
@@ -66,9 +101,25 @@ def test_ndcg_by_hand():
     assert measure(run, qrels, ["nDCG@10"]).means["nDCG@10"] == pytest.approx(got / ideal)
 
 
-def test_unknown_measure():
-    with pytest.raises(InvalidInput, match="unknown measure 'nDCG@ten'"):
-        measure({}, {"q": {"a": 1}}, ["nDCG@ten"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nDCG@ten", "unknown measure 'nDCG@ten'"), ("INST", "unknown measure"), ("RBP(p=0.8)", "needs a package")],
+)
+def test_unknown_measures(name, message):
+    with pytest.raises(InvalidInput, match=message):
+        measure({}, {"q": {"a": 1}}, [name])
+
+
+def test_means_are_those_of_ir_measures_over_all_judged_queries():
+    qrels = {"a": {"1": 2, "3": 1}, "none": {"2": 1}, "irrelevant": {"2": 0, "3": -1}}
+    run = {"a": [("3", 2.0), ("1", 1.0)], "irrelevant": [("2", 1.0)], "unjudged": [("1", 1.0)]}
+    names = ["nDCG@10", "R@100", "AP", "P@5", "Judged@10"]
+    theirs = ir_measures.calc_aggregate([ir_measures.parse_measure(name) for name in names], qrels, as_scores(run))
+    assert measure(run, qrels, names).means == pytest.approx({str(m): value for m, value in theirs.items()})
+
+
+def as_scores(run):
+    return {query: dict(ranking) for query, ranking in run.items()}
 
 
 def test_the_querys_own_document_is_removed_unless_asked_for():
@@ -85,6 +136,9 @@ def test_the_querys_own_document_is_removed_unless_asked_for():
     [
         ("q\td", r"q\.tsv:3: a judgment is"),
         ("q\td\tgood", r"q\.tsv:3: a judgment is"),
+        ("q\td\t--1", r"q\.tsv:3: a judgment is"),
+        ("q\td\t²", r"q\.tsv:3: a judgment is"),
+        ("q\t\t1", r"q\.tsv:3: a judgment is"),
         ("q\td\t1\tx\ty", r"q\.tsv:3: a judgment is"),
         ("a\tb\t0", r"q\.tsv:3: 'a', 'b' is judged both 1 and 0"),
     ],
@@ -93,6 +147,11 @@ def test_faulty_judgments(tmp_path, line, message):
     path = tmp_path / "q.tsv"
     with pytest.raises(InvalidInput, match=message):
         read_qrels(f"query-id\tcorpus-id\tscore\na\tb\t1\n{line}\n".encode(), path)
+
+
+def test_a_faulty_first_line_is_no_header(tmp_path):
+    with pytest.raises(InvalidInput, match=r"q\.tsv:1: a judgment is"):
+        read_qrels(b"q\td\tgood\nq\td\t1\n", tmp_path / "q.tsv")
 
 
 def test_trec_judgments_and_repeated_lines(tmp_path):
@@ -106,7 +165,8 @@ def test_trec_judgments_and_repeated_lines(tmp_path):
     [
         ("q Q0 d 1 high x", "a run has six columns"),
         ("q Q0 d 1 1.0", "a run has six columns"),
-        ("q Q0 d 1 nan x", "not finite"),
+        ("q Q0 d 1 nan x", "not a finite float32"),
+        ("q Q0 d 1 1e39 x", "not a finite float32"),
         ("q Q0 a 1 1.0 x", "lists 'a' a second time"),
     ],
 )
@@ -121,6 +181,51 @@ def test_a_collection_says_which_splits_it_has(pydocs):
         open_collection(str(pydocs), "dev")
     with pytest.raises(InvalidInput, match=r"it has no queries\.jsonl"):
         open_collection(str(pydocs / "qrels"))
+
+
+def write_collection(folder, suffix="", encode=bytes):
+    folder.mkdir()
+    (folder / "qrels").mkdir()
+    (folder / f"queries.jsonl{suffix}").write_bytes(encode(b'{"_id": "1", "text": "wing"}\n'))
+    (folder / f"qrels/test.tsv{suffix}").write_bytes(encode(b"query-id\tcorpus-id\tscore\n1\td\t1\n2\td\t1\n"))
+    return str(folder)
+
+
+@pytest.mark.parametrize(("suffix", "encode"), [(".gz", gzip.compress), (".zst", zstandard.ZstdCompressor().compress)])
+def test_compressed_collections_are_the_same_and_damage_is_told(tmp_path, suffix, encode):
+    plain = open_collection(write_collection(tmp_path / "plain"))
+    packed = open_collection(write_collection(tmp_path / "packed", suffix, encode))
+    assert (packed.queries, packed.qrels, packed.sha256) == (plain.queries, plain.qrels, plain.sha256)
+    path = tmp_path / "packed" / "qrels" / f"test.tsv{suffix}"
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (whole[:-6], b"no archive", whole[:middle] + b"\xff\xff" + whole[middle + 2 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(InvalidInput, match=r"test\.tsv"):
+            open_collection(str(tmp_path / "packed"))
+
+
+def test_queries_without_text_or_results_are_counted_and_score_zero(tmp_path):
+    collection = open_collection(write_collection(tmp_path / "c"))
+    assert list(collection.judged) == ["1"]
+    record = evaluate_run({"1": [("d", 1.0)]}, collection, "x")
+    assert record.means["RR@10"] == 0.5
+    assert record.queries["without_text"] == record.queries["without_results"] == 1
+    assert record.queries["measured"] == 2
+
+
+def test_files_of_judgments_and_queries_are_a_collection(tmp_path):
+    (tmp_path / "dl.trec").write_text("1 0 d 2\n2 0 e 1\n")
+    (tmp_path / "topics.tsv").write_text("1\twing\n2\tflow of\theat\n")
+    bare = open_collection(str(tmp_path / "dl.trec"))
+    assert (bare.name, bare.split, bare.qrels) == ("dl", "all", {"1": {"d": 2}, "2": {"e": 1}})
+    assert evaluate_run({"1": [("d", 1.0)]}, bare, "x").means["RR@10"] == 0.5
+    full = open_collection(str(tmp_path / "dl.trec"), queries=tmp_path / "topics.tsv")
+    assert full.judged == {"1": "wing", "2": "flow of\theat"}
+    assert set(full.sha256) == {"dl.trec", "topics.tsv"}
+    (tmp_path / "topics.tsv").write_text("1\twing\nflow\n")
+    with pytest.raises(InvalidInput, match=r"topics\.tsv:2: a query needs"):
+        open_collection(str(tmp_path / "dl.trec"), queries=tmp_path / "topics.tsv")
 
 
 def test_every_pipeline_of_an_index_on_real_queries(small_index, pydocs, encoder, tmp_path):

@@ -67,6 +67,35 @@ def test_bootstrap_interval_is_about_the_usual_one():
     assert (low, high) == pytest.approx(expected, abs=0.005)
 
 
+def test_equivalence_by_hand():
+    # Shifted by the margin of 2: (3, 3) and (1, 1); each sum is the largest of four.
+    assert equivalence_test([1.0, 1.0], 2.0) == 1 / 4
+
+
+def test_wilcoxon_and_t_agree_in_kind_with_the_stratified_test():
+    # With one collection the stratified test is the plain one; scipy's t-test is close to it.
+    generator = np.random.default_rng(7)
+    before = {str(n): value for n, value in enumerate(generator.uniform(0, 1, 200))}
+    after = {query: value + generator.normal(0.02, 0.15) for query, value in before.items()}
+    differences = np.array([after[query] - before[query] for query in before])
+    _, _, p = compare_across({"one": (before, after)})
+    assert p == pytest.approx(randomisation_test(differences), abs=0.005)
+    assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
+
+
+def test_the_stratified_test_agrees_with_drawing_signs_within_each_collection():
+    generator = np.random.default_rng(8)
+    parts = {name: generator.normal(0.02, 0.2, count) for name, count in (("a", 30), ("b", 150), ("c", 9))}
+    observed = abs(sum(part.mean() for part in parts.values()))
+    drawn = sum((generator.choice([-1.0, 1.0], (20_000, len(part))) * part).mean(axis=1) for part in parts.values())
+    expected = np.mean(np.abs(drawn) >= observed)
+    pairs = {
+        name: ({str(n): 0.0 for n in range(len(part))}, {str(n): value for n, value in enumerate(part)})
+        for name, part in parts.items()
+    }
+    assert compare_across(pairs)[2] == pytest.approx(expected, abs=0.015)
+
+
 def test_equivalence_needs_a_small_difference_and_enough_queries():
     generator = np.random.default_rng(4)
     assert equivalence_test(generator.normal(0, 0.02, 200), 0.01) < 0.05

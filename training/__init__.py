@@ -1,0 +1,1 @@
+"""Recipes that make encoders and rerankers, on the sentence-transformers trainers."""
