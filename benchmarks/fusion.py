@@ -58,7 +58,7 @@ def main() -> None:
                     rankings[stage] += [list(answer.ranking()) for answer in batch]
         queries = list(collection.judged)
 
-        def record(system: str, found: list[list[tuple[str, float]]], queries=queries, collection=collection, name=name):
+        def record(system, found, queries=queries, collection=collection, name=name):
             run = {
                 query: [pair for pair in ranking if pair[0] != query]
                 for query, ranking in zip(queries, found, strict=True)

@@ -4,21 +4,32 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from retriever.errors import InvalidInput
 from retriever.types import Document
 
 Count = Callable[[Sequence[str]], list[int]]
 """Tokens of each text, special tokens included; see Encoder.count_tokens."""
 
 # A sentence ends after its mark and what closes it, at a CJK mark, or at the end of a line: the last serves
-# code, lists and tables, and costs prose nothing, since neighbouring pieces go into the same window anyway.
+# code, lists and tables. Rules instead of a trained splitter: they need no language, and a window does not
+# care much where a sentence ends, while a build must give the same chunks everywhere and always.
 BOUNDARY = re.compile(
-    r"""(?<=[.!?…])["'”’)\]]*[ \t]+(?=["'“‘(\[]?[^\s.,;:!?a-z])|(?<=[。！？｡])["”’」』）]*|\n\s*""",
+    r"""(?<=[.!?…؟۔।॥])["'”’»)\]]*[ \t]+(?=["'“‘«(\[]?[^\s.,;:!?a-z])|(?<=[。！？｡])["”’」』）]*|\n\s*""",
 )
 ABBREVIATION = re.compile(
     r"(?:^|[\s(\[\"'])(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|cf|al|Fig|Eq|No|Inc|Ltd|Co|Jr|Sr|approx)\.$"
 )
-# Tokenisers take long texts in one piece; words longer than this are cut blindly first.
-LONGEST_WORD = 1000
+# Prose that was broken into lines has lines at least this long.
+WRAPPED_LINE = 40
+# What has more characters is not counted whole but cut first, so that the memory of a tokeniser is bounded.
+LONGEST_SENTENCE = 20_000
+LONGEST_WORD = 1_000
+COUNTED_TEXTS = 1_024
+COUNTED_CHARACTERS = 500_000
+# How often windows are made smaller for a tokeniser that counts a whole higher than its parts.
+ROUNDS = 8
+
+Span = tuple[int, int]
 
 
 class Piece(NamedTuple):
@@ -36,22 +47,31 @@ def chunk(document: Document, *, count_tokens: Count, window: int, overlap: int)
 
     The chunks' spans cover the text without a gap, so the parent can be put together again. A sentence that
     is longer than the window is cut between words, a word that is longer between characters. A document
-    that fits gives one chunk; so does an empty one. Linear in the length of the text.
+    that fits gives one chunk; so does an empty one.
+
+    A title that leaves less than a quarter of the window to the text does not make the chunks any smaller:
+    they exceed the window then, as does a single character of more tokens than that.
+
+    Linear in the length of the text: every sentence is counted once, then every window, title included.
+    Raises InvalidInput for a window that holds no more than the special tokens, or a negative overlap.
     """
     special = count_tokens([""])[0]
+    if window <= special or overlap < 0:
+        raise InvalidInput(
+            f"window must be more than the {special} special tokens and overlap 0 or more, got {window} and {overlap}."
+        )
     heading = count_tokens([document.title])[0] - special if document.title else 0
-    # A title may take half of the window; a longer one is cut by the encoder, not paid for by the text.
-    budget = max(1, window - special - min(heading, window // 2))
-    pieces = _pieces(document.text, budget, count_tokens, special)
-    for _ in range(3):
-        spans = list(_pack(pieces, budget, overlap))
-        counts = count_tokens([document.text[start:end] for start, end in spans])
-        excess = max(counts, default=0) - special - (window - special - min(heading, window // 2))
-        # Some tokenisers count a whole a little higher than its parts.
-        if excess <= 0 or budget <= excess:
+    allowed = max(window, special + heading + window // 4)
+    budget = max(1, allowed - special - heading)
+    lead = f"{document.title} " if document.title else ""
+    for _ in range(ROUNDS):
+        spans = list(_pack(_pieces(document.text, budget, count_tokens, special), budget, overlap))
+        counts = _counts(document.text, spans, count_tokens, lead)
+        # A single character cannot be cut, however long its window is.
+        longest = max((count for (start, end), count in zip(spans, counts, strict=True) if end - start > 1), default=0)
+        if longest <= allowed or budget == 1:
             break
-        budget -= excess
-        pieces = _pieces(document.text, budget, count_tokens, special)
+        budget = max(1, budget - (longest - allowed))
     return [
         Document(
             id=f"{document.id}#{number}",
@@ -65,64 +85,102 @@ def chunk(document: Document, *, count_tokens: Count, window: int, overlap: int)
     ]
 
 
-def sentences(text: str) -> list[tuple[int, int]]:
+def sentences(text: str) -> list[Span]:
     """Return the ranges of sentences and lines; white space belongs to what it follows; nothing is left out."""
     ends: list[int] = []
+    line_start = 0
     for found in BOUNDARY.finditer(text):
-        if found.end() in (0, len(text)) or (ends and found.end() <= ends[-1]):
+        start, end = found.span()
+        at_line_end = text.startswith("\n", start)
+        wrapped = at_line_end and start - line_start >= WRAPPED_LINE and _goes_on(text, start, end)
+        if at_line_end:
+            line_start = end
+        if wrapped or end in (0, len(text)):
             continue
-        tail = text[max(0, found.start() - 12) : found.start()]
-        if tail.endswith(".") and "\n" not in found.group() and ABBREVIATION.search(tail):
+        tail = text[max(0, start - 12) : start]
+        if not at_line_end and tail.endswith(".") and ABBREVIATION.search(tail):
             continue
-        ends.append(found.end())
-    starts = [0, *ends]
-    return list(zip(starts, [*ends, len(text)], strict=True))
+        ends.append(end)
+    return list(zip([0, *ends], [*ends, len(text)], strict=True))
+
+
+def _goes_on(text: str, start: int, end: int) -> bool:
+    """Return whether a sentence runs over this end of a line, as it does in prose broken into lines."""
+    before = text[max(0, start - 2) : start].rstrip("\r")[-1:]
+    return end - start == 1 and (before.isalnum() or before in {",", ";"}) and text[end : end + 1].islower()
 
 
 def _pieces(text: str, budget: int, count_tokens: Count, special: int) -> list[Piece]:
     """Return pieces that each fit the budget, wherever that is possible."""
+    spans = [strip for span in sentences(text) for strip in _strips(text, span)]
     pieces: list[Piece] = []
-    for piece in _counted(text, sentences(text), count_tokens, special):
+    for piece in _counted(text, spans, count_tokens, special):
         pieces.extend([piece] if piece.tokens <= budget else _cut(text, piece, budget, count_tokens, special))
     return pieces
 
 
-def _counted(text: str, spans: Sequence[tuple[int, int]], count_tokens: Count, special: int) -> Iterator[Piece]:
-    for first in range(0, len(spans), 1024):
-        part = spans[first : first + 1024]
-        counts = count_tokens([text[start:end] for start, end in part])
-        for (start, end), count in zip(part, counts, strict=True):
-            yield Piece(start, end, count - special)
+def _strips(text: str, span: Span) -> Iterator[Span]:
+    """Cut a sentence of more than LONGEST_SENTENCE characters, after a space where there is one."""
+    start, end = span
+    while end - start > LONGEST_SENTENCE:
+        space = text.rfind(" ", start + LONGEST_SENTENCE // 2, start + LONGEST_SENTENCE)
+        middle = space + 1 if space >= 0 else start + LONGEST_SENTENCE
+        yield start, middle
+        start = middle
+    yield start, end
+
+
+def _counts(text: str, spans: Sequence[Span], count_tokens: Count, lead: str = "") -> Iterator[int]:
+    """Yield the tokens of each range of the text after `lead`, special ones included."""
+    batch: list[str] = []
+    characters = 0
+    for start, end in spans:
+        batch.append(lead + text[start:end])
+        characters += len(batch[-1])
+        if len(batch) == COUNTED_TEXTS or characters >= COUNTED_CHARACTERS:
+            yield from count_tokens(batch)
+            batch, characters = [], 0
+    if batch:
+        yield from count_tokens(batch)
+
+
+def _counted(text: str, spans: Sequence[Span], count_tokens: Count, special: int) -> Iterator[Piece]:
+    for (start, end), count in zip(spans, _counts(text, spans, count_tokens), strict=True):
+        yield Piece(start, end, count - special)
 
 
 def _cut(text: str, piece: Piece, budget: int, count_tokens: Count, special: int) -> Iterator[Piece]:
     """Cut one piece between words, and words that do not fit between characters."""
-    spans = []
-    for found in re.finditer(r"\s*\S+\s*?(?=\s|$)|\s+", text[piece.start : piece.end]):
-        start, end = found.span()
-        spans += [
-            (piece.start + at, piece.start + min(at + LONGEST_WORD, end)) for at in range(start, end, LONGEST_WORD)
-        ]
-    words = _counted(text, spans, count_tokens, special)
-    fitting = [part for word in words for part in _halves(text, word, budget, count_tokens, special)]
-    start, end, tokens = fitting[0]
-    for word in fitting[1:]:
-        if tokens + word.tokens > budget:
+    spans: list[Span] = []
+    for found in re.finditer(r"\s*\S+|\s+", text[piece.start : piece.end]):
+        start, end = piece.start + found.start(), piece.start + found.end()
+        spans += [(at, min(at + LONGEST_WORD, end)) for at in range(start, end, LONGEST_WORD)]
+    start, end, tokens = piece.start, piece.start, 0
+    for part in _fitting(text, spans, budget, count_tokens, special):
+        if tokens + part.tokens > budget and end > start:
             yield Piece(start, end, tokens)
-            start, tokens = word.start, 0
-        end, tokens = word.end, tokens + word.tokens
+            start, tokens = part.start, 0
+        end, tokens = part.end, tokens + part.tokens
     yield Piece(start, end, tokens)
 
 
-def _halves(text: str, word: Piece, budget: int, count_tokens: Count, special: int) -> list[Piece]:
-    if word.tokens <= budget or word.end - word.start < 2:
-        return [word]
-    middle = (word.start + word.end) // 2
-    halves = _counted(text, [(word.start, middle), (middle, word.end)], count_tokens, special)
-    return [part for half in halves for part in _halves(text, half, budget, count_tokens, special)]
+def _fitting(text: str, spans: list[Span], budget: int, count_tokens: Count, special: int) -> list[Piece]:
+    """Return the ranges as pieces in order, those over the budget in equal parts, down to single characters."""
+    fitting: list[Piece] = []
+    while spans:
+        parts: list[Span] = []
+        for piece in _counted(text, spans, count_tokens, special):
+            length = piece.end - piece.start
+            if piece.tokens <= budget or length == 1:
+                fitting.append(piece)
+                continue
+            step = max(1, length // -(-piece.tokens // budget))
+            parts += [(at, min(at + step, piece.end)) for at in range(piece.start, piece.end, step)]
+        spans = parts
+    return sorted(fitting)
 
 
-def _pack(pieces: Sequence[Piece], budget: int, overlap: int) -> Iterator[tuple[int, int]]:
+def _pack(pieces: Sequence[Piece], budget: int, overlap: int) -> Iterator[Span]:
     """Fill windows from left to right; each begins with as many old pieces as the overlap allows."""
     first = 0
     while first < len(pieces):
@@ -135,7 +193,7 @@ def _pack(pieces: Sequence[Piece], budget: int, overlap: int) -> Iterator[tuple[
             return
         back, repeated = last, 0
         room = min(overlap, budget - pieces[last].tokens)
-        while back - 1 > first and repeated + pieces[back - 1].tokens <= room:
+        while back - 1 > first and 0 < room >= repeated + pieces[back - 1].tokens:
             back -= 1
             repeated += pieces[back].tokens
         first = back
