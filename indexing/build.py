@@ -35,7 +35,7 @@ from retriever.index.tombstones import write_tombstones
 from retriever.pipeline import PipelineSpec, default_pipelines
 from retriever.progress import Progress
 from retriever.protocols import Encoder
-from retriever.storage import disk_errors, exclusive_lock, require_writable, sync_file
+from retriever.storage import disk_errors, exclusive_lock, require_writable, sync
 from retriever.types import Document
 
 
@@ -346,7 +346,7 @@ def with_tombstones(folder: Path, segment: Segment, records: RecordWriter, gener
     name = f"{segment_folder(segment.name)}/tombstones-{generation:06d}.npy"
     with disk_errors(folder):
         write_tombstones(folder / name, deleted, segment.documents)
-        sync_file(folder / name)
+        sync(folder / name)
     files = {path: entry for path, entry in segment.files.items() if path != segment.tombstones}
     return segment.model_copy(
         update={
@@ -364,7 +364,7 @@ def _with_canaries(folder: Path, manifest: Manifest, encoder: Encoder | None) ->
     name = f"canaries-{manifest.generation:06d}.npy"
     with disk_errors(folder):
         np.save(folder / name, encode_canaries(encoder, manifest.dense.canary_texts))
-        sync_file(folder / name)
+        sync(folder / name)
     return manifest.model_copy(
         update={
             "files": {name: describe_file(folder / name)},

@@ -12,7 +12,7 @@ from retriever.index.dense import ABSENT, FAISS_FILE, VECTORS, factory_string, t
 from retriever.index.inverted import InvertedReader, merge_inverted
 from retriever.index.manifest import FileEntry, describe_file
 from retriever.index.segment import segment_folder, write_ids
-from retriever.storage import disk_errors, sync_file, sync_folder
+from retriever.storage import disk_errors, sync
 
 BLOCK = 65_536
 
@@ -52,14 +52,14 @@ def seal_segment(
             merge_vectors(sources, kept, len(ids), working)
             build_faiss(working, dense, device)
         for path in working.iterdir():
-            sync_file(path)
+            sync(path)
         files = {f"{name}/{path.name}": describe_file(path) for path in sorted(working.iterdir())}
         target = index / name
         # A folder of that name can only be the leftover of a build that never was published.
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
         working.rename(target)
-        sync_folder(target.parent)
+        sync(target.parent)
     return files
 
 

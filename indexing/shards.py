@@ -25,7 +25,7 @@ from retriever.index.dense import ABSENT, VECTORS
 from retriever.index.inverted import InvertedWriter
 from retriever.index.records import RecordWriter
 from retriever.protocols import Encoder
-from retriever.storage import disk_errors, sync_file, write_atomically
+from retriever.storage import disk_errors, sync, write_atomically
 from retriever.types import Document
 
 # A shard closes at this many characters too, so that long documents do not fill the memory.
@@ -155,7 +155,7 @@ class ShardWriter:
         truncated, bad = self._encode(folder, documents) if self.encoder else (0, [])
         self.records.replace(segment, first, documents, self.settings.fields, replaced)
         for path in folder.iterdir():
-            sync_file(path)
+            sync(path)
         shard = Shard(
             source_documents=len(portion),
             source_sha256=digest_of(portion),

@@ -1,6 +1,5 @@
 """The bi-encoder: a sentence-transformers model with its whole recipe bound to it."""
 
-import contextlib
 import hashlib
 import json
 import threading
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.errors import BackendUnavailable, InvalidInput
+from retriever.progress import without_transformers_bars
 from retriever.types import Document
 
 if TYPE_CHECKING:
@@ -42,25 +42,11 @@ def load_encoder(
 
     folder = resolve(str(name), offline=offline)
     try:
-        with _quietly():
+        with without_transformers_bars():
             model = SentenceTransformer(str(folder), device=device, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise BackendUnavailable(f"{folder} is not a sentence-transformers model: {error}") from error
     return DenseEncoder(model, name=str(name), precision=precision)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep transformers from drawing a bar for the second that loading takes."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 class DenseEncoder:

@@ -1,10 +1,19 @@
-"""A progress bar for long work, on standard error and only on a terminal."""
+"""Signs of life during long work, on standard error and only on a terminal."""
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 
 
@@ -38,3 +47,38 @@ class Progress:
         (task,) = self._bars.tasks
         if task.finished_speed or task.speed:
             self._bars.update(self._task, rate=f"{task.finished_speed or task.speed:,.0f}/s")
+
+
+@contextlib.contextmanager
+def byte_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar of bytes and give the function that sets how many are done."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.update(task, completed=min(done, total))
+
+
+@contextlib.contextmanager
+def spinner(description: str) -> Iterator[None]:
+    """Show that work of unknown length goes on."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(description):
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def without_transformers_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own, also where nobody looks."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -9,7 +9,7 @@ from indexing.corpora.corpus import Raw
 from indexing.corpora.jsonl import read_jsonl
 from indexing.corpora.pydocs import Entry
 from retriever.errors import InvalidInput
-from retriever.storage import disk_errors, sync_file, write_atomically
+from retriever.storage import disk_errors, sync, write_atomically
 from retriever.types import Document
 
 NAMES = ("corpus.jsonl", "corpus.jsonl.gz", "corpus.jsonl.zst")
@@ -69,7 +69,7 @@ def _write_corpus(corpus: Iterable[Document], path: Path) -> None:
                 record: dict[str, Any] = {"_id": document.id, "title": document.title, "text": document.text}
                 record["metadata"] = dict(document.metadata)
                 file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-        sync_file(temporary)
+        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

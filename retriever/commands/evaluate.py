@@ -155,10 +155,25 @@ def _show_records(records: Sequence["Record"]) -> None:
             *(f"{value:.4f}" for value in record.means.values()),
             *(f"{latency[key]:.1f}" if key in latency else "" for key in ("p50", "p95")),
         )
-    console.print(table)
-    counts = ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in first.queries.items() if n)
-    console.print(f"queries: {counts}", style="dim", highlight=False)
+    _print_table(console, table)
+    common = {what: n for what, n in first.queries.items() if what != "without_results"}
+    console.print(f"queries: {_counts(common)}", style="dim", highlight=False)
+    for record in records:
+        own = _counts({"without_results": record.queries["without_results"], **(record.answers or {})})
+        if own:
+            console.print(f"{record.system}: {own}", style="dim", highlight=False)
     console.print(f"policies: {'; '.join(first.policies.values())}", style="dim", highlight=False)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in counts.items() if n)
+
+
+def _print_table(console: Console, table: Table) -> None:
+    """Print a table as wide as its numbers need; a narrow terminal wraps it instead of cutting them."""
+    needed = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
+    wide = Console(file=console.file, width=needed)
+    wide.print(table, soft_wrap=needed > console.width)
 
 
 @app.command(
@@ -273,7 +288,7 @@ def _show_comparison(
             f"{one.wins} : {one.losses} : {one.ties}", f"{one.p:.3g}", f"{p:.3g}{' *' if p <= alpha else ''}",
         ]  # fmt: skip
         table.add_row(*row, *([f"{one.equivalence_p:.3g}"] if one.equivalence_p is not None else []))
-    console.print(table)
+    _print_table(console, table)
     for record in (baseline, *systems):
         latency, index = record.latency_ms or {}, record.index or {}
         if latency and index:
@@ -397,6 +412,6 @@ def reproduce(
         for cell in cells:
             expected = "" if cell.expected is None else f"{cell.expected:.4f} ±{cell.tolerance:g}"
             shown.add_row(cell.row, cell.system, cell.measure, f"{cell.got:.4f}", expected, cell.verdict)
-        Console(file=sys.stdout).print(shown)
+        _print_table(Console(file=sys.stdout), shown)
     if any(cell.verdict == "differs" for cell in cells):
         raise typer.Exit(1)

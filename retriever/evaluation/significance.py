@@ -141,8 +141,8 @@ def compare(baseline: Mapping[str, float], system: Mapping[str, float], *, margi
     queries = sorted(baseline)
     differences = np.array([system[query] - baseline[query] for query in queries])
     return Comparison(
-        baseline=sum(baseline.values()) / len(queries),
-        system=sum(system.values()) / len(queries),
+        baseline=float(sum(baseline.values()) / len(queries)),
+        system=float(sum(system.values()) / len(queries)),
         difference=float(differences.mean()),
         interval=bootstrap_interval(differences),
         effect=effect_size(differences),

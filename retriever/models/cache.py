@@ -14,8 +14,8 @@ from typing import Any
 from retriever.errors import BackendUnavailable, StorageFull
 from retriever.models import wheels
 from retriever.models.catalogue import PinnedModel
-from retriever.models.progress import spinner
-from retriever.storage import disk_errors, require_writable, sha256_of, sync_file, sync_folder
+from retriever.progress import spinner
+from retriever.storage import disk_errors, require_writable, sha256_of, sync
 
 PROVENANCE = "provenance.json"
 MAX_PROVENANCE_BYTES = 1 << 20
@@ -185,10 +185,10 @@ def _install(out: Path, target: Path) -> Path:
         if path.is_file():
             # safetensors writes files that their owner alone may read; caches can be shared.
             path.chmod(readable)
-            sync_file(path)
+            sync(path)
     if target.exists():
         # An older or damaged build; it goes away with the work folder.
         target.rename(out.parent / "replaced")
     out.rename(target)
-    sync_folder(target.parent)
+    sync(target.parent)
     return target

@@ -1,12 +1,11 @@
 """A GGUF causal language model, dequantised to bfloat16 safetensors that any transformers code loads."""
 
-import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from retriever.errors import BackendUnavailable
+from retriever.progress import without_transformers_bars
 
 PACKED = "model.gguf"
 
@@ -20,7 +19,7 @@ def build(members: Path, out: Path) -> None:
         raise BackendUnavailable(
             'Reading a GGUF file needs the package gguf. Install it with: pip install "retriever-engine[gguf]"'
         )
-    with _without_bars():
+    with without_transformers_bars():
         _convert(members, out)
     if _pre_tokenizer(members / PACKED) == "smollm":
         split_digits(out / "tokenizer.json")
@@ -44,20 +43,6 @@ def _convert(members: Path, out: Path) -> None:
     )
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-
-
-@contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    # The caller shows one spinner; transformers would draw four bars, also where nobody looks.
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _pre_tokenizer(path: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from retriever.errors import BackendUnavailable
 from retriever.models.archive import extract, open_archive
 from retriever.models.catalogue import Member, Wheel
-from retriever.models.progress import byte_progress
+from retriever.progress import byte_progress
 from retriever.storage import sha256_of
 
 POLL_SECONDS = 0.2

@@ -1,5 +1,6 @@
 """Building, adding, deleting and compacting: the same answers whatever the history of an index."""
 
+import errno
 import json
 import os
 import signal
@@ -431,3 +432,40 @@ def test_building_from_the_command_line_is_interrupted_and_resumed(tmp_path):
     report = json.loads(finished.stdout)
     assert report["documents"] == 30_000
     assert report["resumed_shards"] >= 3
+
+
+def test_a_full_disk_says_so_leaves_the_index_and_can_be_resumed(tmp_path, monkeypatch):
+    from retriever.errors import StorageFull
+    from retriever.index.inverted import InvertedWriter
+
+    path = tmp_path / "index"
+    build(path, random_documents(20, seed=0))
+    before = answers(path)
+    written = []
+    original = InvertedWriter.write
+
+    def write(self, folder):
+        written.append(folder)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, folder)
+
+    monkeypatch.setattr(InvertedWriter, "write", write)
+    new = random_documents(100, seed=1, prefix="n")
+    with pytest.raises(StorageFull, match=r"disk full while writing to .*What was finished before is intact"):
+        add_documents(ListCorpus(new), path, encoder=HashingEncoder(), shard_documents=16)
+    assert_same_answers(before, answers(path))
+    monkeypatch.setattr(InvertedWriter, "write", original)
+    report = add_documents(ListCorpus(new), path, encoder=HashingEncoder(), shard_documents=16)
+    assert report["resumed_shards"] == 2
+    with open_hashing(path) as index:
+        assert len(index) == 120
+
+
+def test_a_document_of_ten_megabytes_is_cut_and_counted(tmp_path):
+    long = Document("long", "wing flow " * 1_000_000)
+    report = build(tmp_path / "index", [long, Document("short", "wing")])
+    assert report["truncated"] == 1
+    with open_hashing(tmp_path / "index") as index:
+        assert index.search("flow", 1, pipeline="bm25").hits[0].id == "long"
+        assert len(index.get("long").text) == 10_000_000

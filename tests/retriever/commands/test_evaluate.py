@@ -77,6 +77,10 @@ def test_comparison_and_gate(records):
 def test_the_readable_comparison_shows_both_sides(records):
     shown = evaluate("compare", records["bm25"], records["dense"], records["hybrid"], "--margin", 0.01).stdout
     assert "greatest gain in nDCG@10" in shown
+    # Also on a narrow terminal no number is cut.
+    assert "…" not in shown.replace(" … ", "")
+    means = json.loads(records["hybrid"].read_text())["means"]
+    assert all(f"{value:.4f}" in shown for value in means.values())
     assert "bytes" in shown
 
 
