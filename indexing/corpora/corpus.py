@@ -267,7 +267,7 @@ def _checked_id(id_: Any) -> str:
         raise ValueError(f"the id {id_[:40]!r}... is longer than {MAX_ID_BYTES} bytes")
     _checked_text(id_, "id")
     # A run file separates by white space, and a terminal or log should show the id as it is.
-    if any(character.isspace() or not character.isprintable() for character in id_):
+    if not id_.isprintable() or " " in id_:
         raise ValueError(f"the id {id_[:80]!r} contains white space or control characters")
     return id_
 

@@ -23,19 +23,21 @@ def load_dataset(name: str) -> Any:
 
 
 def read_irds(name: str) -> Iterator[Raw]:
-    """Yield the documents of a collection; all fields but id, title and text become metadata."""
-    documents = iter(load_dataset(name).docs_iter())
-    number = 0
-    while True:
-        try:
-            document = next(documents)
-        except StopIteration:
-            return
-        except Exception as error:
-            # The library raises what its downloads raise; the caller needs to know which one failed.
-            raise BackendUnavailable(f"ir_datasets could not provide {name!r}: {error}") from error
-        number += 1
+    """Yield the documents of a collection; all fields but id, title and text become metadata.
+
+    Raises BackendUnavailable when the library cannot fetch or read it.
+    """
+    for number, document in enumerate(_documents(name), 1):
         fields = document._asdict()
         if "text" not in fields and hasattr(document, "default_text"):
             fields["text"] = document.default_text()
         yield Raw(f"irds:{name}", number, fields)
+
+
+def _documents(name: str) -> Iterator[Any]:
+    dataset = load_dataset(name)
+    try:
+        yield from dataset.docs_iter()
+    except Exception as error:
+        # The library raises what its downloads raise; the caller needs to know which collection failed.
+        raise BackendUnavailable(f"ir_datasets could not provide {name!r}: {error}") from error

@@ -17,8 +17,8 @@ MAX_EXPANSION = 500
 HARMLESS_BYTES = 1 << 30
 
 BLOCK = 1 << 20
-# A block of four bytes can stand for 128 KiB, so what is unpacked at once comes to 128 MiB at most.
-PACKED_BLOCK = 4096
+# Four bytes can stand for 128 KiB, so what is unpacked at once comes to 32 MiB at most.
+PACKED_BLOCK = 1024
 
 
 class Line(NamedTuple):

@@ -72,8 +72,7 @@ def test_equivalence_by_hand():
     assert equivalence_test([1.0, 1.0], 2.0) == 1 / 4
 
 
-def test_wilcoxon_and_t_agree_in_kind_with_the_stratified_test():
-    # With one collection the stratified test is the plain one; scipy's t-test is close to it.
+def test_with_one_collection_the_stratified_test_is_the_plain_one_and_near_the_t_test():
     generator = np.random.default_rng(7)
     before = {str(n): value for n, value in enumerate(generator.uniform(0, 1, 200))}
     after = {query: value + generator.normal(0.02, 0.15) for query, value in before.items()}
