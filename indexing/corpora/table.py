@@ -52,16 +52,17 @@ def read_tsv(
 
 
 def _records(path: Path, rows: Iterator[Row], header: bool, text_field: str | None) -> Iterator[Raw]:
-    names = _header(path, next(rows, None)) if header else None
+    names: Sequence[str] | None = _header(path, next(rows, None)) if header else None
     if names is not None and len(set(names)) != len(names):
         raise InvalidInput(f"{path}: a column name stands twice in the header {names}.")
     for row in rows:
         if row.cells is None:
             yield Raw(str(path), row.line, None, row.reason)
             continue
-        columns = names or HEADERLESS.get(len(row.cells), ())
-        if len(columns) == len(row.cells):
-            yield Raw(str(path), row.line, _fields(columns, row.cells, text_field))
+        # Without a header the first row says how many columns there are.
+        names = names or HEADERLESS.get(len(row.cells))
+        if names is not None and len(names) == len(row.cells):
+            yield Raw(str(path), row.line, _fields(names, row.cells, text_field))
         else:
             needed = len(names) if names else "2 (id, text) or 3 (id, title, text)"
             yield Raw(str(path), row.line, None, f"{needed} columns are needed, got {len(row.cells)}")

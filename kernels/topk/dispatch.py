@@ -29,11 +29,7 @@ def topk(queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None = No
     _check(queries, documents, k, allowed)
     if len(queries) == 0 or len(documents) == 0 or k == 0:
         return _nothing(queries, k)
-    search: Callable[..., tuple[Tensor, Tensor]] = topk_blocked
-    if _suits_triton(queries, documents, k):
-        from kernels.topk.triton import topk_triton
-
-        search = topk_triton
+    search = choose(queries, documents, k)
     parts = [
         search(queries[start : start + QUERY_BLOCK], documents, k, allowed)
         for start in range(0, len(queries), QUERY_BLOCK)
@@ -41,16 +37,21 @@ def topk(queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None = No
     return torch.cat([scores for scores, _ in parts]), torch.cat([rows for _, rows in parts])
 
 
-def _suits_triton(queries: Tensor, documents: Tensor, k: int) -> bool:
-    """Tell whether leaving out the scores' way through memory is worth a second look at k groups.
+def choose(queries: Tensor, documents: Tensor, k: int) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return the implementation that should be fastest for these arguments.
 
-    float32 stays with the vendor's library, whose products are faster without tensor cores; so do few
-    queries, where reading the documents is all that counts.
+    Triton's kernel saves the scores' way through memory at the price of a second look at k groups. float32
+    stays with the vendor's library, whose products are faster without tensor cores; so do few queries, where
+    reading the documents is all that counts.
     """
     if not queries.is_cuda or queries.dtype == torch.float32 or importlib.util.find_spec("triton") is None:
-        return False
+        return topk_blocked
     contiguous = queries.stride(1) == 1 and documents.stride(1) == 1
-    return contiguous and len(queries) >= 64 and len(documents) >= 64 * 16 * k
+    if not contiguous or len(queries) < 64 or len(documents) < 64 * 16 * k:
+        return topk_blocked
+    from kernels.topk.triton import topk_triton
+
+    return topk_triton
 
 
 def _nothing(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:

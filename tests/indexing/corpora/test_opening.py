@@ -13,8 +13,15 @@ LINE = json.dumps({"_id": "a", "text": "some text"}) + "\n"
 
 @pytest.mark.parametrize(
     ("name", "format"),
-    [("c.jsonl", "jsonl"), ("c.ndjson", "jsonl"), ("c.JSONL", "jsonl"), ("c.v2.json", "jsonl"), ("c.csv", "csv"), ("c.tsv", "tsv")],
-)  # fmt: skip
+    [
+        ("c.jsonl", "jsonl"),
+        ("c.ndjson", "jsonl"),
+        ("c.JSONL", "jsonl"),
+        ("c.v2.json", "jsonl"),
+        ("c.csv", "csv"),
+        ("c.tsv", "tsv"),
+    ],
+)
 def test_the_format_is_told_by_the_name(tmp_path, name, format):
     content = LINE if format == "jsonl" else "id{0}text\na{0}some text\n".format("," if format == "csv" else "\t")
     (tmp_path / name).write_text(content)
@@ -28,7 +35,7 @@ def test_the_format_is_told_by_the_name(tmp_path, name, format):
 def test_a_format_can_be_given(tmp_path):
     path = tmp_path / "dump"
     path.write_text(LINE)
-    with pytest.raises(InvalidInput, match="cannot tell the format of .*dump from its name; say --format with one of"):
+    with pytest.raises(InvalidInput, match=r"cannot tell the format of .*dump from its name; say --format with one of"):
         open_corpus(str(path))
     assert len(list(open_corpus(str(path), format="jsonl"))) == 1
     with pytest.raises(InvalidInput, match="unknown format 'xml'; use one of beir, jsonl"):
@@ -48,13 +55,13 @@ def test_a_folder_with_a_corpus_file_is_beir_whatever_else_it_holds(tmp_path):
 @pytest.mark.parametrize("source", ["", "missing.jsonl", "no/such/folder", "magic:name", "C:\\corpus.jsonl"])
 def test_a_missing_path_names_what_is_accepted(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InvalidInput, match="there is no corpus at .*give a BEIR folder;.*irds:NAME; pydocs"):
+    with pytest.raises(InvalidInput, match=r"there is no corpus at .*give a BEIR folder;.*irds:NAME; pydocs"):
         open_corpus(source)
 
 
 @pytest.mark.parametrize("source", ["nul\0byte.jsonl", "x" * 5000])
 def test_a_name_that_can_be_no_path(source):
-    with pytest.raises(InvalidInput, match="is no path that can be read"):
+    with pytest.raises(InvalidInput, match=r"(is no path that can be read|there is no corpus at).*give a BEIR folder"):
         open_corpus(source)
 
 
@@ -67,7 +74,7 @@ def test_formats_that_do_not_fit_the_path(tmp_path):
     for format in ("jsonl", "parquet"):
         with pytest.raises(InvalidInput, match=f"is a folder, not a {format} corpus"):
             open_corpus(str(tmp_path), format=format)
-    with pytest.raises(InvalidInput, match="is no BEIR folder: it has none of corpus.jsonl"):
+    with pytest.raises(InvalidInput, match=r"is no BEIR folder: it has none of corpus\.jsonl"):
         list(open_corpus(str(tmp_path), format="beir"))
     with pytest.raises(InvalidInput, match="use pydocs or pydocs:stdlib"):
         open_corpus(str(path), format="pydocs")
