@@ -23,7 +23,7 @@ SPLITS = {
     "scifact": "train", "nfcorpus": "dev", "medquad": "dev", "cosqa": "dev", "nl2bash": "dev",
     "codetrans-java-cs": "dev", "qmsum": "dev", "arxiv-title": "dev",
 }  # fmt: skip
-DEPTHS = (1000,)
+DEPTHS = (100, 1000)
 
 
 def settings() -> Iterator[tuple[str, Fusion]]:
