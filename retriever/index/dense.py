@@ -227,7 +227,9 @@ class DenseReader:
 
         mask = None if allowed is None else torch.from_numpy(allowed).to(self._device)
         scores, ordinals = topk(torch.from_numpy(queries).to(self._device), self._on_device, k, mask)
-        return scores.cpu().numpy(), ordinals.cpu().numpy()
+        # Places beyond the last allowed document hold -1, in every row alike.
+        found = int((ordinals[0] >= 0).sum())
+        return scores[:, :found].cpu().numpy(), ordinals[:, :found].cpu().numpy()
 
     def _approximate(
         self,

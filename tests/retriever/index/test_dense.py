@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from retriever.errors import IndexCorrupt, InvalidInput
 from retriever.index.dense import (
@@ -54,6 +55,23 @@ def test_flat_equals_sorting_all_inner_products(tmp_path, rows, k, filtered):
     for (scores, ordinals), query in zip(found, queries, strict=True):
         assert ordinals.tolist() == expected(vectors, query, k, id_rank, allowed)
         np.testing.assert_allclose(scores, vectors[ordinals] @ query, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 10, 400])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_the_scan_on_a_device_equals_the_one_by_faiss(tmp_path, k, filtered):
+    vectors, queries = unit(300, 24), unit(5, 24, seed=1)
+    id_rank = np.random.default_rng(2).permutation(300).astype(np.int32)
+    allowed = np.random.default_rng(3).random(300) < 0.4 if filtered else None
+    by_faiss, _ = open_dense(tmp_path / "d", vectors).search(queries, k, id_rank, allowed)
+    dense = open_dense(tmp_path / "d", vectors)
+    # As `load` leaves it for a GPU; the same code runs wherever the tensors are.
+    dense._on_device = torch.from_numpy(vectors)
+    on_device, exact = dense.search(queries, k, id_rank, allowed)
+    assert exact
+    for (scores, ordinals), (expected_scores, expected_ordinals) in zip(on_device, by_faiss, strict=True):
+        assert ordinals.tolist() == expected_ordinals.tolist()
+        np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-6)
 
 
 def test_ties_at_the_cut_stand_in_order_of_id(tmp_path):
