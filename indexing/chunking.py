@@ -1,5 +1,6 @@
 """Cutting documents into windows of whole sentences, counted in the encoder's own tokens."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -14,7 +15,7 @@ Count = Callable[[Sequence[str]], list[int]]
 # code, lists and tables. Rules instead of a trained splitter: they need no language, and a window does not
 # care much where a sentence ends, while a build must give the same chunks everywhere and always.
 BOUNDARY = re.compile(
-    r"""(?<=[.!?…؟۔।॥])["'”’»)\]]*[ \t]+(?=["'“‘«(\[]?[^\s.,;:!?a-z])|(?<=[。！？｡])["”’」』）]*|\n\s*""",
+    r"""(?<=[.!?…؟۔।॥])["'”’»)\]]*[ \t]+(?=["'“‘«(\[]?[^\s.,;:!?a-z])|(?<=[。！？｡])["”’」』）]*\s*|\n\s*""",
 )
 ABBREVIATION = re.compile(
     r"(?:^|[\s(\[\"'])(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|cf|al|Fig|Eq|No|Inc|Ltd|Co|Jr|Sr|approx)\.$"
@@ -24,6 +25,9 @@ WRAPPED_LINE = 40
 # What has more characters is not counted whole but cut first, so that the memory of a tokeniser is bounded.
 LONGEST_SENTENCE = 20_000
 LONGEST_WORD = 1_000
+SPACE = re.compile(r"\s+")
+# Parts of a sentence that is longer than the window: small enough to fill a window, few enough to count fast.
+GRAINS = 8
 COUNTED_TEXTS = 1_024
 COUNTED_CHARACTERS = 500_000
 # How often windows are made smaller for a tokeniser that counts a whole higher than its parts.
@@ -63,10 +67,13 @@ def chunk(document: Document, *, count_tokens: Count, window: int, overlap: int)
     heading = count_tokens([document.title])[0] - special if document.title else 0
     allowed = max(window, special + heading + window // 4)
     budget = max(1, allowed - special - heading)
-    lead = f"{document.title} " if document.title else ""
+    text, lead = document.text, f"{document.title} " if document.title else ""
+    strips = [strip for sentence in sentences(text) for strip in _strips(text, sentence)]
+    pieces = _counted(text, strips, count_tokens, special)
     for _ in range(ROUNDS):
-        spans = list(_pack(_pieces(document.text, budget, count_tokens, special), budget, overlap))
-        counts = _counts(document.text, spans, count_tokens, lead)
+        pieces = _fitting(text, pieces, budget, count_tokens, special)
+        spans = list(_pack(pieces, budget, overlap))
+        counts = _counts(text, spans, count_tokens, lead)
         # A single character cannot be cut, however long its window is.
         longest = max((count for (start, end), count in zip(spans, counts, strict=True) if end - start > 1), default=0)
         if longest <= allowed or budget == 1:
@@ -75,7 +82,7 @@ def chunk(document: Document, *, count_tokens: Count, window: int, overlap: int)
     return [
         Document(
             id=f"{document.id}#{number}",
-            text=document.text[start:end],
+            text=text[start:end],
             title=document.title,
             metadata=document.metadata,
             parent=document.id,
@@ -93,7 +100,7 @@ def sentences(text: str) -> list[Span]:
         start, end = found.span()
         at_line_end = text.startswith("\n", start)
         wrapped = at_line_end and start - line_start >= WRAPPED_LINE and _goes_on(text, start, end)
-        if at_line_end:
+        if "\n" in found.group():
             line_start = end
         if wrapped or end in (0, len(text)):
             continue
@@ -108,15 +115,6 @@ def _goes_on(text: str, start: int, end: int) -> bool:
     """Return whether a sentence runs over this end of a line, as it does in prose broken into lines."""
     before = text[max(0, start - 2) : start].rstrip("\r")[-1:]
     return end - start == 1 and (before.isalnum() or before in {",", ";"}) and text[end : end + 1].islower()
-
-
-def _pieces(text: str, budget: int, count_tokens: Count, special: int) -> list[Piece]:
-    """Return pieces that each fit the budget, wherever that is possible."""
-    spans = [strip for span in sentences(text) for strip in _strips(text, span)]
-    pieces: list[Piece] = []
-    for piece in _counted(text, spans, count_tokens, special):
-        pieces.extend([piece] if piece.tokens <= budget else _cut(text, piece, budget, count_tokens, special))
-    return pieces
 
 
 def _strips(text: str, span: Span) -> Iterator[Span]:
@@ -144,40 +142,39 @@ def _counts(text: str, spans: Sequence[Span], count_tokens: Count, lead: str = "
         yield from count_tokens(batch)
 
 
-def _counted(text: str, spans: Sequence[Span], count_tokens: Count, special: int) -> Iterator[Piece]:
-    for (start, end), count in zip(spans, _counts(text, spans, count_tokens), strict=True):
-        yield Piece(start, end, count - special)
+def _counted(text: str, spans: Sequence[Span], count_tokens: Count, special: int) -> list[Piece]:
+    counts = _counts(text, spans, count_tokens)
+    return [Piece(start, end, count - special) for (start, end), count in zip(spans, counts, strict=True)]
 
 
-def _cut(text: str, piece: Piece, budget: int, count_tokens: Count, special: int) -> Iterator[Piece]:
-    """Cut one piece between words, and words that do not fit between characters."""
-    spans: list[Span] = []
-    for found in re.finditer(r"\s*\S+|\s+", text[piece.start : piece.end]):
-        start, end = piece.start + found.start(), piece.start + found.end()
-        spans += [(at, min(at + LONGEST_WORD, end)) for at in range(start, end, LONGEST_WORD)]
-    start, end, tokens = piece.start, piece.start, 0
-    for part in _fitting(text, spans, budget, count_tokens, special):
-        if tokens + part.tokens > budget and end > start:
-            yield Piece(start, end, tokens)
-            start, tokens = part.start, 0
-        end, tokens = part.end, tokens + part.tokens
-    yield Piece(start, end, tokens)
-
-
-def _fitting(text: str, spans: list[Span], budget: int, count_tokens: Count, special: int) -> list[Piece]:
-    """Return the ranges as pieces in order, those over the budget in equal parts, down to single characters."""
+def _fitting(text: str, pieces: list[Piece], budget: int, count_tokens: Count, special: int) -> list[Piece]:
+    """Return the pieces in order, those over the budget in parts, down to single characters."""
     fitting: list[Piece] = []
-    while spans:
+    while pieces:
         parts: list[Span] = []
-        for piece in _counted(text, spans, count_tokens, special):
-            length = piece.end - piece.start
-            if piece.tokens <= budget or length == 1:
+        for piece in pieces:
+            if piece.tokens <= budget or piece.end - piece.start == 1:
                 fitting.append(piece)
-                continue
-            step = max(1, length // -(-piece.tokens // budget))
-            parts += [(at, min(at + step, piece.end)) for at in range(piece.start, piece.end, step)]
-        spans = parts
+            else:
+                parts += _cut(text, piece, budget)
+        pieces = _counted(text, parts, count_tokens, special)
     return sorted(fitting)
+
+
+def _cut(text: str, piece: Piece, budget: int) -> list[Span]:
+    """Return parts of about an eighth of the budget, cut after white space, or anywhere where there is none."""
+    step = max(1, (piece.end - piece.start) * max(1, budget // GRAINS) // piece.tokens)
+    cuts = [piece.start]
+    while cuts[-1] < piece.end:
+        goal = cuts[-1] + step
+        space = SPACE.search(text, goal, min(goal + LONGEST_WORD, piece.end))
+        if space:
+            cuts.append(space.end())
+        else:
+            cuts.append(goal if goal + LONGEST_WORD < piece.end else piece.end)
+    if len(cuts) == 2:
+        cuts = [*range(piece.start, piece.end, step), piece.end]
+    return list(itertools.pairwise(cuts))
 
 
 def _pack(pieces: Sequence[Piece], budget: int, overlap: int) -> Iterator[Span]:

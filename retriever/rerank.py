@@ -1,6 +1,5 @@
 """The cross-encoder: reads query and document together and gives one score for the pair."""
 
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
+from retriever.models import resolve
+from retriever.models.folder import read_object
 from retriever.types import Document
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _load(model: str | Path, device: str | None, offline: bool) -> "CrossEncoder
     import torch
     from sentence_transformers import CrossEncoder
 
-    folder = model if isinstance(model, Path) and model.is_dir() else _resolve(model, offline)
+    folder = resolve(model, offline=offline)
     _require_scoring_head(folder)
     try:
         if device is not None:
@@ -170,32 +171,16 @@ def _load(model: str | Path, device: str | None, offline: bool) -> "CrossEncoder
     return loaded.eval()
 
 
-def _resolve(model: str | Path, offline: bool) -> Path:
-    from retriever.models import resolve
-
-    return resolve(str(model), offline=offline)
-
-
 def _require_scoring_head(folder: Path) -> None:
     """Refuse a model without a trained head: sentence-transformers would put a random one on it."""
-    architectures = _read_json(folder / "config.json").get("architectures") or []
-    kind = _read_json(folder / "config_sentence_transformers.json").get("model_type")
+    architectures = read_object(folder / "config.json").get("architectures") or []
+    kind = read_object(folder / "config_sentence_transformers.json").get("model_type")
     trained = any(name.endswith(("ForSequenceClassification", "ForCausalLM")) for name in architectures)
     if not trained and kind != "CrossEncoder":
         raise InvalidInput(
             f"{folder} is not a cross-encoder (its architecture is {architectures or 'not stated'}). "
             "Train one from it with: retriever train cross-encoder"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise BackendUnavailable(f"cannot read {path}: {error}") from error
-    return content if isinstance(content, dict) else {}
 
 
 def _default_precision(device: Any) -> Precision:

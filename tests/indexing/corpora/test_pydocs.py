@@ -151,12 +151,27 @@ def test_what_becomes_a_pair(library):
         "12 + 34 = 46, 1 + 2 = 3 !!!!",
         "word " * 70,
         r"Half of a pair follows here. \ud800",
-        'Return sum\\" \\\\\n    \\"of parts of value.',
     ],
 )
 def test_what_does_not(library, docstring):
-    code = '    note = "Here we return sum" \\\n        "of parts of value"\n    return value'
+    code = "    total = sum(part.weight for part in value.parts)\n    return total"
     assert library(module=f'def function(value):\n    """{docstring}"""\n{code}\n') == {}
+    assert len(library(module=f'def function(value):\n    """Return the weight of it all."""\n{code}\n')) == 1
+
+
+def test_a_query_that_the_code_repeats_over_two_lines(library):
+    found = library(
+        module='''
+            class Total:
+                """Return the sum of all parts."""
+
+                def compute(self):
+                    """Return the
+                    sum of all parts."""
+                    return sum(part.weight for part in self.parts)
+        '''
+    )
+    assert list(found) == ["module.Total.compute"]
 
 
 def test_sources_that_cannot_be_parsed_are_passed_over_and_none_is_run(library, tmp_path):
@@ -187,7 +202,7 @@ def test_copies_are_left_out(library):
         b=f'def one(value):\n    """Work out everything there is."""\n{body}\n',
         c='def one(value):\n    """Compute all the parts of it!"""\n    return unlike(value) + some.different()\n',
         d=f'def one(value):\n    """Compute nearly the same as before."""\n{altered}\n',
-        e='def one(value):\n    """Do something else with the value."""\n    return value.first().then_is("different")\n',
+        e='def one(value):\n    """Do something else with the value."""\n    return value.first().then("other")\n',
     )
     # b has the same code, d nearly so; c differs in a mark only, and its words occur in no text.
     assert list(found) == ["a.one", "c.one", "e.one"]
