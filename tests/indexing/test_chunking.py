@@ -132,15 +132,14 @@ def test_what_fits_is_one_chunk(text):
 def test_a_long_sentence_is_cut_between_words_and_a_long_word_between_characters():
     text = "one two three four five six seven eight"
     chunks = chunk(Document("d", text), count_tokens=count_words, window=3 + SPECIAL, overlap=0)
-    assert [part.text.split() for part in chunks] == [
-        ["one", "two", "three"],
-        ["four", "five", "six"],
-        ["seven", "eight"],
-    ]
+    assert reassemble(chunks) == text
+    assert [word for part in chunks for word in part.text.split()] == text.split()
+    assert {len(part.text.split()) for part in chunks} <= {2, 3}
     chunks = chunk(Document("d", "x" * 3_333), count_tokens=count_characters, window=100 + SPECIAL, overlap=0)
     assert reassemble(chunks) == "x" * 3_333
     assert all(len(part.text) <= 100 for part in chunks)
-    assert len(chunks) <= 48
+    # Parts of a sixteenth fill a window to fifteen sixteenths or more.
+    assert len(chunks) <= 3_333 / (100 * 15 / 16) + 1
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(2, 0), (0, 0), (-5, 0), (10, -1)])
@@ -230,7 +229,7 @@ def test_ten_megabytes_take_bounded_memory(unit):
     assert max(len(part.text) for part in chunks) <= 256 * 4
     # What a tokeniser gets at once is what it needs memory for: a tree of objects for each token.
     assert longest <= 20_000
-    assert total < 4 * len(text)
+    assert total < 5 * len(text)
     assert peak < 1 << 30
 
 
