@@ -273,7 +273,9 @@ def _checked_id(id_: Any) -> str:
 
 
 def _checked_text(text: Any, what: str) -> str:
-    if isinstance(text, int | float) and not isinstance(text, bool) and math.isfinite(text):
+    # A whole number may be beyond any float; whether it is finite is not the question then.
+    is_whole = isinstance(text, int) and not isinstance(text, bool)
+    if is_whole or (isinstance(text, float) and math.isfinite(text)):
         text = str(text)
     if not isinstance(text, str):
         raise ValueError(f"the {what} must be text, got {type(text).__name__}")

@@ -2,7 +2,9 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
@@ -14,6 +16,13 @@ MAX_FILE_BYTES = 64 << 20
 
 HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*\S)")
 FENCE = re.compile(r" {0,3}(```|~~~)")
+# A tag or comment that the end of a page breaks off: a browser shows nothing of it.
+UNFINISHED = re.compile(r"<(?:[a-zA-Z!?]|/.)", re.DOTALL)
+# "<!-->" is a whole comment (HTML standard, 13.2.5.43); Python's parser of 3.11 looks for another end.
+EMPTY_COMMENT = re.compile(r"<!---?>")
+COMMENT_END = re.compile(r"--!?>")
+# No character has a number of so many digits, and Python refuses to read one of 4,300.
+ENDLESS_NUMBER = re.compile(r"&#[0-9]{1000,};?")
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -104,6 +113,8 @@ class _Visible(HTMLParser):
         self.title: list[str] = []
         self.heading: list[str] = []
         self._hidden: list[str] = []
+        # How often a tag stands in _hidden, which may be as long as the page.
+        self._open: Counter[str] = Counter()
         self._in_title = False
         self._in_heading = False
 
@@ -111,11 +122,13 @@ class _Visible(HTMLParser):
         if tag == "body" or (tag in self.BLOCKS and self._hidden == ["head"]):
             # A head may end without being closed.
             self._hidden.clear()
+            self._open.clear()
         if tag == "title":
             # A drawing can have titles too.
-            self._in_title = not self.title and "svg" not in self._hidden
+            self._in_title = not self.title and not self._open["svg"]
         elif tag in self.HIDDEN:
             self._hidden.append(tag)
+            self._open[tag] += 1
         elif tag == "h1" and not self.heading:
             self._in_heading = True
         if tag in self.BLOCKS:
@@ -126,11 +139,26 @@ class _Visible(HTMLParser):
             self._in_title = False
         elif tag == "h1":
             self._in_heading = False
-        elif tag in self._hidden:
-            while self._hidden.pop() != tag:
-                pass
+        elif self._open[tag]:
+            closed = ""
+            while closed != tag:
+                closed = self._hidden.pop()
+                self._open[closed] -= 1
         if tag in self.BLOCKS:
             self.parts.append("\n")
+
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        # The parser's own raises AssertionError for sections that it does not know; a browser passes over them all.
+        return self.parse_bogus_comment(i, report)
+
+    def parse_comment(self, i: int, report: bool = True) -> int:
+        found = EMPTY_COMMENT.match(self.rawdata, i) or COMMENT_END.search(self.rawdata, i + 4)
+        return found.end() if found else -1
+
+    def finish(self) -> None:
+        """Take what follows the last whole tag; unlike `close`, which is quadratic in it, in linear time."""
+        if not UNFINISHED.match(self.rawdata):
+            self.handle_data(unescape(self.rawdata))
 
     def handle_data(self, data: str) -> None:
         if self._in_title:
@@ -144,8 +172,8 @@ class _Visible(HTMLParser):
 def visible_text(html: str) -> tuple[str, str]:
     """Return title and visible text of a page; scripts, styles and mark-up are left out."""
     parser = _Visible()
-    parser.feed(html)
-    parser.close()
+    parser.feed(ENDLESS_NUMBER.sub("\ufffd", html))
+    parser.finish()
     lines = (" ".join(line.split()) for line in "".join(parser.parts).split("\n"))
     title = " ".join("".join(parser.title or parser.heading).split())
     return title, "\n".join(line for line in lines if line)

@@ -44,9 +44,10 @@ def _blocks(path: Path | None) -> Iterator[bytes]:
         yield from iter(partial(sys.stdin.buffer.read, BLOCK), b"")
         return
     with path.open("rb") as file:
-        if path.suffix == ".gz":
+        suffix = path.suffix.lower()
+        if suffix == ".gz":
             yield from _bounded(path, _gunzip(path, file))
-        elif path.suffix == ".zst":
+        elif suffix == ".zst":
             yield from _bounded(path, _unzstd(path, file))
         else:
             yield from iter(partial(file.read, BLOCK), b"")

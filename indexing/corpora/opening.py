@@ -94,7 +94,7 @@ def _open_path(path: Path, format: str | None, header: bool | None, options: dic
     format = format or _guess(path)
     if (format in ("beir", "folder")) != path.is_dir():
         raise InvalidInput(f"{path} is {'a folder' if path.is_dir() else 'a file'}, not a {format} corpus.")
-    if format == "parquet" and path.suffix in (".gz", ".zst"):
+    if format == "parquet" and path.suffix.lower() in (".gz", ".zst"):
         raise InvalidInput(f"{path}: a Parquet file is packed within; unpack it first.")
     if header is not None and format not in ("csv", "tsv"):
         raise InvalidInput(f"header={header} is for csv and tsv, {path} is {format}.")

@@ -86,6 +86,17 @@ def test_ids_that_are_accepted(tmp_path, given, expected):
     assert ids(open_corpus(str(path))) == [expected]
 
 
+def test_numbers_are_texts_however_long(tmp_path):
+    numbers = [0, -7, 2.5, 10**400]
+    path = write_lines(tmp_path / "c.jsonl", *[record(f"d{i}", value) for i, value in enumerate(numbers)])
+    assert [document.text for document in open_corpus(str(path))] == ["0", "-7", "2.5", "1" + "0" * 400]
+    # Python reads no more than 4,300 digits.
+    long = write_lines(tmp_path / "long.jsonl", b'{"_id": "a", "text": 1' + b"0" * 5000 + b"}", record("b"))
+    corpus = open_corpus(str(long), max_bad_lines=1)
+    assert ids(corpus) == ["b"]
+    assert "4300 digits" in corpus.report.bad_lines[0].reason
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [

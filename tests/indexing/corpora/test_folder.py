@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from indexing.corpora import open_corpus
-from indexing.corpora.folder import visible_text
+from indexing.corpora.folder import _Visible, visible_text
 from retriever.errors import InvalidInput
 from retriever.types import Document
 
@@ -121,8 +121,51 @@ def test_titles_of_markdown(tmp_path, content, title, text):
         ("<!-- no --><p>&lt;tag&gt; &eacute;&nbsp;&#x1F600;", "", "<tag> é 😀"),
         ("<table><tr><td>1<td>2</tr></table><ul><li>a<li>b</ul>", "", "1\n2\na\nb"),
         ("<p>unfinished <b>tag", "", "unfinished tag"),
+        ("<p>x<p>a < b", "", "x\na < b"),
+        ("<p>5 <6", "", "5 <6"),
+        ("<p>x <", "", "x <"),
+        ("<p>x </", "", "x </"),
+        ("<p>x </ y", "", "x"),
+        ("no tag at all: a < b && c", "", "no tag at all: a < b && c"),
+        ("<p>R&D", "", "R&D"),
+        ("<p>fish &amp", "", "fish &"),
+        ("<p>x <a href=y", "", "x"),
+        ("<p>x<!-- never closed <p>y", "", "x"),
+        ("<p>x<!doctype", "", "x"),
+        ("<p>x<script>var y", "", "x"),
+        ("<title>Only <b>this", "Only this", ""),
+        ("a<![if !IE]>b<![endif]>c<![foo[d]]>e<![foo[", "", "abce"),
+        ("a<!-->b<!--->c<!-- no --!>d<!-- no -- > no -->e", "", "abcde"),
+        (f"&#{'9' * 5000};x &#0065;", "", "\ufffdx A"),
         ("", "", ""),
     ],
 )
 def test_what_a_reader_of_a_page_sees(html, title, text):
     assert visible_text(html) == (title, text)
+
+
+@pytest.mark.parametrize("unit", ["<a ", "<a b='", '<a b="', "</a ", "<!--", "<![", "<!", "<?", " <", "&", "&#"])
+def test_a_page_is_searched_for_an_end_that_is_not_there_once(unit, monkeypatch):
+    """Each such search may go to the end of the page, so a second one for every `<` would be quadratic."""
+    searches = 0
+
+    def counted(method):
+        def count(*arguments):
+            nonlocal searches
+            end = method(*arguments)
+            searches += end < 0
+            return end
+
+        return count
+
+    for name in ("parse_starttag", "parse_endtag", "parse_comment", "parse_pi", "parse_html_declaration"):
+        monkeypatch.setattr(_Visible, name, counted(getattr(_Visible, name)))
+    title, text = visible_text("<title>T</title><p>seen" + unit * (200_000 // len(unit)))
+    assert title == "T"
+    assert text.startswith("seen")
+    # A search within another is counted twice.
+    assert searches <= 2
+
+
+def test_hidden_parts_that_are_never_closed():
+    assert visible_text("<p>a" + "<svg>" * 30_000 + "</style>b" * 30_000 + "</svg>" * 30_000 + "c") == ("", "ac")

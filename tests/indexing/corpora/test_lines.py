@@ -82,6 +82,13 @@ def test_packed_files_that_were_joined(tmp_path, suffix):
     assert texts(path) == ["one", "two", "three"]
 
 
+@pytest.mark.parametrize("suffix", [".GZ", ".Gz", ".ZST"])
+def test_a_packed_file_with_a_suffix_in_capitals(tmp_path, suffix):
+    path = tmp_path / f"FILE.JSONL{suffix}"
+    path.write_bytes(PACKERS[suffix.lower()](b"one\ntwo\n"))
+    assert texts(path) == ["one", "two"]
+
+
 def test_frames_that_zstd_passes_over(tmp_path):
     path = tmp_path / "file.zst"
     skippable = bytes.fromhex("502a4d18") + (5000).to_bytes(4, "little") + b"x" * 5000

@@ -32,6 +32,11 @@ def test_the_format_is_told_by_the_name(tmp_path, name, format):
         assert [(document.id, document.text) for document in corpus] == [("a", "some text")]
 
 
+def test_suffixes_in_capitals(tmp_path):
+    (tmp_path / "C.JSONL.GZ").write_bytes(gzip.compress(LINE.encode()))
+    assert [document.id for document in open_corpus(str(tmp_path / "C.JSONL.GZ"))] == ["a"]
+
+
 def test_a_format_can_be_given(tmp_path):
     path = tmp_path / "dump"
     path.write_text(LINE)
@@ -82,10 +87,11 @@ def test_formats_that_do_not_fit_the_path(tmp_path):
         open_corpus("-", format="csv")
     with pytest.raises(InvalidInput, match="header=True is for csv and tsv"):
         open_corpus(str(path), header=True)
-    packed = tmp_path / "c.parquet.gz"
-    packed.write_bytes(b"")
-    with pytest.raises(InvalidInput, match="unpack it first"):
-        open_corpus(str(packed))
+    for name in ("c.parquet.gz", "C.PARQUET.GZ"):
+        packed = tmp_path / name
+        packed.write_bytes(b"")
+        with pytest.raises(InvalidInput, match="unpack it first"):
+            open_corpus(str(packed))
 
 
 def test_every_format_has_a_reader(tmp_path):
