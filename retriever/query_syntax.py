@@ -247,7 +247,7 @@ class _Parser:
             self.fail(
                 self.at,
                 f"the unknown field {_shown(name)}",
-                f"the fields {known}" if self.fields else known,
+                f"one of {known}" if self.fields else known,
                 "To search for it literally, write \\: for the colon or turn the syntax off.",
             )
         colon = found.end() - 1

@@ -194,7 +194,7 @@ def test_operators_are_signs(text, signs):
         ('"a b"~1001', 6, "whole number"),
         ('"a b"~²', 6, "whole number"),
         ('"a b"~' + "9" * 5000, 6, "whole number"),
-        ("a body:b", 3, "unknown field 'body'; allowed is the fields AND, _x9, a-b, author.name, http, title"),
+        ("a body:b", 3, "unknown field 'body'; allowed is one of AND, _x9, a-b, author.name, http, title"),
         ("std::vector", 1, "unknown field 'std'"),
         ("title:", 6, "nothing behind the field 'title'"),
         ("title: a", 6, "nothing behind the field 'title'"),
