@@ -1,0 +1,128 @@
+"""Terms of any language: words where words are marked, bigrams where they are not.
+
+The text is put into NFKC, one grapheme cluster at a time, and cut into three kinds of runs:
+
+1. Han, Hiragana, Katakana and Hangul, bopomofo too, become overlapping bigrams of characters, across these scripts
+   but not across anything between; a character that stands alone is a term. So does Lucene's CJKBigramFilter, except
+   that Hangul or Katakana joined to Latin letters or digits ("LG전자") is cut from them here.
+2. Scripts of South East Asia that write no spaces (Thai, Lao, Khmer, Burmese and others, line break class SA) become
+   overlapping bigrams of grapheme clusters; a cluster that stands alone is a term.
+3. The rest is cut at Unicode word boundaries, as `standard_tokenizer` has them: emoji are terms, words longer than 255
+   characters are cut.
+
+Terms are folded as `folding.fold` says: case, accents, vowel points, native digits. There are no stop words and there
+is no stemming. The place of a term is that of the grapheme clusters it came from, so bigrams overlap, and terms of one
+compatibility character ("㌀") share a place.
+"""
+
+import unicodedata
+from collections.abc import Iterator
+from itertools import pairwise
+
+import regex
+
+from retriever.analysis.analyser import Token
+from retriever.analysis.folding import fold
+from retriever.analysis.standard_tokenizer import spans, words
+
+CACHE_SIZE = 1_000_000
+EXTEND = r"[\p{WB=Format}\p{WB=Extend}\p{WB=ZWJ}]*"
+CJK = rf"[\p{{Script=Han}}\p{{Script=Hiragana}}\p{{WB=Katakana}}\p{{Script=Hangul}}\p{{Script=Bopomofo}}]{EXTEND}"
+COMPLEX = rf"\p{{LB=SA}}{EXTEND}"
+# Punctuation and symbols among them ("〇" and "々" are letters) are no part of a run.
+RUN = regex.compile(rf"(?P<cjk>(?:(?![\p{{P}}\p{{S}}]){CJK})+)|(?P<complex>(?:(?![\p{{P}}\p{{S}}]){COMPLEX})+)")
+CJK_UNIT = regex.compile(CJK)
+CLUSTER = regex.compile(r"\X")
+
+
+class MultilingualAnalyser:
+    """The analyser for text in other languages than English, or in several."""
+
+    name = "multilingual"
+
+    def __init__(self) -> None:
+        # Token or unit of a bigram as in NFKC -> term. A race only computes an entry twice.
+        self._terms: dict[str, str] = {}
+
+    def fingerprint(self) -> str:
+        return "multilingual 1 (NFKC, bigrams of CJK characters and of South East Asian clusters, UAX 29, folded)"
+
+    def terms(self, text: str) -> list[str]:
+        if not text.isascii():
+            text = _normal(text)
+            if RUN.search(text):
+                return [term for term, _, _ in self._found(text)]
+        tokens = words(text)
+        terms = list(map(self._terms.get, tokens))
+        if None in terms:
+            terms = list(map(self._term, tokens))
+        return [term for term in terms if term]
+
+    def tokens(self, text: str) -> list[Token]:
+        normal, starts, ends = _aligned(text)
+        return [Token(term, starts[start], ends[end - 1]) for term, start, end in self._found(normal)]
+
+    def _found(self, text: str) -> Iterator[tuple[str, int, int]]:
+        """Yield the terms of a text in NFKC with their places in it."""
+        done = 0
+        for run in RUN.finditer(text):
+            yield from self._words(text[done : run.start()], done)
+            pattern = CJK_UNIT if run.lastgroup == "cjk" else CLUSTER
+            yield from self._bigrams(pattern, run.group(), run.start())
+            done = run.end()
+        yield from self._words(text[done:], done)
+
+    def _words(self, text: str, at: int) -> Iterator[tuple[str, int, int]]:
+        for start, end in spans(text):
+            if term := self._term(text[start:end]):
+                yield term, at + start, at + end
+
+    def _bigrams(self, pattern: regex.Pattern[str], run: str, at: int) -> Iterator[tuple[str, int, int]]:
+        units = [(self._term(found.group()), at + found.start(), at + found.end()) for found in pattern.finditer(run)]
+        units = [unit for unit in units if unit[0]]
+        if len(units) == 1:
+            yield units[0]
+        for (first, start, _), (second, _, end) in pairwise(units):
+            yield first + second, start, end
+
+    def _term(self, token: str) -> str:
+        term = self._terms.get(token)
+        if term is None:
+            if len(self._terms) >= CACHE_SIZE:
+                self._terms = {}
+            term = self._terms[token] = fold(token)
+        return term
+
+
+def _normal(text: str) -> str:
+    """Return the text in NFKC, each grapheme cluster by itself; white space may change."""
+    if unicodedata.is_normalized("NFKC", text):
+        return text
+    return " ".join(
+        piece if unicodedata.is_normalized("NFKC", piece) else "".join(map(_nfkc, CLUSTER.findall(piece)))
+        for piece in text.split()
+    )
+
+
+def _aligned(text: str) -> tuple[str, list[int] | range, list[int] | range]:
+    """Return the text in NFKC and, for each character of it, where its cluster starts and ends in the text."""
+    if unicodedata.is_normalized("NFKC", text):
+        return text, range(len(text)), range(1, len(text) + 1)
+    pieces: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    for found in CLUSTER.finditer(text):
+        cluster = found.group()
+        if unicodedata.is_normalized("NFKC", cluster):
+            pieces.append(cluster)
+            starts.extend(range(found.start(), found.end()))
+            ends.extend(range(found.start() + 1, found.end() + 1))
+        else:
+            pieces.append(_nfkc(cluster))
+            starts.extend([found.start()] * len(pieces[-1]))
+            ends.extend([found.end()] * len(pieces[-1]))
+    return "".join(pieces), starts, ends
+
+
+def _nfkc(cluster: str) -> str:
+    return unicodedata.normalize("NFKC", cluster)
