@@ -22,6 +22,10 @@ Precision = Literal["float32", "bfloat16"]
 # What turns a document into the text that is encoded; part of the fingerprint.
 TITLE_RULE = "title + space + text"
 
+# What a tokeniser is given at once: it makes some hundred bytes of each token, and a shard has millions.
+COUNTED_TEXTS = 1_024
+COUNTED_CHARACTERS = 1_000_000
+
 
 def load_encoder(
     name: str | Path,
@@ -82,17 +86,24 @@ class DenseEncoder:
         return dict(self._fingerprint)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Return the number of tokens of each text without truncation, special tokens included."""
-        return [len(ids) for ids in self._tokenise(texts)]
+        """Return the number of tokens of each text without truncation, special tokens included.
 
-    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        # verbose=False: lengths beyond the model's are what this function is asked for.
-        with self._lock:
-            encoded = self.model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
+        Memory is that of the counts and of COUNTED_CHARACTERS of text, or of the longest text where that is more.
+        """
+        counts: list[int] = []
+        for batch in _portions(texts):
+            # verbose=False: lengths beyond the model's are what this function is asked for.
+            with self._lock:
+                encoded = self.model.tokenizer(
+                    batch,
+                    truncation=False,
+                    padding=False,
+                    return_attention_mask=False,
+                    return_token_type_ids=False,
+                    verbose=False,
+                )
+            counts += map(len, encoded["input_ids"])
+        return counts
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """Return (Q, H) vectors; the model's query prompt is applied."""
@@ -131,6 +142,19 @@ class DenseEncoder:
             batch.append(position)
         if batch:
             yield batch
+
+
+def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
+    portion: list[str] = []
+    characters = 0
+    for text in texts:
+        if portion and (len(portion) == COUNTED_TEXTS or characters + len(text) > COUNTED_CHARACTERS):
+            yield portion
+            portion, characters = [], 0
+        portion.append(text)
+        characters += len(text)
+    if portion:
+        yield portion
 
 
 def _fingerprint(model: "SentenceTransformer", normalise: bool) -> dict[str, str]:
