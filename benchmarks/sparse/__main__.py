@@ -1,6 +1,6 @@
 """Time, memory, disk and agreement of this engine and its peers on one corpus.
 
-    python -m benchmarks.sparse --corpus CORPUS.jsonl[.zst] --queries QUERIES.jsonl [--documents N] [--engines pisa,ours]
+    python -m benchmarks.sparse --corpus CORPUS.jsonl[.zst] --queries QUERIES.jsonl [--documents N] [--engines ...]
 
 The peers are installed under .cache/benchmarks-sparse/ by the first run; indexes are kept there, so that a later run
 only queries (`--rebuild` builds them again). All have k1=0.9, b=0.4 where they can, English stemming and Lucene's 33
@@ -104,7 +104,7 @@ def _take_turns(running: dict[str, Process], rounds: int) -> dict[str, dict[str,
                 seconds = process.ask("pass", k=k)["seconds"]
                 if turn >= 0:
                     passes[name].append(seconds)
-        for turn in range(rounds):
+        for _ in range(rounds):
             for name, process in running.items():
                 for threads in THREADS:
                     took = process.ask("batch", k=k, threads=threads)["seconds"]

@@ -8,7 +8,7 @@ from typing import Any
 import bm25s
 import Stemmer
 
-from benchmarks.sparse.protocol import B, Driver, K1, read_corpus, read_queries, serve
+from benchmarks.sparse.protocol import K1, B, Driver, read_corpus, read_queries, serve
 
 
 class Bm25s(Driver):

@@ -6,7 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-from benchmarks.sparse.protocol import BUILD_THREADS, B, Driver, K1, read_corpus, read_queries, serve
+from benchmarks.sparse.protocol import BUILD_THREADS, K1, B, Driver, read_corpus, read_queries, serve
 
 
 class _ExactSearcher:
@@ -48,21 +48,9 @@ class Lucene(Driver):
             for id_, text in read_corpus(corpus):
                 file.write(json.dumps({"id": id_, "contents": text}) + "\n")
         start = time.perf_counter()
-        autoclass("io.anserini.index.IndexCollection").main(
-            [
-                "-collection",
-                "JsonCollection",
-                "-input",
-                str(source),
-                "-index",
-                str(index),
-                "-generator",
-                "DefaultLuceneDocumentGenerator",
-                "-threads",
-                str(BUILD_THREADS),
-                "-optimize",
-            ]  # fmt: skip
-        )
+        options = f"-input {source} -index {index} -threads {BUILD_THREADS} -optimize".split()
+        kind = ["-collection", "JsonCollection", "-generator", "DefaultLuceneDocumentGenerator"]
+        autoclass("io.anserini.index.IndexCollection").main([*kind, *options])
         seconds = time.perf_counter() - start
         shutil.rmtree(source)
         return seconds

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sparse.protocol import B, Driver, K1, read_queries, serve
+from benchmarks.sparse.protocol import K1, B, Driver, read_queries, serve
 
 
 class Ours(Driver):

@@ -13,7 +13,7 @@ import numpy as np
 import pyterrier_pisa
 from pyterrier_pisa import _pisathon
 
-from benchmarks.sparse.protocol import BUILD_THREADS, B, Driver, K1, read_corpus, read_queries, serve
+from benchmarks.sparse.protocol import BUILD_THREADS, K1, B, Driver, read_corpus, read_queries, serve
 
 ALGORITHM = "maxscore"
 BATCH = 100_000
