@@ -63,5 +63,5 @@ def test_tokens_say_where_they_stand():
 
 
 def test_an_unknown_analyser():
-    with pytest.raises(InvalidInput, match="unknown analyser 'klingon'; use one of lucene-english, whitespace"):
+    with pytest.raises(InvalidInput, match="unknown analyser 'klingon'; use one of lucene-english, multilingual"):
         analyser("klingon")
