@@ -33,6 +33,8 @@ COUNTED_CHARACTERS = 500_000
 # How often windows are made smaller for a tokeniser that counts a whole higher than its parts.
 ROUNDS = 8
 
+CHUNK_ID = re.compile(r"(.+)#(?:0|[1-9][0-9]*)", re.DOTALL)
+
 Span = tuple[int, int]
 
 
@@ -81,7 +83,7 @@ def chunk(document: Document, *, count_tokens: Count, window: int, overlap: int)
         budget = max(1, budget - (longest - allowed))
     return [
         Document(
-            id=f"{document.id}#{number}",
+            id=f"{document.id}#{number}",  # see `owner_of`
             text=text[start:end],
             title=document.title,
             metadata=document.metadata,
@@ -90,6 +92,12 @@ def chunk(document: Document, *, count_tokens: Count, window: int, overlap: int)
         )
         for number, (start, end) in enumerate(spans)
     ]
+
+
+def owner_of(id_: str) -> str | None:
+    """Return the id of the document whose chunk would have this id, or None when no chunk can have it."""
+    found = CHUNK_ID.fullmatch(id_)
+    return found.group(1) if found else None
 
 
 def sentences(text: str) -> list[Span]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from indexing.chunking import chunk
+from indexing.chunking import chunk, owner_of
 from indexing.plan import BuildSettings
 from retriever.analysis import Analyser
 from retriever.errors import InvalidInput, ModelFault
@@ -145,7 +145,7 @@ class ShardWriter:
         folder = self.path(number)
         folder.mkdir()
         documents, skipped, replaced = self._settle_duplicates(portion)
-        documents = list(self._chunks(documents))
+        documents = self._cut(documents, replaced)
         empty = sum(not document.content.strip() for document in documents)
         if self.analyser:
             writer = InvertedWriter()
@@ -176,6 +176,8 @@ class ShardWriter:
         existing = self.records.existing([document.id for document in portion])
         if not existing:
             return portion, 0, []
+        if self.settings.window is not None:
+            self._require_no_chunk(existing)
         if self.settings.duplicates == "fail":
             raise InvalidInput(
                 f"{len(existing)} document ids are in the index already, such as {next(iter(existing))!r}; "
@@ -183,19 +185,44 @@ class ShardWriter:
             )
         if self.settings.duplicates == "skip":
             return [document for document in portion if document.id not in existing], len(existing), []
-        return portion, 0, [row for rows in existing.values() for row in rows]
+        # A row may be there twice: as a chunk of one document, under the id of another.
+        return portion, 0, sorted({row for rows in existing.values() for row in rows})
 
-    def _chunks(self, documents: Iterable[Document]) -> Iterator[Document]:
+    def _require_no_chunk(self, existing: dict[str, list[int]]) -> None:
+        """Refuse a document with the id of a chunk in the index; overwriting or skipping it would be wrong."""
+        for id_, rows in existing.items():
+            owner = owner_of(id_)
+            # The chunks that an overwritten document has had go; those it will have are compared when they are cut.
+            if owner is None or (owner in existing and self.settings.duplicates == "overwrite"):
+                continue
+            if not set(rows).isdisjoint(self.records.existing([owner]).get(owner, [])):
+                raise _ambiguous(id_, owner, new=id_)
+
+    def _cut(self, documents: list[Document], replaced: Iterable[int]) -> list[Document]:
+        """Return the chunks of documents, or the documents when the index has no chunks.
+
+        Raises InvalidInput for a chunk with the id of a document: one id must not stand for two things.
+        """
         if self.settings.window is None or self.encoder is None:
-            yield from documents
-            return
+            return documents
+        chunks: list[Document] = []
         for document in documents:
-            yield from chunk(
+            chunks += chunk(
                 document,
                 count_tokens=self.encoder.count_tokens,
                 window=self.settings.window,
                 overlap=self.settings.overlap,
             )
+        beside = {document.id for document in documents}
+        gone = set(replaced)
+        existing = self.records.existing([part.id for part in chunks])
+        for part in chunks:
+            assert part.parent is not None
+            if part.id in beside:
+                raise _ambiguous(part.id, part.parent, new=part.id)
+            if not gone.issuperset(existing.get(part.id, [])):
+                raise _ambiguous(part.id, part.parent, new=part.parent)
+        return chunks
 
     def _encode(self, folder: Path, documents: list[Document]) -> tuple[int, list[str]]:
         """Write the vectors; return how many documents were cut, and the ids whose vector is not finite."""
@@ -220,3 +247,11 @@ class ShardWriter:
         np.save(folder / VECTORS, vectors)
         np.save(folder / ABSENT, np.flatnonzero(~(present & finite)).astype(np.int32))
         return sum(count > self.encoder.max_tokens for count in counts), bad
+
+
+def _ambiguous(id_: str, owner: str, *, new: str) -> InvalidInput:
+    return InvalidInput(
+        f"two documents need the same id: document {id_!r} has the id of a chunk of document {owner!r}. "
+        f"Give document {new!r} another id and run the same command again (finished shards are kept), "
+        "or build without --chunk."
+    )
