@@ -18,6 +18,7 @@ compatibility character ("㌀") share a place.
 import unicodedata
 from collections.abc import Iterator
 from itertools import pairwise
+from operator import add
 
 import regex
 
@@ -33,6 +34,8 @@ COMPLEX = rf"\p{{LB=SA}}{EXTEND}"
 RUN = regex.compile(rf"(?P<cjk>(?:(?![\p{{P}}\p{{S}}]){CJK})+)|(?P<complex>(?:(?![\p{{P}}\p{{S}}]){COMPLEX})+)")
 CJK_UNIT = regex.compile(CJK)
 CLUSTER = regex.compile(r"\X")
+# Full-width punctuation stands in every Chinese sentence; its NFKC is one character wherever it stands.
+FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0xA0: 0x20}
 
 
 class MultilingualAnalyser:
@@ -51,24 +54,38 @@ class MultilingualAnalyser:
         if not text.isascii():
             text = _normal(text)
             if RUN.search(text):
-                return [term for term, _, _ in self._found(text)]
+                return self._run_terms(text)
+        return self._word_terms(text)
+
+    def tokens(self, text: str) -> list[Token]:
+        normal, starts, ends = _aligned(text)
+        return [Token(term, starts[start], ends[end - 1]) for term, start, end in self._found(normal)]
+
+    def _word_terms(self, text: str) -> list[str]:
         tokens = words(text)
         terms = list(map(self._terms.get, tokens))
         if None in terms:
             terms = list(map(self._term, tokens))
         return [term for term in terms if term]
 
-    def tokens(self, text: str) -> list[Token]:
-        normal, starts, ends = _aligned(text)
-        return [Token(term, starts[start], ends[end - 1]) for term, start, end in self._found(normal)]
+    def _run_terms(self, text: str) -> list[str]:
+        """Return the terms of `_found`, about twice as fast."""
+        terms: list[str] = []
+        done = 0
+        for run in RUN.finditer(text):
+            if run.start() > done:
+                terms += self._word_terms(text[done : run.start()])
+            units = [term for unit in _units(run).findall(run.group()) if (term := self._term(unit))]
+            terms += map(add, units, units[1:]) if len(units) > 1 else units
+            done = run.end()
+        return terms + self._word_terms(text[done:])
 
     def _found(self, text: str) -> Iterator[tuple[str, int, int]]:
         """Yield the terms of a text in NFKC with their places in it."""
         done = 0
         for run in RUN.finditer(text):
             yield from self._words(text[done : run.start()], done)
-            pattern = CJK_UNIT if run.lastgroup == "cjk" else CLUSTER
-            yield from self._bigrams(pattern, run.group(), run.start())
+            yield from self._bigrams(_units(run), run.group(), run.start())
             done = run.end()
         yield from self._words(text[done:], done)
 
@@ -94,8 +111,16 @@ class MultilingualAnalyser:
         return term
 
 
+def _units(run: regex.Match[str]) -> regex.Pattern[str]:
+    """Return what finds the characters or clusters that a run is made of."""
+    return CJK_UNIT if run.lastgroup == "cjk" else CLUSTER
+
+
 def _normal(text: str) -> str:
     """Return the text in NFKC, each grapheme cluster by itself; white space may change."""
+    if unicodedata.is_normalized("NFKC", text):
+        return text
+    text = text.translate(FULL_WIDTH)
     if unicodedata.is_normalized("NFKC", text):
         return text
     return " ".join(
@@ -106,6 +131,7 @@ def _normal(text: str) -> str:
 
 def _aligned(text: str) -> tuple[str, list[int] | range, list[int] | range]:
     """Return the text in NFKC and, for each character of it, where its cluster starts and ends in the text."""
+    text = text.translate(FULL_WIDTH)
     if unicodedata.is_normalized("NFKC", text):
         return text, range(len(text)), range(1, len(text) + 1)
     pieces: list[str] = []

@@ -78,7 +78,9 @@ def test_folding_twice_is_folding_once(token):
 
 @given(
     st.text(
-        st.sampled_from("aé\u0301\u0308 \u00a8\u00a0ﾃﾞ\u3131\u314f\u1100\u1161\u0e33\u0e19㌀\ufe70ﬁ日\u0600\u200d"),
+        st.sampled_from(
+            "aéＡ！\u3000\u0301\u0308 \u00a8\u00a0ﾃﾞ\u3131\u314f\u1100\u1161\u0e33\u0e19㌀\ufe70ﬁ日\u0600\u200d"
+        ),
         max_size=20,
     )
 )

@@ -31,7 +31,7 @@ def minilm():
 
 def test_terms_by_hand(minilm):
     assert minilm.terms("Tokenization of Überraschungen!") == [
-        "token", "##ization", "of", "uber", "##ras", "##chung", "##en", "!",
+        "token", "##ization", "of", "uber", "##ras", "##chu", "##ngen", "!",
     ]  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_long_texts_are_not_truncated(minilm):
 def test_places(minilm):
     text = "Überraschungen, 東京"
     assert [(token.term, text[token.start : token.end]) for token in minilm.tokens(text)] == [
-        ("uber", "Über"), ("##ras", "ras"), ("##chung", "chung"), ("##en", "en"), (",", ","), ("東", "東"), ("京", "京"),
+        ("uber", "Über"), ("##ras", "ras"), ("##chu", "chu"), ("##ngen", "ngen"), (",", ","), ("東", "東"), ("京", "京"),
     ]  # fmt: skip
 
 
@@ -55,7 +55,9 @@ def test_a_folder_with_a_tokenizer_is_enough(folder, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(content)
     made = analyser(f"wordpiece:{tmp_path}")
     text = "Die Straße führt nach 東京, 123 [MASK] <mask>"
-    expected = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    expected = tokenizer.encode(text, add_special_tokens=False)
     unwanted = {"[UNK]", "[MASK]", "<unk>", "<mask>"}
     assert made.terms(text) == [token for token in expected.tokens if token not in unwanted]
     assert hashlib.sha256(content).hexdigest() in made.fingerprint()
