@@ -32,6 +32,14 @@ Format = Annotated[str | None, typer.Option(help="Read the corpus as this format
 IdField = Annotated[str | None, typer.Option(help="Column or key that holds the id.")]
 TitleField = Annotated[str | None, typer.Option(help="Column or key that holds the title.")]
 TextField = Annotated[str | None, typer.Option(help="Column or key that holds the text.")]
+MetadataField = Annotated[
+    list[str] | None,
+    typer.Option(help='Column or key to keep as metadata; repeatable. All are kept without it, none with "".'),
+]
+Header = Annotated[
+    bool | None,
+    typer.Option(help="CSV and TSV: whether the first line names the columns; judged by its content otherwise."),
+]
 MaxBadLines = Annotated[int, typer.Option(min=0, help="Faulty lines to leave out before giving up.")]
 Restart = Annotated[bool, typer.Option(help="Throw away an unfinished run instead of resuming it.")]
 Duplicates = Annotated[
@@ -42,7 +50,12 @@ Duplicates = Annotated[
 def _corpus(source: str, **options: Any) -> Any:
     from indexing.corpora import open_corpus
 
-    return open_corpus(source, **{name: value for name, value in options.items() if value is not None})
+    return open_corpus(source, **_given(options))
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given; an option that can be repeated is an empty list when it was not."""
+    return {name: value for name, value in options.items() if value is not None and value != []}
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:
@@ -105,6 +118,8 @@ def build(
     id_field: IdField = None,
     title_field: TitleField = None,
     text_field: TextField = None,
+    metadata_field: MetadataField = None,
+    header: Header = None,
     shard_documents: Annotated[int, typer.Option(help="Documents between two points to resume from.")] = 4096,
     segment_documents: Annotated[int, typer.Option(help="Most documents of one segment.")] = 1_000_000,
     device: Device = None,
@@ -147,6 +162,8 @@ def build(
         id_field=id_field,
         title_field=title_field,
         text_field=text_field,
+        metadata_fields=metadata_field,
+        header=header,
         max_bad_lines=max_bad_lines,
         duplicates=duplicates,
     )
@@ -196,6 +213,8 @@ def add(
     id_field: IdField = None,
     title_field: TitleField = None,
     text_field: TextField = None,
+    metadata_field: MetadataField = None,
+    header: Header = None,
     device: Device = None,
     offline: Offline = False,
     restart: Restart = False,
@@ -211,6 +230,8 @@ def add(
         id_field=id_field,
         title_field=title_field,
         text_field=text_field,
+        metadata_fields=metadata_field,
+        header=header,
         max_bad_lines=max_bad_lines,
         duplicates=duplicates,
     )
@@ -320,6 +341,11 @@ def corpus(
     source: Corpus,
     to: Annotated[Path, typer.Option(help="BEIR folder to write.")],
     format: Format = None,
+    id_field: IdField = None,
+    title_field: TitleField = None,
+    text_field: TextField = None,
+    metadata_field: MetadataField = None,
+    header: Header = None,
     max_bad_lines: MaxBadLines = 0,
     duplicates: Duplicates = "fail",
     as_json: Json = False,
@@ -327,4 +353,12 @@ def corpus(
     """Convert any corpus into a BEIR folder; pydocs comes with queries and judgments."""
     from indexing.corpora import write_beir
 
-    _show(write_beir(source, to, format=format, max_bad_lines=max_bad_lines, duplicates=duplicates), as_json)
+    options = {
+        "format": format,
+        "id_field": id_field,
+        "title_field": title_field,
+        "text_field": text_field,
+        "metadata_fields": metadata_field,
+        "header": header,
+    }
+    _show(write_beir(source, to, max_bad_lines=max_bad_lines, duplicates=duplicates, **_given(options)), as_json)

@@ -20,6 +20,8 @@ FORMATS = ("beir", "jsonl", "csv", "tsv", "parquet", "folder", "irds", "pydocs")
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 SUFFIXES |= {".parquet": "parquet", ".pq": "parquet"}
 
+IRDS = ("irds", "ir_datasets")
+
 HELP = (
     "a BEIR folder; a .jsonl, .csv, .tsv or .parquet file (.gz and .zst too, but for Parquet); a folder of text, "
     "Markdown or HTML files; irds:NAME; pydocs or pydocs:stdlib; - for standard input"
@@ -41,12 +43,14 @@ def open_corpus(source: str, *, format: str | None = None, header: bool | None =
         raise InvalidInput(f"unknown format {format!r}; use one of {', '.join(FORMATS)}.")
     if header is not None and format not in (None, "csv", "tsv"):
         raise InvalidInput(f"header={header} is for csv and tsv, not for {format}.")
+    exists = source != "-" and _exists(source)
+    scheme, _, rest = source.partition(":")
+    if header is not None and not exists and (source == "-" or scheme in (*IRDS, "pydocs")):
+        raise InvalidInput(f"header={header} is for csv and tsv files, {source} is none.")
     if source == "-":
         return _open_stdin(format, options)
-    exists = _exists(source)
-    scheme, _, rest = source.partition(":")
-    if format == "irds" or (scheme in ("irds", "ir_datasets") and not exists):
-        return _open_irds(rest if scheme in ("irds", "ir_datasets") else source, options)
+    if format == "irds" or (scheme in IRDS and not exists):
+        return _open_irds(rest if scheme in IRDS else source, options)
     if format == "pydocs" or (scheme == "pydocs" and not exists):
         return open_pydocs(source, **options)
     if not exists:

@@ -87,6 +87,9 @@ def test_formats_that_do_not_fit_the_path(tmp_path):
         open_corpus("-", format="csv")
     with pytest.raises(InvalidInput, match="header=True is for csv and tsv"):
         open_corpus(str(path), header=True)
+    for source in ("-", "irds:beir/nfcorpus", "ir_datasets:x", "pydocs", "pydocs:stdlib"):
+        with pytest.raises(InvalidInput, match=f"header=False is for csv and tsv files, {source} is none"):
+            open_corpus(source, header=False)
     for name in ("c.parquet.gz", "C.PARQUET.GZ"):
         packed = tmp_path / name
         packed.write_bytes(b"")
