@@ -109,3 +109,17 @@ def test_a_pattern_without_end_is_an_error(monkeypatch):
     monkeypatch.setattr(custom, "REGEX_SECONDS", 0.05)
     with pytest.raises(InvalidInput, match="took more than"):
         analyser(r'custom:{"tokenizer":"regex((a|a|aa)+$)"}').terms("a" * 60 + "b")
+
+
+def test_an_index_needs_no_file(made, pydocs, tmp_path):
+    import retriever
+    from indexing.build import build_index
+    from indexing.corpora import open_corpus
+    from indexing.plan import BuildSettings
+
+    name = made("{tokenizer: code, stop_words: english}").name
+    (tmp_path / "analyser.yaml").unlink()
+    build_index(open_corpus(str(pydocs)), tmp_path / "index", BuildSettings(parts=("bm25",), analyser=name))
+    index = retriever.open(tmp_path / "index")
+    assert index.analyser.name == name
+    assert index.search("the json decoder", 3, pipeline="bm25").hits
