@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.sparse.protocol import BUILD_THREADS, K1, B, Driver, read_corpus, read_queries, serve
 
 
-class _ExactSearcher:
+class ExactSearcher:
     """Lucene's searcher itself: Anserini's cuts scores to four decimals and lowers the second of two equal ones."""
 
     def __init__(self, index: Path) -> None:
@@ -61,7 +61,7 @@ class Lucene(Driver):
         self._queries = read_queries(queries)
         self._searcher = autoclass("io.anserini.search.SimpleSearcher")(str(index))
         self._searcher.set_bm25(K1, B)
-        self._exact = _ExactSearcher(index)
+        self._exact = ExactSearcher(index)
         texts, names = autoclass("java.util.ArrayList")(), autoclass("java.util.ArrayList")()
         for number, query in enumerate(self._queries):
             texts.add(query)
