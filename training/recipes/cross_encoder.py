@@ -5,12 +5,15 @@ Negatives come from BM25's list, where the reranker will have to choose (arXiv:2
 matter more than their number), and from the whole corpus, so that it also knows what is plainly unrelated.
 """
 
+import contextlib
+import hashlib
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
@@ -18,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from indexing.build import build_index
 from indexing.corpora import open_corpus
+from indexing.corpora.beir import NAMES, corpus_file
 from indexing.plan import BuildSettings
 from retriever.errors import InvalidInput
 from retriever.evaluation.collections import Collection, open_collection
@@ -27,11 +31,14 @@ from retriever.evaluation.significance import compare
 from retriever.index.sealed import Index, open_index
 from retriever.models import resolve
 from retriever.rerank import CrossEncoderReranker
-from retriever.storage import require_writable, write_atomically
+from retriever.storage import require_writable, sha256_of, write_atomically
 
 
 class CrossEncoderConfig(BaseModel):
-    """Settings of the recipe; the defaults are those of configs/cross_encoder.yaml."""
+    """Settings of the recipe; the defaults are those of configs/cross_encoder.yaml.
+
+    precision  of the arithmetic, the weights stay float32; "auto" is bfloat16 on a GPU that has it, else float32
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,6 +50,7 @@ class CrossEncoderConfig(BaseModel):
     learning_rate: float = Field(1e-4, gt=0)
     epochs: float = Field(1, gt=0)
     warmup: float = Field(0.1, ge=0, lt=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     max_pairs: int = Field(2000, ge=1)
     max_eval_queries: int = Field(200, ge=2)
     seed: int = 13
@@ -59,7 +67,10 @@ class Pair(NamedTuple):
 def read_config(path: Path | None, changes: Sequence[str] = ()) -> CrossEncoderConfig:
     """Read a YAML of settings and apply `key=value` changes. Raises InvalidInput naming the faulty one."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
+        content = {} if content is None else content
+        if not isinstance(content, dict):
+            raise InvalidInput(f"{path} must map settings to values, got {type(content).__name__}.")
         for change in changes:
             key, sign, value = change.partition("=")
             if not sign:
@@ -83,7 +94,8 @@ def train_cross_encoder(
     started = time.monotonic()
     train = open_collection(str(source), "train")
     held_out = _held_out(source)
-    with _bm25_index(source, output) as index:
+    corpus = _corpus_digests(source)
+    with _bm25_index(source, output, corpus) as index:
         pairs = list(training_pairs(index, train, config))
         if not pairs:
             raise InvalidInput(f"{source} has no training query with a judged document in the corpus.")
@@ -93,7 +105,7 @@ def train_cross_encoder(
     report = {
         "recipe": "cross_encoder",
         "config": config.model_dump(),
-        "data": {"train": train.sha256, "held_out": {"split": held_out.split, **held_out.sha256}},
+        "data": {"corpus": corpus, "train": train.sha256, "held_out": {"split": held_out.split, **held_out.sha256}},
         "pairs": len(pairs),
         "training_seconds": round(seconds, 1),
         "evaluation": evaluation,
@@ -110,9 +122,18 @@ def _held_out(source: Path) -> Collection:
         return open_collection(str(source), "test")
 
 
-def _bm25_index(source: Path, output: Path) -> Index:
-    """Return a BM25 index over the corpus, kept beside the model for the next training."""
-    path = output.parent / f".{output.name}.bm25"
+def _corpus_digests(source: Path) -> dict[str, str]:
+    """Return the sha256 of the file that the documents are read from. Raises InvalidInput where there is none."""
+    path = corpus_file(source)
+    if path is None:
+        raise InvalidInput(f"{source} is no BEIR folder: it has none of {', '.join(NAMES)}.")
+    return {path.name: sha256_of(path)}
+
+
+def _bm25_index(source: Path, output: Path, corpus: dict[str, str]) -> Index:
+    """Return a BM25 index over the corpus, kept beside the model for the next training on the same files."""
+    digest = hashlib.sha256(json.dumps(corpus, sort_keys=True).encode()).hexdigest()
+    path = output.parent / f".{output.name}.bm25-{digest[:12]}"
     if not (path / "CURRENT").is_file():
         build_index(open_corpus(str(source)), path, BuildSettings(parts=("bm25",)))
     return open_index(path)
@@ -161,6 +182,7 @@ def _fit(pairs: Sequence[Pair], output: Path, config: CrossEncoderConfig, offlin
         CrossEncoderTrainingArguments,
     )
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+    from transformers import PrinterCallback
 
     torch.manual_seed(config.seed)
     model = CrossEncoder(
@@ -176,27 +198,35 @@ def _fit(pairs: Sequence[Pair], output: Path, config: CrossEncoderConfig, offlin
         "label": [pair.label for pair in pairs],
     }
     ratio = sum(pair.label == 0 for pair in pairs) / max(1, sum(pair.label == 1 for pair in pairs))
-    arguments = CrossEncoderTrainingArguments(
-        output_dir=str(output / "checkpoints"),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup,
-        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
-        use_cpu=not torch.cuda.is_available(),
-        seed=config.seed,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=not sys.stderr.isatty(),
+    bfloat16 = config.precision == "bfloat16" or (
+        config.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
-    CrossEncoderTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_dict(rows),
-        # Positives weigh as much as all negatives together, as they are the rarer kind.
-        loss=BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(ratio)),
-    ).train()
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = CrossEncoderTrainingArguments(
+            output_dir=scratch,
+            num_train_epochs=config.epochs,
+            per_device_train_batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            warmup_steps=config.warmup,
+            bf16=bfloat16,
+            use_cpu=not torch.cuda.is_available(),
+            seed=config.seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=not sys.stderr.isatty(),
+        )
+        trainer = CrossEncoderTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_dict(rows),
+            # Positives weigh as much as all negatives together, as they are the rarer kind.
+            loss=BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(ratio)),
+        )
+        trainer.remove_callback(PrinterCallback)
+        # What it still says must not go to standard output, which belongs to the report.
+        with contextlib.redirect_stdout(sys.stderr):
+            trainer.train()
     model.save_pretrained(str(output))
 
 
