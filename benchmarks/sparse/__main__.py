@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.sparse import agreement, impacts, indexes, peers
+from benchmarks.sparse import agreement, impacts, indexes, matrix, peers
 from benchmarks.sparse.engines import ENGINES, OURS, EngineFault, Process
 from retriever.evaluation.records import environment
 
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--queries", type=Path, required=True)
     parser.add_argument("--documents", type=int, help="only the first so many")
+    parser.add_argument("--impacts", type=int, default=impacts.DOCUMENTS, help="how many documents have impacts")
     parser.add_argument("--engines", default=",".join(ENGINES), help="of " + ", ".join(ENGINES))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/sparse.csv"))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
@@ -46,7 +47,7 @@ def main() -> None:
         names = [name for name in ENGINES if name in chosen and ENGINES[name].task == task]
         corpus, queries = indexes.plain_corpus(arguments.corpus, arguments.documents), arguments.queries
         if task == "impacts":
-            corpus = queries = impacts.encoded(corpus)
+            corpus = queries = impacts.encoded(corpus, arguments.impacts)
             if names and not corpus.is_file():
                 print(f"no impacts at {corpus}: {', '.join(names)} left out; see benchmarks.sparse.impacts")
                 continue
@@ -70,21 +71,31 @@ def measure(names: list[str], corpus: Path, queries: Path, rounds: int, rebuild:
                 continue
             print(f"{name}: built in {built['seconds']:.1f} s, {built['mb']:.0f} MB", flush=True)
             running[name] = process
-            rows[name] = {"engine": name, "version": opened["version"], **_building(built, corpus)}
+            rows[name] = {
+                "task": ENGINES[name].task,
+                "engine": name,
+                "version": opened["version"],
+                **_building(built, corpus),
+            }
         hits = {name: process.ask("hits", k=DEPTHS[0])["hits"] for name, process in running.items()}
         times = _take_turns(running, rounds)
         for name, process in running.items():
             rows[name] |= {"search_peak_mb": process.ask("memory")["peak_mb"], **times[name]}
     task = ENGINES[names[0]].task
     for name, row in rows.items():
-        row |= _ratios(row, rows.get(OURS[task])) | agreement.compare(hits[name], hits.get(OURS[task]))
+        row |= _ratios(row, rows.get(OURS[task]))
+        if task == "impacts":
+            row |= agreement.against_definition(hits[name], queries, DEPTHS[0])
+        else:
+            row |= agreement.compare(hits[name], hits.get(OURS[task]))
     if "lucene" in hits and "ours" in hits:
         agreement.print_differences(hits["lucene"], hits["ours"])
     return list(rows.values())
 
 
 def _building(built: dict[str, Any], corpus: Path) -> dict[str, Any]:
-    documents = impacts.documents(corpus) if corpus.suffix == ".npz" else sum(1 for _ in indexes.lines(corpus))
+    impacts_file = corpus.suffix == ".npz"
+    documents = matrix.read(corpus)[0].count if impacts_file else sum(1 for _ in indexes.lines(corpus))
     return {
         "documents": documents, "build_seconds": built["seconds"],
         "documents_per_second": documents / built["seconds"], "index_mb": built["mb"],
@@ -153,7 +164,7 @@ def report(rows: list[dict[str, Any]], output: Path) -> None:
         if fresh:
             writer.writeheader()
         writer.writerows(full)
-    for name in list(full[0])[3:]:
+    for name in list(full[0])[4:]:
         print(f"{name:22}" + "".join(f"{'' if row[name] is None else row[name]!s:>16}" for row in full))
 
 

@@ -1,8 +1,11 @@
 """Whether two engines find the same: scores equal up to float32, or how much their top tens share."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.sparse import matrix
 
 Hits = list[list[list[Any]]]
 """For each query its pairs of id and score, best first."""
@@ -35,6 +38,13 @@ def compare(found: Hits, ours: Hits | None) -> dict[str, float | None]:
         return {"overlap_10": None, "equal_scores": None}
     scores, _ = differences(found, ours)
     return {"overlap_10": overlap(found, ours), "equal_scores": 1 - len(scores) / len(ours)}
+
+
+def against_definition(found: Hits, queries: Path, k: int) -> dict[str, float]:
+    """Return the recall against exact scores, ties counting as found, and the share of queries without a miss."""
+    exact = matrix.Exact(*matrix.read(queries))
+    recalls = [exact.recall(number, [id_ for id_, _ in hits], k) for number, hits in enumerate(found)]
+    return {"overlap_10": float(np.mean(recalls)), "equal_scores": float(np.mean(np.array(recalls) == 1))}
 
 
 def print_differences(lucene: Hits, ours: Hits, limit: int = 5) -> None:
