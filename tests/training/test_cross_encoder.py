@@ -128,11 +128,11 @@ def test_a_packed_corpus_and_none(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_longer_training_reranks_better_than_chance(collection, tmp_path):
-    """Two hundred judged pairs teach a new head something about queries that it has not seen.
+    """Two hundred judged pairs teach a new head a little about queries that it has not seen, not enough for use.
 
-    Not enough for use: with 96 tokens and 4 negatives, BM25's order gave nDCG@10 .559, reranked .390, chance .327.
+    Measured nDCG@10: BM25's order .559, reranked .390, chance .327; with 2 negatives and 64 tokens .296.
     """
-    config = CrossEncoderConfig(max_pairs=200, negatives=2, max_tokens=64, epochs=3, max_eval_queries=100, depth=10)
+    config = CrossEncoderConfig(max_pairs=200, negatives=4, max_tokens=96, epochs=3, max_eval_queries=100, depth=10)
     evaluation = train_cross_encoder(collection, tmp_path / "model", config, offline=True)["evaluation"]
     dev = open_collection(str(collection), "dev")
     assert evaluation["queries"] == len(dev.judged) == 100
@@ -144,7 +144,6 @@ def test_a_longer_training_reranks_better_than_chance(collection, tmp_path):
         )
     # What the one relevant document gives in a random one of ten places, where it is among them at all.
     chance = found / 100 * np.mean(1 / np.log2(np.arange(2, 12)))
-    print(evaluation, chance)
     assert evaluation["reranked"] > 1.05 * chance
 
 
