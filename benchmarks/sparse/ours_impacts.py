@@ -1,8 +1,6 @@
 """Our kernel on learned impacts; left out as long as there is no `kernels.impact`.
 
-What it needs of that package stands in `_prepare` and `_best` alone:
-    impact_index(indptr, documents, impacts, count)     postings by term -> what is searched
-    impact_search(index, terms, weights, k)             -> scores and documents, best first, ties by number
+All that it asks of that package stands in `Impacts`: candidates from the kernel, scored exactly by their codes.
 """
 
 import importlib.metadata
@@ -13,21 +11,43 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.sparse import matrix
 from benchmarks.sparse.protocol import Driver, serve
 
 
-def _prepare(postings: matrix.Rows, count: int) -> Any:
-    from kernels.impact import impact_index
+class Impacts:
+    """The postings of one segment; a code is its own value."""
 
-    return impact_index(postings.indptr, postings.indices, postings.values, count)
+    def __init__(self, postings: matrix.Rows, documents: int) -> None:
+        from kernels.impact import Segments, lay_out
 
+        lengths = np.diff(postings.indptr)
+        # The kernel numbers only terms that occur.
+        self._numbers = np.where(lengths > 0, np.cumsum(lengths > 0) - 1, -1)
+        offsets = np.append(postings.indptr[:-1][lengths > 0], postings.indptr[-1])
+        self._segments = Segments([lay_out(offsets, postings.indices, postings.values, documents)])
+        self._values = np.arange(256, dtype=np.float64)[None]
 
-def _best(index: Any, terms: Any, weights: Any, k: int) -> Any:
-    from kernels.impact import impact_search
+    def search(
+        self, terms: NDArray[np.int32], weights: NDArray[np.uint8], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Return scores and documents of the best k, ties by number."""
+        from kernels.impact import candidates, locate
 
-    return impact_search(index, terms, weights, k)
+        table, _ = self._segments.restricted(None)
+        numbers = self._numbers[terms][None].astype(np.int64)
+        if not (numbers >= 0).any():
+            return np.zeros(0, np.int64), np.zeros(0, np.int32)
+        segments, documents = candidates(table, numbers, weights.astype(np.float64), self._values, self._values, k)
+        positions = np.empty((len(terms), len(documents)), np.int64)
+        locate(table, numbers, segments, documents, positions)
+        codes = self._segments.parts[0].codes[positions]
+        codes[positions < 0] = 0
+        scores = weights.astype(np.int64) @ codes.astype(np.int64)
+        order = np.lexsort((documents, -scores))[:k]
+        return scores[order], documents[order]
 
 
 class OursImpacts(Driver):
@@ -48,10 +68,10 @@ class OursImpacts(Driver):
         _, self._queries = matrix.read(queries)
         with np.load(index / "postings.npz", allow_pickle=False) as file:
             postings = matrix.Rows(file["indptr"], file["indices"], file["values"])
-            self._index = _prepare(postings, int(file["count"]))
+            self._index = Impacts(postings, int(file["count"]))
 
     def search(self, query: int, k: int) -> Any:
-        return _best(self._index, *self._queries.row(query), k)
+        return self._index.search(*self._queries.row(query), k)
 
     def hits(self, query: int, k: int) -> list[tuple[str, float]]:
         scores, documents = self.search(query, k)
