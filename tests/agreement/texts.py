@@ -80,12 +80,12 @@ def _documentation(data: Path) -> Iterator[dict[str, str]]:
 
 
 def assigned_characters(*, sparse: bool = False) -> Iterator[str]:
-    """Yield texts in which a code point stands alone, between letters, between digits, and after a letter.
+    """Yield a text for each block of 64 code points: each of them alone, between letters, between digits, after a letter.
 
-    sparse  one text a block of 64 code points, of its first assigned one; otherwise of all of them
+    sparse  only the first assigned one of a block
     """
     for block in range(0, 0x110000, 64):
         points = (chr(point) for point in range(block, block + 64))
         found = [c for c in points if unicodedata.category(c) not in ("Cn", "Cs", "Co")]
-        for c in found[:1] if sparse else found:
-            yield f"{c} a{c}b 1{c}2 A{c}"
+        if found:
+            yield " ".join(f"{c} a{c}b 1{c}2 A{c}" for c in (found[:1] if sparse else found))
