@@ -55,15 +55,8 @@ def build(name: str, corpus: Path, *, rebuild: bool = False) -> tuple[Path, dict
         answer["peak_mb"] = process.close()
     if not index.exists():
         raise EngineFault(f"{name}: no index at {index}; see {log(name)}")
-    answer["mb"] = size(index) / 1e6
     record.write_text(json.dumps(answer))
     return index, answer
-
-
-def size(path: Path) -> int:
-    """Return the bytes of a file or of all files under a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def log(name: str) -> Path:

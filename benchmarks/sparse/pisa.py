@@ -17,6 +17,8 @@ from benchmarks.sparse.protocol import BUILD_THREADS, K1, B, Driver, read_corpus
 
 ALGORITHM = "maxscore"
 BATCH = 100_000
+# What only building needs.
+PARTS_OF_BUILDING = {"fwd", "fwd.terms", "fwd.documents", "fwd.urls", "inv.docs", "inv.freqs"}
 META = {"type": "sparse_index", "format": "pisa", "package_hint": "pyterrier-pisa"}
 
 
@@ -62,6 +64,9 @@ class Pisa(Driver):
         seconds = time.perf_counter() - start
         plain.unlink()
         return seconds
+
+    def disk(self, index: Path) -> int:
+        return sum(file.stat().st_size for file in index.iterdir() if file.name not in PARTS_OF_BUILDING)
 
     def open(self, index: Path, queries: Path) -> None:
         self._queries = list(enumerate(read_queries(queries)))

@@ -29,6 +29,11 @@ class Driver:
         """Build from the corpus and return the seconds that the engine itself is to answer for."""
         raise NotImplementedError
 
+    def disk(self, index: Path) -> int:
+        """Return the bytes that searching needs on disk."""
+        files = index.rglob("*") if index.is_dir() else [index]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
     def open(self, index: Path, queries: Path) -> None:
         """Open what `build` made and read the queries; neither is timed."""
         raise NotImplementedError
@@ -67,8 +72,9 @@ def serve(driver: Driver) -> None:
 def _answer(driver: Driver, request: dict[str, Any]) -> dict[str, Any]:
     match request["do"]:
         case "build":
-            seconds = driver.build(Path(request["corpus"]), Path(request["index"]))
-            return {"seconds": seconds, "version": driver.version()}
+            index = Path(request["index"])
+            seconds = driver.build(Path(request["corpus"]), index)
+            return {"seconds": seconds, "version": driver.version(), "mb": driver.disk(index) / 1e6}
         case "open":
             driver.open(Path(request["index"]), Path(request["queries"]))
             return {"queries": driver.count(), "version": driver.version()}
