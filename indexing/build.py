@@ -199,7 +199,8 @@ def _inverted_part(settings: BuildSettings, parts: _Parts) -> InvertedPart | Non
     if parts.analyser is None:
         return None
     return InvertedPart(
-        analyser=settings.analyser,
+        # Of a custom analyser the whole content, so that the index needs no other file.
+        analyser=parts.analyser.name,
         analyser_fingerprint=parts.analyser.fingerprint(),
         k1=settings.k1,
         b=settings.b,
@@ -262,7 +263,7 @@ def _write(
         resumed = _read_corpus(writer, corpus, settings, quiet)
         if not writer.shards:
             raise InvalidInput("the corpus holds no documents; nothing was changed.")
-        segments = _seal(folder, writer, settings, parts, device, quiet)
+        segments = _seal(folder, writer, settings, parts, base.inverted, device, quiet)
         for segment in base.segments:
             segments.append(with_tombstones(folder, segment, records, plan.generation))
     finally:
@@ -302,6 +303,7 @@ def _seal(
     writer: ShardWriter,
     settings: BuildSettings,
     parts: _Parts,
+    inverted: InvertedPart | None,
     device: str | None,
     quiet: bool,
 ) -> list[Segment]:
@@ -320,7 +322,7 @@ def _seal(
                 [writer.path(i) for i in members],
                 [None] * len(members),
                 [document.id for _, document in reader.segment_documents(number)],
-                inverted=parts.analyser is not None,
+                inverted=inverted,
                 dense=settings.dense if parts.encoder else None,
                 device=device or "cpu",
             )

@@ -177,7 +177,7 @@ def _merge(change: _Change, number: int, device: str | None) -> list[Segment]:
             [folder / segment_folder(segment.name) for segment in current.segments],
             kept,
             ids,
-            inverted=current.inverted is not None,
+            inverted=current.inverted,
             dense=current.dense.kind if current.dense else None,
             device=device or "cpu",
         )

@@ -9,8 +9,9 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from retriever.index.dense import ABSENT, FAISS_FILE, VECTORS, factory_string, train_index, write_faiss
-from retriever.index.inverted import InvertedReader, merge_inverted
-from retriever.index.manifest import FileEntry, describe_file
+from retriever.index.inverted import read_plain, write_inverted
+from retriever.index.manifest import FileEntry, InvertedPart, describe_file
+from retriever.index.plain import merge_plain
 from retriever.index.segment import segment_folder, write_ids
 from retriever.storage import disk_errors, sync
 
@@ -28,15 +29,16 @@ def seal_segment(
     kept: Sequence[NDArray[np.bool_] | None],
     ids: list[str],
     *,
-    inverted: bool,
+    inverted: InvertedPart | None,
     dense: str | None,
     device: str,
 ) -> dict[str, FileEntry]:
     """Merge `sources` (folders of shards or segments) into a new segment; return its files.
 
-    kept   for each source the documents to take over, None for all
-    ids    of all documents taken over, in order
-    dense  a kind or factory string, None when there are no vectors
+    kept      for each source the documents to take over, None for all
+    ids       of all documents taken over, in order
+    inverted  how the BM25 part is built, None when there is none
+    dense     a kind or factory string, None when there are no vectors
     The folder appears under its final name only when it is complete.
     """
     name = segment_folder(segment_name(number))
@@ -46,8 +48,9 @@ def seal_segment(
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir(parents=True)
         write_ids(working, ids)
-        if inverted:
-            merge_inverted([InvertedReader(source) for source in sources], kept, working)
+        if inverted is not None:
+            plain = merge_plain([read_plain(source) for source in sources], kept)
+            write_inverted(plain, working, inverted.k1, inverted.b)
         if dense is not None:
             merge_vectors(sources, kept, len(ids), working)
             build_faiss(working, dense, device)

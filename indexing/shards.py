@@ -1,7 +1,7 @@
 """The resumable part of a build: the corpus in shards, each analysed, encoded and recorded, then sealed.
 
     building/plan.json
-    building/shards/000000/   inverted.* dense.vectors.npy dense.absent.npy shard.json
+    building/shards/000000/   plain.* dense.vectors.npy dense.absent.npy shard.json
     building/segments/...     segments being merged
 
 shard.json is written last; a shard without it is done again. A shard is always processed whole, so a
@@ -22,7 +22,7 @@ from indexing.plan import BuildSettings
 from retriever.analysis import Analyser
 from retriever.errors import InvalidInput, ModelFault
 from retriever.index.dense import ABSENT, VECTORS
-from retriever.index.inverted import InvertedWriter
+from retriever.index.plain import PlainWriter
 from retriever.index.records import RecordWriter
 from retriever.protocols import Encoder
 from retriever.storage import disk_errors, sync, write_atomically
@@ -148,10 +148,10 @@ class ShardWriter:
         documents = self._cut(documents, replaced)
         empty = sum(not document.content.strip() for document in documents)
         if self.analyser:
-            writer = InvertedWriter()
+            writer = PlainWriter()
             for document in documents:
                 writer.add(self.analyser.terms(document.content))
-            writer.write(folder)
+            writer.postings().write(folder)
         truncated, bad = self._encode(folder, documents) if self.encoder else (0, [])
         self.records.replace(segment, first, documents, self.settings.fields, replaced)
         for path in folder.iterdir():

@@ -112,9 +112,7 @@ def _disagreements(entry: Segment, segment: SegmentReader, records: Records) -> 
     if rows != entry.documents:
         yield f"segment {entry.name}: the manifest says {entry.documents} documents, the records {rows}"
     if segment.inverted:
-        postings = segment.inverted.postings
-        if len(postings) and not 0 <= int(postings.min()) <= int(postings.max()) < entry.documents:
-            yield f"segment {entry.name}: postings name documents that do not exist"
+        yield from (f"segment {entry.name}: {problem}" for problem in segment.inverted.problems())
     if segment.dense:
         for start in range(0, len(segment.dense.vectors), BLOCK):
             if not np.isfinite(segment.dense.vectors[start : start + BLOCK]).all():

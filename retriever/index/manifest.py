@@ -16,7 +16,7 @@ from retriever.errors import IndexCorrupt, IndexMismatch, UnknownIndex
 from retriever.pipeline import PipelineSpec
 from retriever.storage import sha256_of, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a reader of the old format would give wrong answers."""
 
 
@@ -145,7 +145,7 @@ def read_pointer(folder: Path) -> tuple[str, str]:
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
     """Return the manifest in force and its sha256, the fingerprint of the index.
 
-    Raises UnknownIndex, IndexCorrupt, or IndexMismatch when a newer version wrote it.
+    Raises UnknownIndex, IndexCorrupt, or IndexMismatch when another version wrote it in another format.
     """
     name, digest = read_pointer(folder)
     try:
@@ -155,7 +155,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     if hashlib.sha256(content).hexdigest() != digest:
         raise IndexCorrupt(f"{folder / name} was altered: its sha256 is not the one in CURRENT; restore it.")
     try:
-        return Manifest.model_validate_json(content), digest
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         version = _format_of(content)
         if version is not None and version > FORMAT:
@@ -163,6 +163,11 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
                 f"{folder} has index format {version}, this version reads up to {FORMAT}; upgrade to open it."
             ) from error
         raise IndexCorrupt(f"{folder / name} is not a valid manifest: {error}") from error
+    if manifest.format < FORMAT:
+        raise IndexMismatch(
+            f"{folder} has index format {manifest.format}, this version reads {FORMAT}; build the index again."
+        )
+    return manifest, digest
 
 
 def _format_of(content: bytes) -> int | None:

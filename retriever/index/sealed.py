@@ -6,6 +6,7 @@
 """
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +18,15 @@ from numpy.typing import NDArray
 
 from retriever.analysis import Analyser, analyser
 from retriever.encoder import CANARY_TOLERANCE, canary_drift, differences, encode_canaries, load_encoder
-from retriever.errors import IndexMismatch, InvalidInput
+from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
 from retriever.filters import matching_rows
-from retriever.index.inverted import inverse_length_norms, weigh_terms
+from retriever.index.bm25 import Bm25
 from retriever.index.manifest import Manifest, read_manifest, read_pointer
 from retriever.index.records import FieldType, Records
 from retriever.index.segment import SegmentReader, require_size
 from retriever.pipeline import PipelineSpec
 from retriever.protocols import Encoder, Reranker
+from retriever.storage import sha256_of
 from retriever.types import Answer, Document
 
 Mask = list[NDArray[np.bool_]]
@@ -45,13 +47,14 @@ class Candidates:
 
 @dataclass
 class _Models:
-    """What is loaded once and shared by all generations of an index."""
+    """What is loaded, or checked, once and shared by all generations of an index."""
 
     encoder: Encoder | str | None
     device: str | None
     offline: bool
     loaded: Encoder | None = None
     rerankers: dict[str, Reranker] = field(default_factory=dict)
+    checked: set[tuple[str, str]] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -85,12 +88,21 @@ class Index:
         self._pointer = read_pointer(path)
         for name, entry in self.manifest.files.items():
             require_size(path / name, entry.bytes)
+        _require_sound(path, self.manifest, models.checked)
         self._analyser: Analyser | None = None
         if self.manifest.inverted:
             self._analyser = _matching_analyser(self.manifest)
         device = models.device or "cpu"
         self.segments = [SegmentReader(path, self.manifest, segment, device) for segment in self.manifest.segments]
         self.records = Records(path, self.manifest.generation)
+        self._bm25: Bm25 | None = None
+        if self.manifest.inverted:
+            self._bm25 = Bm25(
+                [segment.inverted for segment in self.segments if segment.inverted],
+                [segment.id_rank for segment in self.segments],
+                self.manifest.inverted.k1,
+                self.manifest.inverted.b,
+            )
 
     def __enter__(self) -> "Index":
         return self
@@ -199,12 +211,10 @@ class Index:
             for segment in self.segments:
                 if segment.dense:
                     segment.dense.load()
-        for segment in self.segments:
-            if segment.inverted and len(segment.inverted.terms):
-                # Any term that occurs makes the kernel compile, or load what was compiled.
-                span = segment.inverted.term_range(segment.inverted.terms[0])
-                ones = np.ones(256, np.float32)
-                segment.inverted.search([span], ones[:1], ones, segment.id_rank, 1, None)
+        if self._bm25 and self._bm25.documents:
+            # Any term that occurs makes the kernels compile, or load what was compiled.
+            reader = next(reader for reader in self._bm25.readers if len(reader.terms))
+            self._bm25.search({reader.terms[0]: 1.0}, 1)
 
     def get(self, id_: str) -> Document | None:
         """Return a document by its id, or None; the id of a chunked document gives the whole of it."""
@@ -269,22 +279,13 @@ class Index:
 
     def search_bm25(self, query: str, k: int, mask: Mask | None) -> tuple[Candidates, list[str]]:
         """Return the best k documents by BM25, and the analysed query terms that occur in the index."""
-        part = self.manifest.inverted
-        if part is None or self._analyser is None:
+        if self._bm25 is None or self._analyser is None:
             raise InvalidInput(f"{self.path} has no BM25 part; build it with --parts bm25,dense.")
-        counts: dict[str, int] = {}
-        for term in self._analyser.terms(query):
-            counts[term] = counts.get(term, 0) + 1
-        readers = [segment.inverted for segment in self.segments if segment.inverted]
-        weights, spans, documents, mean = weigh_terms(readers, counts)
-        if documents == 0 or len(weights) == 0:
+        counts = dict(Counter(self._analyser.terms(query)))
+        if not counts or self._bm25.documents == 0:
             return Candidates([], [], []), []
-        inverse = inverse_length_norms(part.k1, part.b, mean)
-        found = []
-        for number, (segment, reader) in enumerate(zip(self.segments, readers, strict=True)):
-            allowed = mask[number] if mask is not None else None
-            found.append(reader.search(spans[number], weights, inverse, segment.id_rank, k, allowed))
-        return self._merge(found, k), list(counts)
+        found = self._bm25.search(counts, k, mask)
+        return (self._merge(found, k), list(counts)) if found is not None else (Candidates([], [], []), [])
 
     def search_dense(self, vectors: NDArray[np.float32], k: int, mask: Mask | None) -> tuple[list[Candidates], bool]:
         """Return for each query vector (Q, H) the best k documents, and whether the search was exact."""
@@ -307,7 +308,7 @@ class Index:
         rows: list[int] = []
         for segment, (segment_scores, ordinals) in zip(self.segments, found, strict=True):
             scores += segment_scores.tolist()
-            ids += [segment.ids[ordinal] for ordinal in ordinals]
+            ids += segment.ids.take(ordinals)
             rows += [segment.row(ordinal) for ordinal in ordinals.tolist()]
         if len(self.segments) > 1:
             order = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))[:k]
@@ -362,6 +363,20 @@ class Index:
             known = ", ".join(self.manifest.pipelines)
             raise InvalidInput(f"unknown pipeline {name!r}; this index offers {known}.")
         return self.manifest.pipelines[name]
+
+
+def _require_sound(path: Path, manifest: Manifest, checked: set[tuple[str, str]]) -> None:
+    """Raise IndexCorrupt unless the inverted files are what was sealed: compiled code reads them unchecked.
+
+    Cost: reads them once, at 1 to 2 GB a second.
+    """
+    for name, entry in manifest.all_files().items():
+        if "/inverted." not in name or (name, entry.sha256) in checked:
+            continue
+        require_size(path / name, entry.bytes)
+        if sha256_of(path / name) != entry.sha256:
+            raise IndexCorrupt(f"{path / name} was altered: its sha256 is not the manifest's; restore it.")
+        checked.add((name, entry.sha256))
 
 
 def _matching_analyser(manifest: Manifest) -> Analyser:

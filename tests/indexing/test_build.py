@@ -436,13 +436,13 @@ def test_building_from_the_command_line_is_interrupted_and_resumed(tmp_path):
 
 def test_a_full_disk_says_so_leaves_the_index_and_can_be_resumed(tmp_path, monkeypatch):
     from retriever.errors import StorageFull
-    from retriever.index.inverted import InvertedWriter
+    from retriever.index.plain import PlainPostings
 
     path = tmp_path / "index"
     build(path, random_documents(20, seed=0))
     before = answers(path)
     written = []
-    original = InvertedWriter.write
+    original = PlainPostings.write
 
     def write(self, folder):
         written.append(folder)
@@ -450,12 +450,12 @@ def test_a_full_disk_says_so_leaves_the_index_and_can_be_resumed(tmp_path, monke
             raise OSError(errno.ENOSPC, "No space left on device")
         return original(self, folder)
 
-    monkeypatch.setattr(InvertedWriter, "write", write)
+    monkeypatch.setattr(PlainPostings, "write", write)
     new = random_documents(100, seed=1, prefix="n")
     with pytest.raises(StorageFull, match=r"disk full while writing to .*What was finished before is intact"):
         add_documents(ListCorpus(new), path, encoder=HashingEncoder(), shard_documents=16)
     assert_same_answers(before, answers(path))
-    monkeypatch.setattr(InvertedWriter, "write", original)
+    monkeypatch.setattr(PlainPostings, "write", original)
     report = add_documents(ListCorpus(new), path, encoder=HashingEncoder(), shard_documents=16)
     assert report["resumed_shards"] == 2
     with open_hashing(path) as index:

@@ -160,13 +160,29 @@ def test_a_current_that_points_nowhere_sensible(index, content):
         open_index(index)
 
 
+def test_an_older_format(index):
+    reseal(index, lambda content: content.update(format=1))
+    with pytest.raises(IndexMismatch, match="has index format 1, this version reads 2; build the index again"):
+        open_index(index)
+
+
+@pytest.mark.parametrize("part", ["codes", "dense_distances", "exceptions", "terms", "kinds"])
+def test_a_flipped_bit_of_the_postings_is_an_error_at_opening(index, part):
+    path = next(index.glob(f"segments/*/inverted.{part}.npy"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(IndexCorrupt, match=rf"inverted.{part}.npy was altered: its sha256"):
+        open_index(index)
+
+
 def test_a_newer_format(index):
     def newer(content):
         content["format"] = 99
         content["brand_new"] = True
 
     reseal(index, newer)
-    with pytest.raises(IndexMismatch, match="has index format 99, this version reads up to 1; upgrade"):
+    with pytest.raises(IndexMismatch, match="has index format 99, this version reads up to 2; upgrade"):
         open_index(index)
 
 

@@ -1,110 +1,162 @@
-"""bm25_search against its definition, and its order among equals."""
+"""BM25 over coded postings against its definition, and what codes tell of frequencies."""
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from kernels.bm25 import bm25_reference, bm25_search, count_allowed
-from kernels.bm25.cpu import BLOCK
+from kernels.bm25 import (
+    Frequencies,
+    bm25_reference,
+    bm25_search,
+    bounds,
+    encode,
+    frequency_table,
+    meanings,
+    score_all,
+)
+from kernels.impact import Segments, lay_out
 
-
-def random_postings(generator: np.random.Generator, documents: int, terms: int):
-    """Return postings as a list of pairs and as the flat arrays that the kernel takes."""
-    postings = []
-    for _ in range(terms):
-        count = int(generator.integers(0, documents + 1))
-        chosen = np.sort(generator.choice(documents, count, replace=False)).astype(np.int32)
-        postings.append((chosen, generator.integers(1, 9, count).astype(np.uint8)))
-    ends = np.cumsum([len(found) for found, _ in postings]).astype(np.int64)
-    flat = np.concatenate([found for found, _ in postings])
-    frequencies = np.concatenate([tf for _, tf in postings])
-    return postings, flat, frequencies, ends - [len(found) for found, _ in postings], ends
-
-
-def best(scores, id_rank, k, allowed=None):
-    """Return (scores, documents) of the best k by the definition's scores."""
-    matching = [d for d in range(len(scores)) if scores[d] > 0 and (allowed is None or allowed[d])]
-    chosen = sorted(matching, key=lambda d: (-scores[d], id_rank[d]))[:k]
-    return [scores[d] for d in chosen], chosen
+EVERY_BYTE = np.ones(256, np.bool_)
 
 
-@pytest.mark.parametrize("documents", [1, 7, 63, 1000])
-@pytest.mark.parametrize("terms", [1, 3, 8])
-@pytest.mark.parametrize("k", [1, 10, 2000])
-@pytest.mark.parametrize("filtered", [False, True])
-def test_equals_the_definition_bit_for_bit(documents, terms, k, filtered):
-    generator = np.random.default_rng([documents, terms, k, filtered])
-    postings, flat, frequencies, starts, ends = random_postings(generator, documents, terms)
-    weights = generator.random(terms, np.float32) + np.float32(0.1)
-    norms = generator.integers(0, 40, documents).astype(np.uint8)
-    inverse = generator.random(256, np.float32) + np.float32(0.1)
-    id_rank = generator.permutation(documents).astype(np.int32)
-    allowed = generator.random(documents) < 0.5 if filtered else None
-    expected_scores, expected = best(bm25_reference(postings, weights, norms, inverse), id_rank, k, allowed)
-    scores, found = bm25_search(
-        flat, frequencies, starts.astype(np.int64), ends, weights, norms, inverse, id_rank, k, allowed
+def norms_of(k1, b, mean):
+    """n of each length byte; the bytes stand for their own number here."""
+    return k1 * (1 - b + b * np.arange(256) / mean)
+
+
+class Collection:
+    """Random postings of one segment, as the kernel takes them and as the definition does."""
+
+    def __init__(self, generator, size, terms, built):
+        self.size = size
+        self.plain = []
+        for _ in range(terms):
+            documents = np.flatnonzero(generator.random(size) < generator.random() ** 2).astype(np.int32)
+            documents = documents if len(documents) else np.array([0], np.int32)
+            frequencies = generator.geometric(0.5, len(documents)).astype(np.uint32)
+            frequencies[generator.random(len(documents)) < 0.02] = 1000
+            self.plain.append((documents, frequencies))
+        self.length_bytes = generator.integers(1, 60, size).astype(np.uint8)
+        offsets = np.cumsum([0, *(len(documents) for documents, _ in self.plain)])
+        documents = np.concatenate([documents for documents, _ in self.plain])
+        frequencies = np.concatenate([frequencies for _, frequencies in self.plain])
+        codes = encode(documents, frequencies, self.length_bytes, built)
+        smallest, several = meanings(built)
+        different = smallest[self.length_bytes[documents], codes] != frequencies
+        terms_of = np.repeat(np.arange(terms), np.diff(offsets))
+        keys = (terms_of << 32 | documents)[different]
+        self.postings = lay_out(offsets, documents, codes, size)
+        self.frequencies = Frequencies(self.length_bytes, smallest, several, keys, frequencies[different])
+
+
+def search(parts, terms, weights, norms, built, k, live=None):
+    segments = Segments([part.postings for part in parts], live)
+    uppers, lowers = bounds(built, norms, EVERY_BYTE)
+    with np.errstate(divide="ignore"):
+        inverse = (1 / norms).astype(np.float32)
+    return inverse, bm25_search(
+        segments.table,
+        frequency_table([part.frequencies for part in parts]),
+        terms,
+        weights,
+        inverse,
+        np.tile(uppers, (len(parts), 1)),
+        np.tile(lowers, (len(parts), 1)),
+        k,
     )
-    assert found.tolist() == expected
-    assert scores.tolist() == expected_scores
 
 
-def test_spans_several_blocks_of_documents():
-    documents = 2 * BLOCK + 17
-    flat = np.array([0, BLOCK - 1, BLOCK, 2 * BLOCK, documents - 1], np.int32)
-    frequencies = np.array([1, 2, 3, 4, 5], np.uint8)
-    norms = np.zeros(documents, np.uint8)
-    scores, found = bm25_search(
-        flat,
-        frequencies,
-        np.array([0], np.int64),
-        np.array([5], np.int64),
-        np.ones(1, np.float32),
-        norms,
-        np.ones(256, np.float32),
-        np.arange(documents, dtype=np.int32),
-        3,
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_equals_the_definition_bit_for_bit(data):
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    built = norms_of(0.9, 0.4, 20)
+    # Codes made for one k1, b and mean length serve any other.
+    asked = data.draw(st.sampled_from([built, norms_of(0.9, 0.4, 31.5), norms_of(1.2, 0.75, 20), norms_of(0, 0, 1)]))
+    sizes = data.draw(st.lists(st.sampled_from([1, 30, 800]), min_size=1, max_size=3))
+    terms, k = data.draw(st.integers(1, 8)), data.draw(st.sampled_from([1, 10, 500]))
+    parts = [Collection(generator, size, terms, built) for size in sizes]
+    live = [generator.random(size) < 0.8 if generator.random() < 0.5 else None for size in sizes]
+    weights = (generator.random(terms) + 0.1).astype(np.float32)
+    inverse, (segments, documents, scores) = search(
+        parts, np.tile(np.arange(terms), (len(parts), 1)), weights, asked, built, k, live
     )
-    # 1 - 1 / (1 + tf): more occurrences score higher.
-    assert found.tolist() == [documents - 1, 2 * BLOCK, BLOCK]
-    np.testing.assert_allclose(scores, [5 / 6, 4 / 5, 3 / 4], rtol=1e-6)
+    expected = [bm25_reference(part.plain, weights, part.length_bytes, inverse) for part in parts]
+    for mask, part in zip(live, expected, strict=True):
+        if mask is not None:
+            part[~mask] = 0
+    assert scores.tolist() == [expected[s][d] for s, d in zip(segments, documents, strict=True)]
+    every = np.concatenate(expected)
+    wanted = np.sort(every[every > 0])[::-1][:k]
+    assert np.sort(scores)[::-1][: len(wanted)].tolist() == wanted.tolist()
 
 
-def test_equal_scores_stand_in_order_of_id_rank():
-    flat = np.arange(50, dtype=np.int32)
-    id_rank = np.arange(50, dtype=np.int32)[::-1].copy()
-    scores, found = bm25_search(
-        flat,
-        np.ones(50, np.uint16),
-        np.array([0], np.int64),
-        np.array([50], np.int64),
-        np.ones(1, np.float32),
-        np.zeros(50, np.uint8),
-        np.ones(256, np.float32),
-        id_rank,
-        5,
-    )
-    assert found.tolist() == [49, 48, 47, 46, 45]
-    assert len(set(scores.tolist())) == 1
+def test_scoring_every_document_equals_the_definition():
+    generator = np.random.default_rng(5)
+    built = norms_of(0.9, 0.4, 20)
+    part = Collection(generator, 70_000, 6, built)
+    weights = generator.random(6).astype(np.float32)
+    inverse = (1 / built).astype(np.float32)
+    table = Segments([part.postings]).table
+    scores = score_all(table, frequency_table([part.frequencies]), 0, np.arange(6), weights, inverse)
+    # Spot checks: the definition is slow.
+    rows = generator.choice(70_000, 300, replace=False)
+    plain = [
+        (
+            np.arange(300)[np.isin(rows, documents)],
+            frequencies[np.searchsorted(documents, rows[np.isin(rows, documents)])],
+        )
+        for documents, frequencies in part.plain
+    ]
+    expected = bm25_reference(plain, weights, part.length_bytes[rows], inverse)
+    assert scores[rows].tolist() == expected.tolist()
+
+
+def test_a_query_of_ten_thousand_terms():
+    generator = np.random.default_rng(6)
+    built = norms_of(0.9, 0.4, 20)
+    part = Collection(generator, 50, 10_000, built)
+    live = [np.arange(50) != 7]
+    weights = generator.random(10_000).astype(np.float32)
+    inverse, (_, documents, scores) = search([part], np.arange(10_000)[None], weights, built, built, 5, live)
+    expected = bm25_reference(part.plain, weights, part.length_bytes, inverse)
+    assert 7 not in documents
+    assert scores.tolist() == expected[documents].tolist()
+    assert len(documents) == 49
+
+
+@pytest.mark.parametrize(("k1", "b", "mean"), [(0.9, 0.4, 55.5), (1.2, 0.75, 3), (0.3, 1, 400), (50, 0.5, 10)])
+def test_codes_and_exceptions_tell_every_frequency(k1, b, mean):
+    norms = norms_of(k1, b, mean)
+    norms[0] = k1
+    smallest, several = meanings(norms)
+    frequencies = np.array([*range(1, 300), 10**4, 10**6, 2**31 - 2], np.uint32)
+    for byte in (1, 10, 100, 255):
+        documents = np.zeros(len(frequencies), np.int32)
+        codes = encode(documents, frequencies, np.array([byte], np.uint8), norms)
+        meant = smallest[byte, codes]
+        assert (meant <= frequencies).all()
+        # Where a code has one meaning it is the right one.
+        assert (meant == frequencies)[~several[byte, codes]].all()
+        assert (np.diff(codes.astype(int)) >= 0).all()
+
+
+@pytest.mark.parametrize("asked", [(0.9, 0.4, 20), (0.9, 0.4, 90), (2.0, 0.9, 7), (0.0, 0.0, 1)])
+def test_bounds_hold_the_true_value(asked):
+    built, now = norms_of(0.9, 0.4, 20), norms_of(*asked)
+    occurring = np.zeros(256, np.bool_)
+    occurring[1:80] = True
+    uppers, lowers = bounds(built, now, occurring)
+    for byte in range(1, 80):
+        frequencies = np.arange(1, 400, dtype=np.uint32)
+        codes = encode(np.zeros(399, np.int32), frequencies, np.array([byte], np.uint8), built)
+        true = frequencies / (frequencies + now[byte])
+        assert (true <= uppers[codes]).all()
+        assert (true >= lowers[codes]).all()
 
 
 def test_refuses_k_below_one():
+    part = Collection(np.random.default_rng(0), 5, 1, norms_of(1, 0, 1))
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        bm25_search(
-            np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int64),
-            np.zeros(0, np.float32), np.zeros(3, np.uint8), np.ones(256, np.float32),
-            np.arange(3, dtype=np.int32), 0,
-        )  # fmt: skip
-
-
-def test_no_terms_or_no_documents_give_nothing():
-    for documents in (0, 3):
-        scores, found = bm25_search(
-            np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int64),
-            np.zeros(0, np.float32), np.zeros(documents, np.uint8), np.ones(256, np.float32),
-            np.arange(documents, dtype=np.int32), 5,
-        )  # fmt: skip
-        assert len(scores) == len(found) == 0
-
-
-def test_count_allowed():
-    allowed = np.array([True, False, True, True])
-    assert count_allowed(np.array([0, 1, 3], np.int32), allowed) == 2
+        search([part], np.array([[0]]), np.ones(1, np.float32), norms_of(1, 0, 1), norms_of(1, 0, 1), 0)

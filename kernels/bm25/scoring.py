@@ -1,0 +1,232 @@
+"""BM25 at full precision: of candidates, and of all documents, over several segments."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from kernels.impact.postings import BLOCK, BLOCK_BITS
+from kernels.impact.search import ABSENT, DENSE_FORM, SPARSE_FORM, TINY_FORM, candidates, find_terms, locate
+from kernels.impact.segments import (
+    ALLOWED,
+    CODES,
+    DENSE_COUNTS,
+    DENSE_DISTANCES,
+    DENSE_STARTS,
+    DOCUMENTS,
+    FIRST_DENSE_CODE,
+    FIRST_SPARSE_CODE,
+    SPARSE_COUNTS,
+    SPARSE_DOCUMENTS,
+    SPARSE_STARTS,
+    TINY_DOCUMENTS,
+    int64_array,
+    uint8_array,
+    uint16_array,
+    uint32_array,
+)
+
+LENGTH_BYTES = 0
+SMALLEST = 1
+SEVERAL = 2
+EXCEPTIONS = 3
+EXCEPTION_VALUES = 4
+EXCEPTION_COUNT = 5
+COLUMNS = 6
+
+# Beyond that many terms 16-bit accumulators tell too little.
+MOST_TERMS = 512
+
+
+class Frequencies(NamedTuple):
+    """What one segment needs beside its postings to turn codes into frequencies.
+
+    length_bytes      (N,) uint8
+    smallest          (256, 256) int64, see `kernels.bm25.codes.meanings`
+    several           (256, 256) bool
+    exceptions        (E,) int64, ascending: term << 32 | document
+    exception_values  (E,) uint32 frequencies
+    """
+
+    length_bytes: NDArray[np.uint8]
+    smallest: NDArray[np.int64]
+    several: NDArray[np.bool_]
+    exceptions: NDArray[np.int64]
+    exception_values: NDArray[np.uint32]
+
+
+def frequency_table(parts: Sequence[Frequencies]) -> NDArray[np.int64]:
+    """Return (S, COLUMNS) addresses of contiguous arrays, which must stay alive."""
+    table = np.zeros((len(parts), COLUMNS), np.int64)
+    for row, part in zip(table, parts, strict=True):
+        row[:EXCEPTION_COUNT] = [array.ctypes.data for array in part]
+        row[EXCEPTION_COUNT] = len(part.exceptions)
+    return table
+
+
+@njit(nogil=True, cache=True)
+def _frequency(table, segment, term, document, code):
+    byte = np.int64(uint8_array(table[segment, LENGTH_BYTES], 1 << 40)[document])
+    place = byte << 8 | np.int64(code)
+    if uint8_array(table[segment, SEVERAL], 65536)[place]:
+        count = table[segment, EXCEPTION_COUNT]
+        exceptions = int64_array(table[segment, EXCEPTIONS], count)
+        key = term << 32 | document
+        low = np.int64(0)
+        high = count
+        while low < high:
+            middle = (low + high) >> 1
+            if exceptions[middle] < key:
+                low = middle + 1
+            else:
+                high = middle
+        if low < count and exceptions[low] == key:
+            return np.int64(uint32_array(table[segment, EXCEPTION_VALUES], count)[low])
+    return int64_array(table[segment, SMALLEST], 65536)[place]
+
+
+@njit(nogil=True, cache=True)
+def _part(weight, frequency, inverse):
+    saturation = np.float32(1) + np.float32(frequency) * inverse
+    return np.float32(weight - weight / saturation)
+
+
+@njit(nogil=True, cache=True)
+def _score(impacts, table, terms, weights, inverse, segments, documents, positions, scores):
+    for i in range(len(documents)):
+        s = segments[i]
+        document = np.int64(documents[i])
+        codes = uint8_array(impacts[s, CODES], 1 << 40)
+        norm = inverse[uint8_array(table[s, LENGTH_BYTES], 1 << 40)[document]]
+        score = 0.0
+        for t in range(len(weights)):
+            position = positions[t, i]
+            if position >= 0:
+                frequency = _frequency(table, s, terms[s, t], document, codes[position])
+                score += _part(weights[t], frequency, norm)
+        scores[i] = np.float32(score)
+
+
+@njit(nogil=True, cache=True)
+def _add_term(impacts, table, s, term, form, row, size, weight, inverse, scores):
+    codes = uint8_array(impacts[s, CODES], 1 << 40)
+    lengths = uint8_array(table[s, LENGTH_BYTES], 1 << 40)
+    blocks = max(1, (impacts[s, DOCUMENTS] + BLOCK - 1) // BLOCK)
+    if form == TINY_FORM:
+        tiny = uint32_array(impacts[s, TINY_DOCUMENTS], 1 << 38)
+        for i in range(row, row + size):
+            document = np.int64(tiny[i])
+            scores[document] += _part(
+                weight, _frequency(table, s, term, document, codes[i]), inverse[lengths[document]]
+            )
+    elif form == SPARSE_FORM:
+        entry = int64_array(impacts[s, SPARSE_STARTS], 1 << 36)[row]
+        counts = uint16_array(impacts[s, SPARSE_COUNTS], 1 << 38)
+        places = uint16_array(impacts[s, SPARSE_DOCUMENTS], 1 << 38)
+        for block in range(blocks):
+            for _ in range(counts[row * blocks + block]):
+                document = (block << BLOCK_BITS) + np.int64(places[entry])
+                frequency = _frequency(table, s, term, document, codes[impacts[s, FIRST_SPARSE_CODE] + entry])
+                scores[document] += _part(weight, frequency, inverse[lengths[document]])
+                entry += 1
+    elif form == DENSE_FORM:
+        entry = int64_array(impacts[s, DENSE_STARTS], 1 << 36)[row]
+        entries = uint32_array(impacts[s, DENSE_COUNTS], 1 << 38)
+        distances = uint8_array(impacts[s, DENSE_DISTANCES], 1 << 40)
+        for block in range(blocks):
+            document = block << BLOCK_BITS
+            for _ in range(entries[row * blocks + block]):
+                document += distances[entry]
+                code = codes[impacts[s, FIRST_DENSE_CODE] + entry]
+                if code:
+                    frequency = _frequency(table, s, term, document, code)
+                    scores[document] += _part(weight, frequency, inverse[lengths[document]])
+                entry += 1
+
+
+@njit(nogil=True, cache=True)
+def _score_all(impacts, table, s, terms, weights, inverse, scores):
+    n = len(terms)
+    forms = np.full(n, ABSENT, np.int64)
+    rows = np.zeros(n, np.int64)
+    sizes = np.zeros(n, np.int64)
+    find_terms(impacts, s, terms, forms, rows, sizes)
+    for t in range(n):
+        _add_term(impacts, table, s, terms[t], forms[t], rows[t], sizes[t], weights[t], inverse, scores)
+
+
+def score_all(
+    impacts: NDArray[np.int64],
+    table: NDArray[np.int64],
+    segment: int,
+    terms: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    inverse: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Return (N,) BM25 of every document of a segment, 0 where no term occurs. Reads every posting.
+
+    impacts, table  see `Segments.table` and `frequency_table`
+    terms, weights  (T,) the query's terms in this segment (-1: absent) and their weights
+    inverse         (256,) inverse length normalisation of each length byte
+    """
+    scores = np.zeros(impacts[segment, DOCUMENTS], np.float64)
+    _score_all(impacts, table, segment, terms, weights, inverse, scores)
+    return scores.astype(np.float32)
+
+
+def bm25_search(
+    impacts: NDArray[np.int64],
+    table: NDArray[np.int64],
+    terms: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    inverse: NDArray[np.float32],
+    uppers: NDArray[np.float64],
+    lowers: NDArray[np.float64],
+    k: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+    """Return (segments, documents, scores) that hold all of the top k, with Lucene's scores, in any order.
+
+    impacts         see `Segments.restricted`
+    table           see `frequency_table`
+    terms           (S, T) each query term's number in each segment, -1 where it is absent
+    weights         (T,) inverse document frequency times the term's weight in the query, above 0
+    inverse         (256,) inverse length normalisation of each length byte
+    uppers, lowers  (S, 256), see `kernels.bm25.codes.bounds`
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if len(weights) > MOST_TERMS:
+        return _every_match(impacts, table, terms, weights, inverse)
+    segments, documents = candidates(impacts, terms, weights.astype(np.float64), uppers, lowers, k)
+    positions = np.empty((len(weights), len(documents)), np.int64)
+    locate(impacts, terms, segments, documents, positions)
+    scores = np.empty(len(documents), np.float32)
+    _score(impacts, table, terms, weights, inverse, segments, documents, positions, scores)
+    return segments, documents, scores
+
+
+def _every_match(
+    impacts: NDArray[np.int64],
+    table: NDArray[np.int64],
+    terms: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    inverse: NDArray[np.float32],
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+    found = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
+    for segment in range(len(impacts)):
+        scores = score_all(impacts, table, segment, terms[segment], weights, inverse)
+        matching = scores > 0
+        if impacts[segment, ALLOWED]:
+            matching &= _mask(impacts[segment, ALLOWED], len(scores))
+        documents = np.flatnonzero(matching).astype(np.int32)
+        found[0].append(np.full(len(documents), segment, np.int32))
+        found[1].append(documents)
+        found[2].append(scores[documents])
+    return np.concatenate(found[0]), np.concatenate(found[1]), np.concatenate(found[2])
+
+
+@njit(nogil=True, cache=True)
+def _mask(address, size):
+    return uint8_array(address, size) != 0

@@ -1,0 +1,708 @@
+"""Exact candidates for the top k: term at a time over blocks, on 8-bit codes with 16-bit accumulators.
+
+A query gives each term a table from codes to whole numbers that are never below the code's true contribution
+(in units of `scale`), so a document's accumulator is an upper bound of its score. The k-th best accumulator so
+far, less the most that all terms together can be rounded up, bounds the k-th best score from below: whatever
+cannot reach it is left out. The caller scores the few that remain at full precision.
+
+Within a block the terms are taken as in MaxScore (Turtle and Flood, 1995): the weakest, which together cannot
+lift a document over the threshold, are only looked up for documents that the others have brought near it.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from kernels.impact.postings import BLOCK, BLOCK_BITS, CHECKPOINT, GROUP, SPARSE_KIND, TINY
+from kernels.impact.segments import (
+    ALLOWED,
+    CHECKPOINTS,
+    CODES,
+    DENSE_BOUNDS,
+    DENSE_COUNTS,
+    DENSE_DISTANCES,
+    DENSE_SIZES,
+    DENSE_STARTS,
+    DOCUMENTS,
+    FIRST_DENSE_CODE,
+    FIRST_SPARSE_CODE,
+    GROUPS,
+    KINDS,
+    SPARSE_BOUNDS,
+    SPARSE_COUNTS,
+    SPARSE_DOCUMENTS,
+    SPARSE_STARTS,
+    TINY_DOCUMENTS,
+    int64_array,
+    uint8_array,
+    uint16_array,
+    uint32_array,
+)
+
+TOP = 65535
+BUCKET_BITS = 5
+# Maxima are taken over chunks, then over the strips of those chunks that hold something.
+CHUNK = 256
+STRIP = 32
+# A walk over that many postings costs as much as one over all accumulators of a block.
+WALK = 1024
+# One look-up costs as much as adding that many postings.
+LOOKUP = 60
+# A chunk that holds a document near the threshold costs, with what follows for it, as much as that many.
+HIT = 120
+
+ABSENT = -1
+TINY_FORM = 0
+SPARSE_FORM = 1
+DENSE_FORM = 2
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _group(groups, row, column):
+    return groups[row * 3 + column]
+
+
+@njit(nogil=True, cache=True)
+def find_terms(table, segment, terms, forms, rows, sizes):
+    """For each term of a segment (-1: absent) tell its form, its row or start there, and a tiny term's size."""
+    kinds = uint8_array(table[segment, KINDS], 1 << 40)
+    groups = int64_array(table[segment, GROUPS], 1 << 40)
+    for t in range(len(terms)):
+        term = terms[t]
+        forms[t] = ABSENT
+        if term < 0:
+            continue
+        group = term // GROUP
+        kind = kinds[term]
+        if kind <= TINY:
+            start = _group(groups, group, 0)
+            for other in range(group * GROUP, term):
+                if kinds[other] <= TINY:
+                    start += kinds[other]
+            forms[t] = TINY_FORM
+            rows[t] = start
+            sizes[t] = kind
+            continue
+        row = _group(groups, group, 1 if kind == SPARSE_KIND else 2)
+        for other in range(group * GROUP, term):
+            row += kinds[other] == kind
+        forms[t] = SPARSE_FORM if kind == SPARSE_KIND else DENSE_FORM
+        rows[t] = row
+
+
+@njit(nogil=True, cache=True)
+def posting_sizes(table, terms, counts):
+    """Write how many postings each term has in each segment, deleted documents included, into `counts` (S, T)."""
+    n = terms.shape[1]
+    forms = np.empty(n, np.int64)
+    rows = np.zeros(n, np.int64)
+    sizes = np.zeros(n, np.int64)
+    for s in range(len(table)):
+        find_terms(table, s, terms[s], forms, rows, sizes)
+        sparse_starts = int64_array(table[s, SPARSE_STARTS], 1 << 36)
+        dense_sizes = int64_array(table[s, DENSE_SIZES], 1 << 36)
+        for t in range(n):
+            if forms[t] == ABSENT:
+                counts[s, t] = 0
+            elif forms[t] == TINY_FORM:
+                counts[s, t] = sizes[t]
+            elif forms[t] == SPARSE_FORM:
+                counts[s, t] = sparse_starts[rows[t] + 1] - sparse_starts[rows[t]]
+            else:
+                counts[s, t] = dense_sizes[rows[t]]
+
+
+@njit(nogil=True, cache=True)
+def _add_dense(accumulators, distances, codes, start, first_code, count, lut):
+    place = np.uint16(0)
+    for i in range(np.uint64(start), np.uint64(start + count)):
+        place = np.uint16(place + distances[i])
+        accumulators[place] += lut[codes[np.uint64(first_code) + i]]
+
+
+@njit(nogil=True, cache=True)
+def _add_sparse(accumulators, places, codes, start, first_code, count, lut):
+    for i in range(np.uint64(start), np.uint64(start + count)):
+        accumulators[places[i]] += lut[codes[np.uint64(first_code) + i]]
+
+
+@njit(nogil=True, cache=True)
+def _largest(accumulators, start):
+    largest = np.uint16(0)
+    for i in range(CHUNK):
+        largest = max(largest, accumulators[np.uint64(start) + np.uint64(i)])
+    return largest
+
+
+@njit(nogil=True, cache=True)
+def _maxima(accumulators, chunks, wanted, maxima):
+    """Write the largest accumulator of each chunk and return how many chunks have what is wanted."""
+    hits = 0
+    for chunk in range(chunks):
+        largest = _largest(accumulators, chunk * CHUNK)
+        maxima[chunk] = largest
+        hits += largest >= wanted
+    return hits
+
+
+@njit(nogil=True, cache=True)
+def _largest_of_strip(accumulators, start):
+    largest = np.uint16(0)
+    for i in range(STRIP):
+        largest = max(largest, accumulators[np.uint64(start) + np.uint64(i)])
+    return largest
+
+
+@njit(nogil=True, cache=True)
+def _flag(accumulators, start, wanted, flags):
+    for i in range(CHUNK):
+        flags[i] = accumulators[np.uint64(start) + np.uint64(i)] >= wanted
+
+
+@njit(nogil=True, cache=True)
+def _pick(accumulators, start, wanted, flags, flag_words, near, near_bounds, length):
+    """Append the places of a chunk that have what is wanted; comparing all first keeps the comparison wide."""
+    _flag(accumulators, start, np.uint16(wanted), flags)
+    for word in range(CHUNK // 8):
+        if flag_words[word]:
+            for i in range(word * 8, word * 8 + 8):
+                near[length] = start + i
+                near_bounds[length] = accumulators[np.uint64(start) + np.uint64(i)]
+                length += flags[i]
+    return length
+
+
+@njit(nogil=True, cache=True)
+def _allowed_only(allowed, base, near, near_bounds, length):
+    kept = 0
+    for i in range(length):
+        near[kept] = near[i]
+        near_bounds[kept] = near_bounds[i]
+        kept += allowed[base + near[i]]
+    return kept
+
+
+@njit(nogil=True, cache=True)
+def _prime(accumulators, chunks, k, maxima, histogram):
+    """Return a bucket that at least k accumulators reach, or 0: maxima of chunks or strips are as many documents."""
+    strips = chunks * (CHUNK // STRIP)
+    if k > strips:
+        return 0
+    highest = 0
+    for chunk in range(chunks):
+        reached_bucket = np.int64(maxima[chunk]) >> BUCKET_BITS
+        highest = max(highest, reached_bucket)
+        if k <= chunks:
+            histogram[reached_bucket] += 1
+    if k > chunks:
+        for strip in range(strips):
+            histogram[_largest_of_strip(accumulators, strip * STRIP) >> BUCKET_BITS] += 1
+    bucket = highest
+    reached = np.int64(histogram[bucket])
+    while reached < k:
+        bucket -= 1
+        reached += histogram[bucket]
+    histogram[: highest + 1] = 0
+    return bucket
+
+
+@njit(nogil=True, cache=True)
+def _clear(accumulators, start):
+    for i in range(CHUNK):
+        accumulators[np.uint64(start) + np.uint64(i)] = np.uint16(0)
+
+
+@njit(nogil=True, cache=True)
+def _find_dense(distances, checkpoints, start, count, place):
+    """Return the entry of a place in a run, or -1."""
+    first = start // CHECKPOINT
+    last = (start + count) // CHECKPOINT - 1
+    # The last checkpoint below the place; the first of a run is 0. Most are near where an even spread puts them.
+    low = first + (((last - first) * place) >> BLOCK_BITS)
+    while low > first and checkpoints[low] >= place:
+        low -= 1
+    while low < last and checkpoints[low + 1] < place:
+        low += 1
+    reached = np.int64(checkpoints[low])
+    entry = low * CHECKPOINT
+    end = entry + CHECKPOINT
+    while entry < end:
+        reached += distances[entry]
+        if reached >= place:
+            return entry if reached == place else -1
+        entry += 1
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def _find_sparse(places, start, count, place):
+    low = start
+    high = start + count
+    while low < high:
+        middle = (low + high) >> 1
+        if places[middle] < place:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < start + count and places[low] == place else -1
+
+
+@njit(nogil=True, cache=True)
+def _find_tiny(documents, start, count, document):
+    for posting in range(start, start + count):
+        if documents[posting] == document:
+            return posting
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def _contribution_tables(weights, upper, lower, largest, luts):
+    """Fill `luts` and return the most that a document's accumulator can lie above its score, in units."""
+    terms = len(weights)
+    most = 0.0
+    for t in range(terms):
+        most += weights[t] * upper[largest[t]]
+    scale = (TOP - 2 * terms) / most if most > 0 else 0.0
+    error = 1
+    for t in range(terms):
+        widest = 0
+        luts[t, 0] = 0
+        for code in range(1, 256):
+            value = 0
+            if code <= largest[t]:
+                value = np.int64(np.ceil(weights[t] * upper[code] * scale))
+                widest = max(widest, value - np.int64(np.floor(weights[t] * lower[code] * scale)))
+            luts[t, code] = value
+        error += widest
+    return error
+
+
+@njit(nogil=True, cache=True)
+def _search(table, terms, weights, uppers, lowers, k, accumulators):
+    segments = len(table)
+    n = len(weights)
+    documents = np.int64(0)
+    forms = np.full((segments, n), ABSENT, np.int64)
+    rows = np.zeros((segments, n), np.int64)
+    sizes = np.zeros((segments, n), np.int64)
+    largest = np.zeros(n, np.int64)
+    for s in range(segments):
+        documents += table[s, DOCUMENTS]
+        find_terms(table, s, terms[s], forms[s], rows[s], sizes[s])
+        blocks = max(1, (table[s, DOCUMENTS] + BLOCK - 1) // BLOCK)
+        codes = uint8_array(table[s, CODES], 1 << 40)
+        sparse_bounds = uint8_array(table[s, SPARSE_BOUNDS], 1 << 40)
+        dense_bounds = uint8_array(table[s, DENSE_BOUNDS], 1 << 40)
+        for t in range(n):
+            if forms[s, t] == TINY_FORM:
+                for posting in range(rows[s, t], rows[s, t] + sizes[s, t]):
+                    largest[t] = max(largest[t], codes[posting])
+            elif forms[s, t] == SPARSE_FORM:
+                for b in range(blocks):
+                    largest[t] = max(largest[t], sparse_bounds[rows[s, t] * blocks + b])
+            elif forms[s, t] == DENSE_FORM:
+                for b in range(blocks):
+                    largest[t] = max(largest[t], dense_bounds[rows[s, t] * blocks + b])
+
+    # The tables differ between segments only by what their codes stand for; the scale must be one for all.
+    luts = np.zeros((n, 256), np.uint16)
+    upper = uppers[0].copy()
+    lower = lowers[0].copy()
+    for s in range(1, segments):
+        for code in range(256):
+            upper[code] = max(upper[code], uppers[s, code])
+            lower[code] = min(lower[code], lowers[s, code])
+    error = _contribution_tables(weights, upper, lower, largest, luts)
+    bucket, highest, found_segment, found_document = _pass(
+        table, forms, rows, sizes, luts, error, k, documents, np.int64(0), True, accumulators
+    )
+    if highest > max(np.int64(1), (bucket << BUCKET_BITS) - error):
+        # The expectation was too high and may have hidden documents; what was found is a safe start.
+        bucket, highest, found_segment, found_document = _pass(
+            table, forms, rows, sizes, luts, error, k, documents, bucket, False, accumulators
+        )
+    return found_segment, found_document
+
+
+@njit(nogil=True, cache=True)
+def _expected(k, seen, documents):
+    """Return how many of the top k to look for among the documents seen, generously, if they lie evenly."""
+    share = k * seen / documents
+    return min(np.int64(k), np.int64(1.25 * share + 3.0 * np.sqrt(share)) + 3)
+
+
+@njit(nogil=True, cache=True)
+def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful, accumulators):
+    """Go over all blocks once and return (bucket that k documents reach, highest threshold used, candidates).
+
+    hopeful  use the threshold to expect from the documents seen so far, if the best lie evenly; the candidates
+             are complete only if the final bucket's threshold is no lower than the highest one used
+    """
+    segments, n = forms.shape
+    histogram = np.zeros((TOP >> BUCKET_BITS) + 1, np.uint32)
+    # Documents found in `bucket` or above it, and the same for the bucket to hope for.
+    above = np.int64(0)
+    hope = bucket
+    above_hope = np.int64(0)
+    seen = np.int64(0)
+    highest = np.int64(1)
+
+    capacity = np.int64(4096)
+    found_segment = np.empty(capacity, np.int32)
+    found_document = np.empty(capacity, np.int32)
+    found_bound = np.empty(capacity, np.uint16)
+    found = np.int64(0)
+
+    active = np.empty(n, np.int64)
+    bounds = np.empty(n, np.int64)
+    counts = np.empty(n, np.int64)
+    starts = np.empty(n, np.int64)
+    cursors = np.empty(n, np.int64)
+    # One more than can be found: a place that is not wanted is written, too, and overwritten.
+    near = np.empty(BLOCK + 1, np.int32)
+    maxima = np.empty(BLOCK // CHUNK, np.uint16)
+    flag_words = np.empty(CHUNK // 8, np.uint64)
+    flags = flag_words.view(np.uint8)
+    near_bounds = np.empty(BLOCK + 1, np.int32)
+
+    for s in range(segments):
+        size = table[s, DOCUMENTS]
+        blocks = max(1, (size + BLOCK - 1) // BLOCK)
+        codes = uint8_array(table[s, CODES], 1 << 40)
+        tiny_documents = uint32_array(table[s, TINY_DOCUMENTS], 1 << 38)
+        sparse_starts = int64_array(table[s, SPARSE_STARTS], 1 << 36)
+        sparse_counts = uint16_array(table[s, SPARSE_COUNTS], 1 << 38)
+        sparse_bounds = uint8_array(table[s, SPARSE_BOUNDS], 1 << 40)
+        sparse_documents = uint16_array(table[s, SPARSE_DOCUMENTS], 1 << 38)
+        dense_starts = int64_array(table[s, DENSE_STARTS], 1 << 36)
+        dense_counts = uint32_array(table[s, DENSE_COUNTS], 1 << 38)
+        dense_bounds = uint8_array(table[s, DENSE_BOUNDS], 1 << 40)
+        distances = uint8_array(table[s, DENSE_DISTANCES], 1 << 40)
+        checkpoints = uint16_array(table[s, CHECKPOINTS], 1 << 38)
+        first_sparse = table[s, FIRST_SPARSE_CODE]
+        first_dense = table[s, FIRST_DENSE_CODE]
+        restricted = table[s, ALLOWED] != 0
+        allowed = uint8_array(table[s, ALLOWED], 1 << 40)
+        for t in range(n):
+            form = forms[s, t]
+            if form == TINY_FORM:
+                cursors[t] = rows[s, t]
+            elif form == SPARSE_FORM:
+                cursors[t] = sparse_starts[rows[s, t]]
+            elif form == DENSE_FORM:
+                cursors[t] = dense_starts[rows[s, t]]
+
+        for b in range(blocks):
+            base = b << BLOCK_BITS
+            m = 0
+            total = np.int64(0)
+            for t in range(n):
+                form = forms[s, t]
+                if form == ABSENT:
+                    continue
+                count = np.int64(0)
+                bound = np.int64(0)
+                if form == TINY_FORM:
+                    end = rows[s, t] + sizes[s, t]
+                    while cursors[t] + count < end and tiny_documents[cursors[t] + count] < base + BLOCK:
+                        bound = max(bound, np.int64(luts[t, codes[cursors[t] + count]]))
+                        count += 1
+                elif form == SPARSE_FORM:
+                    count = np.int64(sparse_counts[rows[s, t] * blocks + b])
+                    bound = np.int64(luts[t, sparse_bounds[rows[s, t] * blocks + b]])
+                else:
+                    count = np.int64(dense_counts[rows[s, t] * blocks + b])
+                    bound = np.int64(luts[t, dense_bounds[rows[s, t] * blocks + b]])
+                if count == 0:
+                    continue
+                # Insertion keeps the terms in ascending order of their bounds.
+                slot = m
+                while slot > 0 and bounds[slot - 1] > bound:
+                    active[slot] = active[slot - 1]
+                    bounds[slot] = bounds[slot - 1]
+                    counts[slot] = counts[slot - 1]
+                    starts[slot] = starts[slot - 1]
+                    slot -= 1
+                active[slot] = t
+                bounds[slot] = bound
+                counts[slot] = count
+                starts[slot] = cursors[t]
+                m += 1
+                total += bound
+                cursors[t] += count
+
+            seen += min(BLOCK, size - base)
+            threshold = max(np.int64(1), (hope << BUCKET_BITS) - error)
+            highest = max(highest, threshold)
+            if total < threshold:
+                continue
+            weak = 0
+            weak_bound = np.int64(0)
+            while weak < m and weak_bound + bounds[weak] < threshold:
+                weak_bound += bounds[weak]
+                weak += 1
+            walked = np.int64(0)
+            for slot in range(weak, m):
+                walked += counts[slot]
+            # Short lists are cheaper added than looked up.
+            while weak > 0 and counts[weak - 1] <= 1024:
+                weak -= 1
+                weak_bound -= bounds[weak]
+                walked += counts[weak]
+
+            for slot in range(weak, m):
+                t = active[slot]
+                if forms[s, t] == DENSE_FORM:
+                    _add_dense(accumulators, distances, codes, starts[slot], first_dense, counts[slot], luts[t])
+                elif forms[s, t] == SPARSE_FORM:
+                    _add_sparse(
+                        accumulators, sparse_documents, codes, starts[slot], first_sparse, counts[slot], luts[t]
+                    )
+                else:
+                    for i in range(starts[slot], starts[slot] + counts[slot]):
+                        accumulators[tiny_documents[i] - np.uint64(base)] += luts[t, codes[i]]
+
+            length = 0
+            if walked <= WALK:
+                wanted = max(np.int64(1), threshold - weak_bound)
+                for slot in range(weak, m):
+                    t = active[slot]
+                    place = np.int64(0)
+                    for i in range(starts[slot], starts[slot] + counts[slot]):
+                        if forms[s, t] == DENSE_FORM:
+                            place += distances[i]
+                        elif forms[s, t] == SPARSE_FORM:
+                            place = np.int64(sparse_documents[i])
+                        else:
+                            place = np.int64(tiny_documents[i]) - base
+                        value = accumulators[place]
+                        accumulators[place] = 0
+                        if value >= wanted and (not restricted or allowed[base + place]):
+                            near[length] = place
+                            near_bounds[length] = value
+                            length += 1
+            else:
+                chunks = (min(BLOCK, size - base) + CHUNK - 1) // CHUNK
+                wanted = max(np.int64(1), threshold - weak_bound)
+                hits = _maxima(accumulators, chunks, wanted, maxima)
+                if hope == 0 and above == 0 and not restricted:
+                    hope = _prime(
+                        accumulators, chunks, _expected(k, seen, documents) if hopeful else k, maxima, histogram
+                    )
+                    if not hopeful:
+                        bucket = hope
+                    threshold = max(np.int64(1), (hope << BUCKET_BITS) - error)
+                    highest = max(highest, threshold)
+                    wanted = max(np.int64(1), threshold - weak_bound)
+                while weak > 0 and hits * HIT > counts[weak - 1] + WALK:
+                    # Too many documents are near the threshold: adding the next list leaves fewer.
+                    weak -= 1
+                    weak_bound -= bounds[weak]
+                    wanted = max(np.int64(1), threshold - weak_bound)
+                    t = active[weak]
+                    if forms[s, t] == DENSE_FORM:
+                        _add_dense(accumulators, distances, codes, starts[weak], first_dense, counts[weak], luts[t])
+                    else:
+                        _add_sparse(
+                            accumulators, sparse_documents, codes, starts[weak], first_sparse, counts[weak], luts[t]
+                        )
+                    hits = _maxima(accumulators, chunks, wanted, maxima)
+                for chunk in range(chunks):
+                    if maxima[chunk] >= wanted:
+                        length = _pick(
+                            accumulators, chunk * CHUNK, wanted, flags, flag_words, near, near_bounds, length
+                        )
+                if restricted:
+                    length = _allowed_only(allowed, base, near, near_bounds, length)
+                for chunk in range(chunks):
+                    _clear(accumulators, chunk * CHUNK)
+
+            # Looked-up terms, the strongest first; documents that fall behind are dropped on the way.
+            rest = weak_bound
+            for slot in range(weak - 1, -1, -1):
+                t = active[slot]
+                lut = luts[t]
+                rest -= bounds[slot]
+                kept = 0
+                flooded = length * LOOKUP > counts[slot] + WALK
+                if flooded:
+                    if forms[s, t] == DENSE_FORM:
+                        _add_dense(accumulators, distances, codes, starts[slot], first_dense, counts[slot], lut)
+                    else:
+                        _add_sparse(
+                            accumulators, sparse_documents, codes, starts[slot], first_sparse, counts[slot], lut
+                        )
+                for i in range(length):
+                    place = near[i]
+                    value = near_bounds[i]
+                    if flooded:
+                        value += accumulators[np.uint64(place)]
+                    else:
+                        if forms[s, t] == DENSE_FORM:
+                            entry = _find_dense(distances, checkpoints, starts[slot], counts[slot], place)
+                            if entry >= 0:
+                                value += lut[codes[first_dense + entry]]
+                        else:
+                            entry = _find_sparse(sparse_documents, starts[slot], counts[slot], place)
+                            if entry >= 0:
+                                value += lut[codes[first_sparse + entry]]
+                    if value + rest >= threshold:
+                        near[kept] = place
+                        near_bounds[kept] = value
+                        kept += 1
+                if flooded:
+                    for chunk in range((min(BLOCK, size - base) + CHUNK - 1) // CHUNK):
+                        _clear(accumulators, chunk * CHUNK)
+                length = kept
+
+            if found + length > capacity:
+                # Forget what has fallen under the threshold, and grow if that is not enough.
+                kept_found = np.int64(0)
+                for i in range(found):
+                    if found_bound[i] >= threshold:
+                        found_segment[kept_found] = found_segment[i]
+                        found_document[kept_found] = found_document[i]
+                        found_bound[kept_found] = found_bound[i]
+                        kept_found += 1
+                found = kept_found
+                if found + length > capacity // 2:
+                    capacity = 2 * (found + length)
+                    grown_segment = np.empty(capacity, np.int32)
+                    grown_document = np.empty(capacity, np.int32)
+                    grown_bound = np.empty(capacity, np.uint16)
+                    grown_segment[:found] = found_segment[:found]
+                    grown_document[:found] = found_document[:found]
+                    grown_bound[:found] = found_bound[:found]
+                    found_segment = grown_segment
+                    found_document = grown_document
+                    found_bound = grown_bound
+            for i in range(length):
+                value = np.int64(near_bounds[i])
+                if value < threshold:
+                    continue
+                found_segment[found] = s
+                found_document[found] = base + near[i]
+                found_bound[found] = value
+                found += 1
+                reached = value >> BUCKET_BITS
+                histogram[reached] += 1
+                above_hope += reached >= hope
+                if reached >= bucket:
+                    above += 1
+                    while above - histogram[bucket] >= k:
+                        above -= histogram[bucket]
+                        bucket += 1
+            if hopeful:
+                expected = _expected(k, seen, documents)
+                while above_hope - np.int64(histogram[hope]) >= expected:
+                    above_hope -= np.int64(histogram[hope])
+                    hope += 1
+                while above_hope < expected and hope > bucket:
+                    hope -= 1
+                    above_hope += np.int64(histogram[hope])
+            hope = max(hope, bucket)
+            if hope == bucket:
+                above_hope = above
+
+    threshold = max(np.int64(1), (bucket << BUCKET_BITS) - error)
+    kept_found = np.int64(0)
+    for i in range(found):
+        if found_bound[i] >= threshold:
+            found_segment[kept_found] = found_segment[i]
+            found_document[kept_found] = found_document[i]
+            kept_found += 1
+    return bucket, highest, found_segment[:kept_found].copy(), found_document[:kept_found].copy()
+
+
+@njit(nogil=True, cache=True)
+def locate(table, terms, segments, documents, positions):
+    """Write for each term and document where the posting's code is, or -1, into `positions` (T, C).
+
+    The documents must be in order of their segments, and of their blocks within one.
+    """
+    n = terms.shape[1]
+    forms = np.empty(n, np.int64)
+    rows = np.zeros(n, np.int64)
+    sizes = np.zeros(n, np.int64)
+    first = 0
+    while first < len(segments):
+        s = segments[first]
+        last = first
+        while last < len(segments) and segments[last] == s:
+            last += 1
+        find_terms(table, s, terms[s], forms, rows, sizes)
+        blocks = max(1, (table[s, DOCUMENTS] + BLOCK - 1) // BLOCK)
+        tiny_documents = uint32_array(table[s, TINY_DOCUMENTS], 1 << 38)
+        sparse_starts = int64_array(table[s, SPARSE_STARTS], 1 << 36)
+        sparse_counts = uint16_array(table[s, SPARSE_COUNTS], 1 << 38)
+        sparse_documents = uint16_array(table[s, SPARSE_DOCUMENTS], 1 << 38)
+        dense_starts = int64_array(table[s, DENSE_STARTS], 1 << 36)
+        dense_counts = uint32_array(table[s, DENSE_COUNTS], 1 << 38)
+        distances = uint8_array(table[s, DENSE_DISTANCES], 1 << 40)
+        checkpoints = uint16_array(table[s, CHECKPOINTS], 1 << 38)
+        for t in range(n):
+            form = forms[t]
+            block = -1
+            start = np.int64(0)
+            count = np.int64(0)
+            for i in range(first, last):
+                document = np.int64(documents[i])
+                entry = np.int64(-1)
+                if form == TINY_FORM:
+                    entry = _find_tiny(tiny_documents, rows[t], sizes[t], document)
+                elif form != ABSENT:
+                    if block < 0:
+                        block = 0
+                        start = sparse_starts[rows[t]] if form == SPARSE_FORM else dense_starts[rows[t]]
+                        count = np.int64(
+                            sparse_counts[rows[t] * blocks] if form == SPARSE_FORM else dense_counts[rows[t] * blocks]
+                        )
+                    while block < document >> BLOCK_BITS:
+                        start += count
+                        block += 1
+                        if form == SPARSE_FORM:
+                            count = np.int64(sparse_counts[rows[t] * blocks + block])
+                        else:
+                            count = np.int64(dense_counts[rows[t] * blocks + block])
+                    place = document & (BLOCK - 1)
+                    if count == 0:
+                        entry = -1
+                    elif form == SPARSE_FORM:
+                        entry = _find_sparse(sparse_documents, start, count, place)
+                        if entry >= 0:
+                            entry += table[s, FIRST_SPARSE_CODE]
+                    else:
+                        entry = _find_dense(distances, checkpoints, start, count, place)
+                        if entry >= 0:
+                            entry += table[s, FIRST_DENSE_CODE]
+                positions[t, i] = entry
+        first = last
+
+
+def candidates(
+    table: NDArray[np.int64],
+    terms: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    uppers: NDArray[np.float64],
+    lowers: NDArray[np.float64],
+    k: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return (segments, documents) that hold all of the top k, in order of segment and block.
+
+    table    see `Segments.restricted`; its masks must be alive
+    terms    (S, T) each query term's number in each segment, -1 where it does not occur
+    weights  (T,) of the terms in the query, above 0
+    uppers   (S, 256) what a code can stand for at most, times the weight; entry 0 is not read
+    lowers   (S, 256) and at least
+
+    Only documents that hold a term are returned, so there may be fewer than k; there are more when scores
+    lie close together. The scores are not returned: score the candidates at full precision.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if len(table) == 0 or len(weights) == 0:
+        return np.zeros(0, np.int32), np.zeros(0, np.int32)
+    found: tuple[NDArray[np.int32], NDArray[np.int32]] = _search(
+        table, terms, weights, uppers, lowers, k, np.zeros(BLOCK, np.uint16)
+    )
+    return found

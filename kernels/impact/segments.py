@@ -1,0 +1,144 @@
+"""Addresses of the arrays of several segments, so that one compiled call searches them all.
+
+A call that takes 20 arrays for each of 10 segments would spend longer on unpacking its arguments than on a
+query. The table holds what the compiled code needs as integers; `Segments` keeps the arrays alive.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from kernels.impact.postings import DTYPES, ImpactPostings
+
+DOCUMENTS = 0
+TERMS = 1
+KINDS = 2
+GROUPS = 3
+CODES = 4
+TINY_DOCUMENTS = 5
+SPARSE_STARTS = 6
+SPARSE_COUNTS = 7
+SPARSE_BOUNDS = 8
+SPARSE_DOCUMENTS = 9
+DENSE_STARTS = 10
+DENSE_COUNTS = 11
+DENSE_BOUNDS = 12
+DENSE_DISTANCES = 13
+CHECKPOINTS = 14
+FIRST_SPARSE_CODE = 15
+FIRST_DENSE_CODE = 16
+DENSE_SIZES = 17
+ALLOWED = 18
+COLUMNS = 19
+
+_COLUMN_OF = {
+    "kinds": KINDS,
+    "groups": GROUPS,
+    "codes": CODES,
+    "tiny_documents": TINY_DOCUMENTS,
+    "sparse_starts": SPARSE_STARTS,
+    "sparse_counts": SPARSE_COUNTS,
+    "sparse_bounds": SPARSE_BOUNDS,
+    "sparse_documents": SPARSE_DOCUMENTS,
+    "dense_starts": DENSE_STARTS,
+    "dense_counts": DENSE_COUNTS,
+    "dense_bounds": DENSE_BOUNDS,
+    "dense_distances": DENSE_DISTANCES,
+    "checkpoints": CHECKPOINTS,
+    "dense_sizes": DENSE_SIZES,
+}
+
+
+class Segments:
+    """The postings of all segments of an index, ready for the kernel.
+
+    table  (S, COLUMNS) int64, numbers and addresses
+    live   for each segment (N,) bool, the documents that are not deleted, or None when all are
+    """
+
+    def __init__(self, parts: Sequence[ImpactPostings], live: Sequence[NDArray[np.bool_] | None] | None = None) -> None:
+        self.parts = [
+            ImpactPostings(
+                *(np.ascontiguousarray(array, DTYPES[name]) for name, array in zip(part._fields, part, strict=True))
+            )
+            for part in parts
+        ]
+        self.live = list(live) if live is not None else [None] * len(parts)
+        self.table = np.zeros((len(self.parts), COLUMNS), np.int64)
+        for row, part in zip(self.table, self.parts, strict=True):
+            row[DOCUMENTS] = part.size
+            row[TERMS] = len(part.kinds)
+            row[FIRST_SPARSE_CODE] = len(part.tiny_documents)
+            row[FIRST_DENSE_CODE] = len(part.tiny_documents) + len(part.sparse_documents)
+            for name, column in _COLUMN_OF.items():
+                row[column] = getattr(part, name).ctypes.data
+        self.live = [None if mask is None else np.ascontiguousarray(mask, np.bool_) for mask in self.live]
+        self._write_masks(self.table, self.live)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @property
+    def most_documents(self) -> int:
+        return max((part.size for part in self.parts), default=0)
+
+    def restricted(
+        self, allowed: Sequence[NDArray[np.bool_]] | None
+    ) -> tuple[NDArray[np.int64], Sequence[NDArray[np.bool_] | None]]:
+        """Return a table that only lets `allowed` documents pass, and the masks that must outlive its use."""
+        if allowed is None:
+            return self.table, self.live
+        masks: list[NDArray[np.bool_] | None] = []
+        for mask, live, part in zip(allowed, self.live, self.parts, strict=True):
+            if mask.shape != (part.size,):
+                raise ValueError(f"a mask has shape {mask.shape}, the segment {part.size} documents")
+            masks.append(np.ascontiguousarray(mask if live is None else mask & live, np.bool_))
+        table = self.table.copy()
+        self._write_masks(table, masks)
+        return table, masks
+
+    @staticmethod
+    def _write_masks(table: NDArray[np.int64], masks: Sequence[NDArray[np.bool_] | None]) -> None:
+        for row, mask in zip(table, masks, strict=True):
+            row[ALLOWED] = 0 if mask is None else mask.ctypes.data
+
+
+def _pointer_to(element: types.Type):  # type: ignore[no-untyped-def]
+    @intrinsic  # type: ignore[misc, untyped-decorator, unused-ignore]
+    def pointer(context, address):
+        def generate(context, builder, signature, arguments):
+            return builder.inttoptr(arguments[0], ir.IntType(element.bitwidth).as_pointer())
+
+        return types.CPointer(element)(types.int64), generate
+
+    return pointer
+
+
+_u8 = _pointer_to(types.uint8)
+_u16 = _pointer_to(types.uint16)
+_u32 = _pointer_to(types.uint32)
+_i64 = _pointer_to(types.int64)
+
+
+@njit(inline="always")
+def uint8_array(address, size):
+    return carray(_u8(address), (size,))
+
+
+@njit(inline="always")
+def uint16_array(address, size):
+    return carray(_u16(address), (size,))
+
+
+@njit(inline="always")
+def uint32_array(address, size):
+    return carray(_u32(address), (size,))
+
+
+@njit(inline="always")
+def int64_array(address, size):
+    return carray(_i64(address), (size,))

@@ -1,0 +1,118 @@
+"""BM25 over all segments of an index at once."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.bm25 import bm25_search, bounds, frequency_table
+from kernels.impact import Segments, posting_sizes
+from retriever.index.inverted import LENGTHS, InvertedReader, length_norms
+
+
+def inverse_length_norms(k1: float, b: float, mean_length: float) -> NDArray[np.float32]:
+    """Return (256,) 1 / (k1 * (1 - b + b * length / mean_length)) in Lucene's float32 arithmetic."""
+    one, k1_, b_ = np.float32(1), np.float32(k1), np.float32(b)
+    with np.errstate(divide="ignore"):
+        return one / (k1_ * ((one - b_) + b_ * LENGTHS.astype(np.float32) / np.float32(mean_length)))
+
+
+def inverse_document_frequencies(documents: int, frequencies: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return (T,) ln(1 + (N - df + 0.5) / (df + 0.5)) as float32."""
+    idf: NDArray[np.float32] = np.log(1 + (documents - frequencies + 0.5) / (frequencies + 0.5)).astype(np.float32)
+    return idf
+
+
+class Bm25:
+    """Searches the inverted parts of all segments with statistics over their live documents."""
+
+    def __init__(
+        self, readers: Sequence[InvertedReader], id_ranks: Sequence[NDArray[np.int32]], k1: float, b: float
+    ) -> None:
+        """id_ranks: for each segment (N,) the place of each document's id, which orders equal scores."""
+        self.readers = list(readers)
+        self.k1, self.b = k1, b
+        self.documents = sum(reader.live_with_terms for reader in readers)
+        total = sum(reader.total_length for reader in readers)
+        self.mean_length = total / self.documents if self.documents else 1.0
+        self._id_ranks = list(id_ranks)
+        self._segments = Segments([reader.postings for reader in readers], [reader.live for reader in readers])
+        self._frequencies = frequency_table([reader.frequencies for reader in readers])
+        self._has_deletions = any(reader.live is not None for reader in readers)
+        self._prepared = self._prepare(k1, b)
+
+    def _prepare(self, k1: float, b: float) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+        """Return the inverse norms, and the bounds of each segment's codes, for a k1 and b."""
+        asked = length_norms(k1, b, self.mean_length)
+        pairs = [bounds(reader.norms, asked, reader.occurring) for reader in self.readers]
+        uppers = np.array([upper for upper, _ in pairs]).reshape(-1, 256)
+        lowers = np.array([lower for _, lower in pairs]).reshape(-1, 256)
+        return inverse_length_norms(k1, b, self.mean_length), uppers, lowers
+
+    def find(self, terms: Sequence[str]) -> NDArray[np.int64]:
+        """Return (S, T) numbers of terms in each segment, -1 where absent."""
+        encoded = [term.encode("utf-8") for term in terms]
+        found = [reader.terms.find_all(encoded) for reader in self.readers]
+        return np.array(found, np.int64).reshape(len(self.readers), len(terms))
+
+    def document_frequencies(self, found: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return (T,) live documents that hold each term, given the numbers from `find`."""
+        counts = np.zeros(found.shape, np.int64)
+        posting_sizes(self._segments.table, found, counts)
+        if self._has_deletions:
+            for segment, reader in enumerate(self.readers):
+                if reader.live is not None:
+                    counts[segment] = [reader.live_frequency(t) if t >= 0 else 0 for t in found[segment].tolist()]
+        frequencies: NDArray[np.int64] = counts.sum(axis=0)
+        return frequencies
+
+    def search(
+        self,
+        weights: Mapping[str, float],
+        k: int,
+        allowed: Sequence[NDArray[np.bool_]] | None = None,
+        *,
+        k1: float | None = None,
+        b: float | None = None,
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]] | None:
+        """Return for each segment (scores, ordinals), best first, that hold the best k of all.
+
+        None when no term occurs in a live document.
+
+        weights  of the terms in the query, such as how often each occurs; above 0
+        allowed  for each segment (N,) the documents that may be found, or None for all
+        k1, b    other than the index's own; any values, the scores are exact
+        """
+        found = self.find(list(weights))
+        frequencies = self.document_frequencies(found)
+        occurring = frequencies > 0
+        if not occurring.any():
+            return None
+        if not occurring.all():
+            found, frequencies = found[:, occurring].copy(), frequencies[occurring]
+        boosts = np.fromiter(weights.values(), np.float32, len(weights))[occurring]
+        idf = boosts * inverse_document_frequencies(self.documents, frequencies)
+        if k1 is None and b is None:
+            inverse, uppers, lowers = self._prepared
+        else:
+            inverse, uppers, lowers = self._prepare(self.k1 if k1 is None else k1, self.b if b is None else b)
+        # The masks must live as long as the table that holds their addresses.
+        table, _masks = self._segments.restricted(allowed)
+        segments, documents, scores = bm25_search(table, self._frequencies, found, idf, inverse, uppers, lowers, k)
+        if len(scores) > k:
+            keep = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
+            segments, documents, scores = segments[keep], documents[keep], scores[keep]
+        if len(self.readers) == 1:
+            return [self._ordered(0, documents, scores, k)]
+        return [
+            self._ordered(number, documents[segments == number], scores[segments == number], k)
+            for number in range(len(self.readers))
+        ]
+
+    def _ordered(
+        self, segment: int, documents: NDArray[np.int32], scores: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        # Scores are not negative, so their bits are in their order.
+        keys = scores.view(np.int32).astype(np.int64) << 32 | (0x7FFFFFFF - self._id_ranks[segment][documents])
+        order = np.argsort(keys)[: -k - 1 : -1]
+        return scores[order], documents[order]
