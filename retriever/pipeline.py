@@ -1,10 +1,18 @@
 """Pipelines as data: which first stages run, how their lists are fused, what reranks the top."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from retriever.errors import InvalidInput
 
@@ -48,13 +56,46 @@ class Rerank(BaseModel):
     depth: int = Field(50, ge=1, le=1000)
 
 
+class Rm3(BaseModel):
+    """Feedback by `retriever.feedback.rm3`, Anserini's defaults; filter_terms is for English and the like."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["rm3"] = "rm3"
+    documents: int = Field(10, ge=1, le=100)
+    terms: int = Field(10, ge=1, le=500)
+    original_weight: float = Field(0.5, ge=0, le=1)
+    filter_terms: bool = True
+
+
+class Rocchio(BaseModel):
+    """Feedback by `retriever.feedback.rocchio`, Anserini's defaults.
+
+    last_documents  how many at the end of the best PipelineSpec.depth are held to be not relevant, with weight gamma
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["rocchio"] = "rocchio"
+    documents: int = Field(10, ge=1, le=100)
+    terms: int = Field(10, ge=1, le=500)
+    last_documents: int = Field(0, ge=0, le=100)
+    alpha: float = Field(1.0, ge=0, le=100)
+    beta: float = Field(0.75, ge=0, le=100)
+    gamma: float = Field(0.15, ge=0, le=100)
+
+
+Feedback = Annotated[Rm3 | Rocchio, Field(discriminator="method")]
+
+
 class PipelineSpec(BaseModel):
-    """First stages, fusion when there are several, and an optional reranker."""
+    """First stages, feedback for bm25, fusion when there are several stages, and an optional reranker."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     first: tuple[FirstStage, ...] = Field(min_length=1)
     depth: int = Field(1000, ge=1, le=100_000)
+    feedback: Feedback | None = None
     fusion: Fusion = Fusion()
     rerank: Rerank | None = None
 
@@ -64,6 +105,12 @@ class PipelineSpec(BaseModel):
         if len(set(first)) != len(first):
             raise ValueError(f"a first stage stands twice in {list(first)}")
         return first
+
+    @model_validator(mode="after")
+    def _something_to_feed(self) -> "PipelineSpec":
+        if self.feedback is not None and "bm25" not in self.first:
+            raise ValueError(f"feedback is for bm25, which is not among the first stages {list(self.first)}")
+        return self
 
     def without(self, *stages: str) -> "PipelineSpec":
         """Return this pipeline with stages left out: "bm25", "dense" or "rerank".
@@ -76,7 +123,13 @@ class PipelineSpec(BaseModel):
         first = tuple(stage for stage in self.first if stage not in stages)
         if not first:
             raise InvalidInput("no first stage would be left; keep bm25 or dense.")
-        return self.model_copy(update={"first": first, "rerank": None if "rerank" in stages else self.rerank})
+        return self.model_copy(
+            update={
+                "first": first,
+                "feedback": self.feedback if "bm25" in first else None,
+                "rerank": None if "rerank" in stages else self.rerank,
+            }
+        )
 
 
 def default_pipelines(parts: tuple[FirstStage, ...]) -> dict[str, PipelineSpec]:
@@ -93,6 +146,7 @@ def read_pipelines(path: Path) -> dict[str, PipelineSpec]:
     Example:
         quality:
           first: [bm25, dense]
+          feedback: {method: rm3, documents: 10, terms: 10, original_weight: 0.5}
           fusion: {method: rrf, constant: 60}
           rerank: {model: my-reranker, depth: 50}
     """

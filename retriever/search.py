@@ -1,6 +1,7 @@
 """Running a pipeline: first stages, fusion, reranking, and an honest account of what happened."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
+from retriever.feedback import Frequencies, rm3, rocchio
 from retriever.fusion import reciprocal_rank, weighted_minmax
 from retriever.highlight import highlights
-from retriever.pipeline import Fusion, PipelineSpec, Rerank
+from retriever.pipeline import Fusion, PipelineSpec, Rerank, Rm3, Rocchio
 from retriever.types import Answer, Document, Hit
 
 if TYPE_CHECKING:
@@ -104,8 +106,7 @@ def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> 
         # The shared work above counts for every query in equal parts.
         state.started = time.perf_counter() - batch_time / len(states)
         if "bm25" in request.pipeline.first:
-            with state.timed("bm25"):
-                state.found["bm25"], state.terms = index.search_bm25(state.query, request.depth, mask)
+            _bm25(index, state, request, mask)
             if not state.terms:
                 state.warn("no_terms")
         _fuse(state, request.pipeline)
@@ -123,6 +124,45 @@ def _state(index: "Index", query: str, name: str, started: float) -> _State:
         query = query[:MAX_QUERY_CHARACTERS]
         answer.truncated = True
     return _State(query, answer, started)
+
+
+def _bm25(index: "Index", state: _State, request: Request, mask: "Mask | None") -> None:
+    """Search by words; with feedback a first time for the documents to learn from, however many hits are asked for."""
+    feedback, depth = request.pipeline.feedback, request.depth
+    if feedback is not None:
+        lowest = isinstance(feedback, Rocchio) and feedback.last_documents
+        depth = max(feedback.documents, request.pipeline.depth if lowest else 0)
+    with state.timed("bm25"):
+        found, state.terms = index.search_bm25(state.query, depth, mask)
+    if feedback is not None:
+        with state.timed("feedback"):
+            found = index.search_terms(_expanded(index, state.query, found, feedback), request.depth, mask)
+    state.found["bm25"] = found
+
+
+def _expanded(index: "Index", query: str, found: "Candidates", feedback: Rm3 | Rocchio) -> dict[str, float]:
+    """Return the query's terms and those of the documents found, with weights."""
+    assert index.analyser is not None
+    rows, last = found.rows[: feedback.documents], []
+    if isinstance(feedback, Rocchio) and feedback.last_documents:
+        last = found.rows[feedback.documents :][-feedback.last_documents :]
+    texts = index.documents([*rows, *last])
+    counts = {row: Counter(index.analyser.terms(document.content)) for row, document in texts.items()}
+    terms = sorted(set().union(*counts.values()))
+    frequencies = Frequencies(
+        index.document_count, dict(zip(terms, index.document_frequency(terms).tolist(), strict=True))
+    )
+    words = dict(Counter(index.analyser.terms(query)))
+    documents = [counts[row] for row in rows]
+    if isinstance(feedback, Rm3):
+        return rm3(
+            words, documents, found.scores[: len(rows)], frequencies, terms=feedback.terms,
+            original_weight=feedback.original_weight, filter_terms=feedback.filter_terms,
+        )  # fmt: skip
+    return rocchio(
+        words, documents, frequencies, last=[counts[row] for row in last], terms=feedback.terms,
+        alpha=feedback.alpha, beta=feedback.beta, gamma=feedback.gamma,
+    )  # fmt: skip
 
 
 def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Mask | None") -> None:

@@ -20,7 +20,7 @@ from retriever.analysis import Analyser, analyser
 from retriever.encoder import CANARY_TOLERANCE, canary_drift, differences, encode_canaries, load_encoder
 from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
 from retriever.filters import matching_rows
-from retriever.index.bm25 import Bm25
+from retriever.index.bm25 import Bm25, inverse_document_frequencies
 from retriever.index.manifest import Manifest, read_manifest, read_pointer
 from retriever.index.records import FieldType, Records
 from retriever.index.segment import SegmentReader, require_size
@@ -286,6 +286,31 @@ class Index:
             return Candidates([], [], []), []
         found = self._bm25.search(counts, k, mask)
         return (self._merge(found, k), list(counts)) if found is not None else (Candidates([], [], []), [])
+
+    def search_terms(self, weights: Mapping[str, float], k: int, mask: Mask | None) -> Candidates:
+        """Return the best k documents by BM25 for analysed terms with weights above 0."""
+        bm25 = self._statistics()
+        found = bm25.search(weights, k, mask) if weights and bm25.documents else None
+        return self._merge(found, k) if found is not None else Candidates([], [], [])
+
+    def _statistics(self) -> Bm25:
+        if self._bm25 is None:
+            raise InvalidInput(f"{self.path} has no BM25 part; build it with --parts bm25,dense.")
+        return self._bm25
+
+    @property
+    def document_count(self) -> int:
+        """How many live documents hold a term: the N of `idf`. Raises InvalidInput for an index without BM25."""
+        return self._statistics().documents
+
+    def document_frequency(self, terms: Sequence[str]) -> NDArray[np.int64]:
+        """Return (T,) how many live documents hold each analysed term; 0 for unknown ones."""
+        bm25 = self._statistics()
+        return bm25.document_frequencies(bm25.find(terms)) if terms else np.zeros(0, np.int64)
+
+    def idf(self, terms: Sequence[str]) -> NDArray[np.float32]:
+        """Return (T,) ln(1 + (N - df + 0.5) / (df + 0.5)) of each analysed term, as BM25 has it."""
+        return inverse_document_frequencies(self.document_count, self.document_frequency(terms))
 
     def search_dense(self, vectors: NDArray[np.float32], k: int, mask: Mask | None) -> tuple[list[Candidates], bool]:
         """Return for each query vector (Q, H) the best k documents, and whether the search was exact."""
