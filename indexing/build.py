@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from indexing.analysing import Analysing
 from indexing.garbage import readable, remove_unneeded
 from indexing.plan import BuildSettings, Plan
 from indexing.segments import seal_segment, segment_name
@@ -70,12 +71,14 @@ def build_index(
     overwrite: bool = False,
     restart: bool = False,
     quiet: bool = True,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Build an index of all documents of a corpus and return the report that is stored with it.
 
     encoder    an object instead of the name in the settings
     overwrite  replace an index that is there; it is served until the new one is complete
     restart    throw away an unfinished build instead of resuming it
+    processes  that analyse text; above 1 a script needs the usual `if __name__ == "__main__"`
 
     A build that was stopped, by whatever, resumes at the last finished shard when it is called again with
     the same arguments, with the same result. Raises InvalidInput, ModelFault, IndexLocked or StorageFull; an
@@ -109,7 +112,7 @@ def build_index(
             pipelines=offered,
             default_pipeline=default_pipeline or list(default_pipelines(settings.parts))[-1],
         )
-        return _write(folder, corpus, settings, parts, base, current, device, restart, quiet)
+        return _write(folder, corpus, settings, parts, base, current, device, restart, quiet, processes)
 
 
 def add_documents(
@@ -123,11 +126,13 @@ def add_documents(
     offline: bool = False,
     restart: bool = False,
     quiet: bool = True,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Add a corpus to an index as new segments, with the encoder, analyser and chunking that it has.
 
     duplicates       what happens with ids that are in the index: "fail", "skip" or "overwrite"
     shard_documents  documents between two points to resume from
+    processes        that analyse text, see `build_index`
     Returns a report. Resumes like `build_index`.
     """
     folder = Path(path)
@@ -144,7 +149,7 @@ def add_documents(
                     f"{folder} was made with another encoder. {'; '.join(found)}. "
                     "Add with the same encoder, or rebuild the index."
                 )
-        return _write(folder, corpus, settings, parts, current, current, device, restart, quiet)
+        return _write(folder, corpus, settings, parts, current, current, device, restart, quiet, processes)
 
 
 def _require_consistent(settings: BuildSettings) -> None:
@@ -232,6 +237,7 @@ def _write(
     device: str | None,
     restart: bool,
     quiet: bool,
+    processes: int,
 ) -> dict[str, Any]:
     """Make the generation after `current` from the segments of `base` and the corpus."""
     started = time.monotonic()
@@ -249,8 +255,10 @@ def _write(
     if restart:
         shutil.rmtree(building, ignore_errors=True)
     records = RecordWriter(folder, plan.generation)
+    stack = contextlib.ExitStack()
     try:
-        writer = ShardWriter(building / "shards", settings, records, plan.first_segment, parts.encoder, parts.analyser)
+        analysing = stack.enter_context(Analysing(parts.analyser, processes)) if parts.analyser else None
+        writer = ShardWriter(building / "shards", settings, records, plan.first_segment, parts.encoder, analysing)
         if (building / "plan.json").is_file():
             plan.require_same(building / "plan.json")
         else:
@@ -261,12 +269,14 @@ def _write(
         if plan.replaces:
             records.delete_all(before=plan.first_segment)
         resumed = _read_corpus(writer, corpus, settings, quiet)
+        stack.close()
         if not writer.shards:
             raise InvalidInput("the corpus holds no documents; nothing was changed.")
         segments = _seal(folder, writer, settings, parts, base.inverted, device, quiet)
         for segment in base.segments:
             segments.append(with_tombstones(folder, segment, records, plan.generation))
     finally:
+        stack.close()
         records.close()
     report = _report(writer.shards, corpus, resumed, started)
     manifest = base.model_copy(
@@ -293,6 +303,7 @@ def _read_corpus(writer: ShardWriter, corpus: Corpus, settings: BuildSettings, q
         for portion in portions(corpus, settings.shard_documents):
             writer.take(finished, portion)
             progress.advance(len(portion))
+    writer.finish()
     if len(finished) > len(writer.shards):
         raise InvalidInput("the corpus has become shorter since the unfinished build; add --restart to begin again.")
     return len(finished)
@@ -321,7 +332,7 @@ def _seal(
                 number,
                 [writer.path(i) for i in members],
                 [None] * len(members),
-                [document.id for _, document in reader.segment_documents(number)],
+                reader.segment_ids(number),
                 inverted=inverted,
                 dense=settings.dense if parts.encoder else None,
                 device=device or "cpu",

@@ -1,6 +1,7 @@
 """`retriever index ...`: build, add, delete, compact, verify, describe."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from retriever.analysis import ANALYSERS
 from retriever.errors import IndexCorrupt, InvalidInput
 
 app = typer.Typer(no_args_is_help=True, help="Build, change and check indexes.")
@@ -41,6 +43,9 @@ Header = Annotated[
     typer.Option(help="CSV and TSV: whether the first line names the columns; judged by its content otherwise."),
 ]
 MaxBadLines = Annotated[int, typer.Option(min=0, help="Faulty lines to leave out before giving up.")]
+Processes = Annotated[
+    int | None, typer.Option(min=1, max=256, help="Processes that analyse text; as many as cores, up to 8.")
+]
 Restart = Annotated[bool, typer.Option(help="Throw away an unfinished run instead of resuming it.")]
 Duplicates = Annotated[
     str, typer.Option(help="Document ids that occur twice: fail, skip (first wins) or overwrite (last wins).")
@@ -65,6 +70,10 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     for name, value in result.items():
         if value not in (None, [], {}, ""):
             typer.echo(f"{name.replace('_', ' '):>18}  {value}")
+
+
+def _processes(asked: int | None) -> int:
+    return asked or min(8, os.cpu_count() or 1)
 
 
 def _fields(declarations: list[str]) -> dict[str, str]:
@@ -99,7 +108,7 @@ def build(
     oversample: Annotated[
         int, typer.Option(min=1, help="Candidates per hit that an inexact index has rescored exactly.")
     ] = 4,
-    analyser: Annotated[str, typer.Option(help="How text becomes terms.")] = "lucene-english",
+    analyser: Annotated[str, typer.Option(help=f"How text becomes terms: {', '.join(ANALYSERS)}.")] = "lucene-english",
     k1: Annotated[float, typer.Option(help="BM25: how fast repeated terms stop counting.")] = 0.9,
     b: Annotated[float, typer.Option(help="BM25: how much length counts, 0 to 1.")] = 0.4,
     field: Annotated[
@@ -121,6 +130,7 @@ def build(
     metadata_field: MetadataField = None,
     header: Header = None,
     shard_documents: Annotated[int, typer.Option(help="Documents between two points to resume from.")] = 4096,
+    processes: Processes = None,
     segment_documents: Annotated[int, typer.Option(help="Most documents of one segment.")] = 1_000_000,
     device: Device = None,
     offline: Offline = False,
@@ -178,6 +188,7 @@ def build(
         overwrite=overwrite,
         restart=restart,
         quiet=quiet,
+        processes=_processes(processes),
     )
     _warn(report)
     _show({"index": str(index), **report}, as_json)
@@ -215,6 +226,7 @@ def add(
     text_field: TextField = None,
     metadata_field: MetadataField = None,
     header: Header = None,
+    processes: Processes = None,
     device: Device = None,
     offline: Offline = False,
     restart: Restart = False,
@@ -236,7 +248,14 @@ def add(
         duplicates=duplicates,
     )
     report = add_documents(
-        source, index, duplicates=duplicates, device=device, offline=offline, restart=restart, quiet=quiet
+        source,
+        index,
+        duplicates=duplicates,
+        device=device,
+        offline=offline,
+        restart=restart,
+        quiet=quiet,
+        processes=_processes(processes),
     )
     _warn(report)
     _show({"index": str(index), **report}, as_json)

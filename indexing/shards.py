@@ -11,19 +11,20 @@ resumed build gives the same bytes as one that ran through.
 import hashlib
 import json
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from indexing.analysing import Analysing
 from indexing.chunking import chunk, owner_of
 from indexing.plan import BuildSettings
-from retriever.analysis import Analyser
 from retriever.errors import InvalidInput, ModelFault
 from retriever.index.dense import ABSENT, VECTORS
-from retriever.index.plain import PlainWriter
-from retriever.index.records import RecordWriter
+from retriever.index.records import RecordWriter, canonical
 from retriever.protocols import Encoder
 from retriever.storage import disk_errors, sync, write_atomically
 from retriever.types import Document
@@ -67,8 +68,8 @@ def digest_of(documents: Iterable[Document]) -> str:
     """Return the sha256 of what a shard takes from the corpus."""
     digest = hashlib.sha256()
     for document in documents:
-        content = [document.id, document.title, document.text, dict(document.metadata)]
-        digest.update(json.dumps(content, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        metadata = json.dumps(dict(document.metadata), sort_keys=True) if document.metadata else ""
+        digest.update(canonical(document.id, document.title, document.text, metadata))
     return digest.hexdigest()
 
 
@@ -82,15 +83,17 @@ class ShardWriter:
         records: RecordWriter,
         first_segment: int,
         encoder: Encoder | None,
-        analyser: Analyser | None,
+        analysing: Analysing | None,
     ) -> None:
         self.folder = folder
         self.settings = settings
         self.records = records
         self.first_segment = first_segment
         self.encoder = encoder
-        self.analyser = analyser
+        self.analysing = analysing
         self.shards: list[Shard] = []
+        # Shards whose postings another process writes, in order.
+        self._pending: deque[tuple[int, Shard, Future[None] | None]] = deque()
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def finished(self) -> list[Shard]:
@@ -147,15 +150,11 @@ class ShardWriter:
         documents, skipped, replaced = self._settle_duplicates(portion)
         documents = self._cut(documents, replaced)
         empty = sum(not document.content.strip() for document in documents)
-        if self.analyser:
-            writer = PlainWriter()
-            for document in documents:
-                writer.add(self.analyser.terms(document.content))
-            writer.postings().write(folder)
+        written = None
+        if self.analysing:
+            written = self.analysing.submit([document.content for document in documents], folder)
         truncated, bad = self._encode(folder, documents) if self.encoder else (0, [])
         self.records.replace(segment, first, documents, self.settings.fields, replaced)
-        for path in folder.iterdir():
-            sync(path)
         shard = Shard(
             source_documents=len(portion),
             source_sha256=digest_of(portion),
@@ -168,8 +167,25 @@ class ShardWriter:
             overwritten=len(replaced),
             bad_vectors=bad,
         )
-        write_atomically(folder / "shard.json", shard.model_dump_json().encode())
+        self._pending.append((number, shard, written))
+        self._settle(self.analysing.most_pending if self.analysing else 0)
         return shard
+
+    def finish(self) -> None:
+        """Wait until all shards are written."""
+        with disk_errors(self.folder):
+            self._settle(0)
+
+    def _settle(self, most: int) -> None:
+        """Declare shards finished in their order until at most so many are pending, and all that are ready."""
+        while self._pending:
+            number, shard, written = self._pending[0]
+            if written is not None and not written.done() and len(self._pending) <= most:
+                return
+            if written is not None:
+                written.result()
+            write_atomically(self.path(number) / "shard.json", shard.model_dump_json().encode())
+            self._pending.popleft()
 
     def _settle_duplicates(self, portion: list[Document]) -> tuple[list[Document], int, list[int]]:
         """Return the documents to add, how many are skipped, and the rows that they replace."""
@@ -246,6 +262,8 @@ class ShardWriter:
         present[filled] = True
         np.save(folder / VECTORS, vectors)
         np.save(folder / ABSENT, np.flatnonzero(~(present & finite)).astype(np.int32))
+        for name in (VECTORS, ABSENT):
+            sync(folder / name)
         return sum(count > self.encoder.max_tokens for count in counts), bad
 
 

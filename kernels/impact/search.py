@@ -127,6 +127,12 @@ def _add_sparse(accumulators, places, codes, start, first_code, count, lut):
 
 
 @njit(nogil=True, cache=True)
+def _add_tiny(accumulators, documents, codes, start, count, base, lut):
+    for i in range(start, start + count):
+        accumulators[np.uint16(documents[i] - base)] += lut[codes[i]]
+
+
+@njit(nogil=True, cache=True)
 def _largest(accumulators, start):
     largest = np.uint16(0)
     for i in range(CHUNK):
@@ -452,15 +458,13 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
 
             for slot in range(weak, m):
                 t = active[slot]
+                lut = luts[t]
                 if forms[s, t] == DENSE_FORM:
-                    _add_dense(accumulators, distances, codes, starts[slot], first_dense, counts[slot], luts[t])
+                    _add_dense(accumulators, distances, codes, starts[slot], first_dense, counts[slot], lut)
                 elif forms[s, t] == SPARSE_FORM:
-                    _add_sparse(
-                        accumulators, sparse_documents, codes, starts[slot], first_sparse, counts[slot], luts[t]
-                    )
+                    _add_sparse(accumulators, sparse_documents, codes, starts[slot], first_sparse, counts[slot], lut)
                 else:
-                    for i in range(starts[slot], starts[slot] + counts[slot]):
-                        accumulators[tiny_documents[i] - np.uint64(base)] += luts[t, codes[i]]
+                    _add_tiny(accumulators, tiny_documents, codes, starts[slot], counts[slot], base, lut)
 
             length = 0
             if walked <= WALK:
@@ -500,12 +504,15 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                     weak_bound -= bounds[weak]
                     wanted = max(np.int64(1), threshold - weak_bound)
                     t = active[weak]
+                    lut = luts[t]
                     if forms[s, t] == DENSE_FORM:
-                        _add_dense(accumulators, distances, codes, starts[weak], first_dense, counts[weak], luts[t])
-                    else:
+                        _add_dense(accumulators, distances, codes, starts[weak], first_dense, counts[weak], lut)
+                    elif forms[s, t] == SPARSE_FORM:
                         _add_sparse(
-                            accumulators, sparse_documents, codes, starts[weak], first_sparse, counts[weak], luts[t]
+                            accumulators, sparse_documents, codes, starts[weak], first_sparse, counts[weak], lut
                         )
+                    else:
+                        _add_tiny(accumulators, tiny_documents, codes, starts[weak], counts[weak], base, lut)
                     hits = _maxima(accumulators, chunks, wanted, maxima)
                 for chunk in range(chunks):
                     if maxima[chunk] >= wanted:
@@ -524,7 +531,7 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                 lut = luts[t]
                 rest -= bounds[slot]
                 kept = 0
-                flooded = length * LOOKUP > counts[slot] + WALK
+                flooded = forms[s, t] != TINY_FORM and length * LOOKUP > counts[slot] + WALK
                 if flooded:
                     if forms[s, t] == DENSE_FORM:
                         _add_dense(accumulators, distances, codes, starts[slot], first_dense, counts[slot], lut)
@@ -537,15 +544,18 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                     value = near_bounds[i]
                     if flooded:
                         value += accumulators[np.uint64(place)]
+                    elif forms[s, t] == DENSE_FORM:
+                        entry = _find_dense(distances, checkpoints, starts[slot], counts[slot], place)
+                        if entry >= 0:
+                            value += lut[codes[first_dense + entry]]
+                    elif forms[s, t] == SPARSE_FORM:
+                        entry = _find_sparse(sparse_documents, starts[slot], counts[slot], place)
+                        if entry >= 0:
+                            value += lut[codes[first_sparse + entry]]
                     else:
-                        if forms[s, t] == DENSE_FORM:
-                            entry = _find_dense(distances, checkpoints, starts[slot], counts[slot], place)
-                            if entry >= 0:
-                                value += lut[codes[first_dense + entry]]
-                        else:
-                            entry = _find_sparse(sparse_documents, starts[slot], counts[slot], place)
-                            if entry >= 0:
-                                value += lut[codes[first_sparse + entry]]
+                        entry = _find_tiny(tiny_documents, starts[slot], counts[slot], base + place)
+                        if entry >= 0:
+                            value += lut[codes[entry]]
                     if value + rest >= threshold:
                         near[kept] = place
                         near_bounds[kept] = value

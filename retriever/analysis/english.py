@@ -32,10 +32,13 @@ class EnglishAnalyser:
 
     def terms(self, text: str) -> list[str]:
         tokens = words(text)
-        terms = list(map(self._terms.get, tokens))
+        known = self._terms
+        terms = list(map(known.get, tokens))
         if None in terms:
-            terms = list(map(self._term, tokens))
-        return [term for term in terms if term]
+            new = {token for token, term in zip(tokens, terms, strict=True) if term is None}
+            made = {token: self._term(token) for token in new}
+            terms = [made[token] if term is None else term for token, term in zip(tokens, terms, strict=True)]
+        return list(filter(None, terms))
 
     def tokens(self, text: str) -> list[Token]:
         found = ((self._term(text[start:end]), start, end) for start, end in spans(text))

@@ -1,6 +1,6 @@
 """Postings as they come: one shard of a build, or what a segment is made from.
 
-plain.terms.*          the vocabulary, sorted by UTF-8 bytes
+plain.terms.*          the vocabulary, sorted by UTF-8 bytes, see `retriever.index.strings`
 plain.offsets.npy      (V + 1) int64, where each term's postings begin
 plain.documents.npy    (P,) int32, ascending within a term
 plain.frequencies.npy  (P,) uint8, uint16 or uint32, the smallest that holds all
@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from retriever.index.vocabulary import Vocabulary
+from retriever.index.strings import StringTable
 
 _ARRAYS = ("offsets", "documents", "frequencies", "lengths")
 
@@ -34,7 +34,7 @@ class PlainPostings(NamedTuple):
 
     def write(self, folder: Path) -> list[str]:
         """Write all files into `folder` and return their names."""
-        names = Vocabulary.write(folder, "plain.terms", self.terms)
+        names = StringTable.write(folder, "plain.terms", self.terms)
         for name in _ARRAYS:
             np.save(folder / f"plain.{name}.npy", getattr(self, name))
             names.append(f"plain.{name}.npy")
@@ -44,8 +44,7 @@ class PlainPostings(NamedTuple):
     def read(cls, folder: Path) -> "PlainPostings":
         """Read what `write` wrote; the arrays are memory-mapped."""
         arrays = [np.load(folder / f"plain.{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS]
-        terms = list(Vocabulary(folder, "plain.terms", len(arrays[0]) - 1).raw())
-        return cls(terms, *arrays)
+        return cls(StringTable(folder, "plain.terms").all_raw(), *arrays)
 
 
 class PlainWriter:

@@ -186,17 +186,24 @@ class Records:
 
     def segment_documents(self, segment: int) -> Iterator[tuple[int, Document]]:
         """Yield (ordinal, document) of all rows of a segment, deleted ones included, in order."""
-        first, last = row_of(segment, 0), row_of(segment + 1, 0)
-        query = f"SELECT {COLUMNS} FROM documents WHERE row >= ? AND row < ? ORDER BY row"  # noqa: S608
-        # A cursor of its own: a caller may look up other rows while it iterates.
-        for row in self._connection().cursor().execute(query, (first, last)):
+        first = row_of(segment, 0)
+        for row in self._segment_rows(segment, COLUMNS):
             yield row[0] - first, _document(row)
+
+    def segment_ids(self, segment: int) -> list[str]:
+        """Return the ids of all rows of a segment, deleted ones included, in order."""
+        return [id_ for (id_,) in self._segment_rows(segment, "id")]
+
+    def _segment_rows(self, segment: int, columns: str) -> Iterator[tuple[Any, ...]]:
+        query = f"SELECT {columns} FROM documents WHERE row >= ? AND row < ? ORDER BY row"  # noqa: S608
+        # A cursor of its own: a caller may look up other rows while it iterates.
+        return self._connection().cursor().execute(query, (row_of(segment, 0), row_of(segment + 1, 0)))
 
     def digest(self, segment: int) -> str:
         """Return the sha256 over all rows of a segment: what `verify` compares with the manifest."""
         digest = hashlib.sha256()
-        for ordinal, document in self.segment_documents(segment):
-            digest.update(_canonical(ordinal, document))
+        for row, *content in self._segment_rows(segment, COLUMNS):
+            digest.update(canonical(row - row_of(segment, 0), *content))
         return digest.hexdigest()
 
     def live_ids(self) -> Iterator[str]:
@@ -213,12 +220,11 @@ class Records:
         return None if verdict == "ok" else str(verdict)
 
 
-def _canonical(ordinal: int, document: Document) -> bytes:
-    content = [
-        ordinal, document.id, document.title, document.text, dict(document.metadata),
-        document.parent, document.span,
-    ]  # fmt: skip
-    return json.dumps(content, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+def canonical(*values: str | int | None) -> bytes:
+    """Return bytes that differ whenever the values do, for digests."""
+    texts = ["" if value is None else str(value) for value in values]
+    kinds = "".join("n" if value is None else "v" for value in values)
+    return f"{kinds}{','.join(map(str, map(len, texts)))};{''.join(texts)}".encode()
 
 
 def reassemble(chunks: Sequence[Document]) -> Document:
@@ -323,13 +329,19 @@ class RecordWriter:
     def existing(self, ids: Sequence[str]) -> dict[str, list[int]]:
         """Return the live rows of those ids that exist, by id; a parent's id gives all its chunks."""
         found: dict[str, list[int]] = {}
-        for id_ in ids:
+        if self._connection.execute("SELECT 1 FROM documents LIMIT 1").fetchone() is None:
+            return found
+        for start in range(0, len(ids), 500):
+            part = list(ids[start : start + 500])
+            marks = ",".join("?" * len(part))
             # Two look-ups, for SQLite scans the table when an OR spans two partial indexes.
             for column in ("id", "parent"):
-                query = f"SELECT row FROM documents WHERE {column} = ? AND deleted IS NULL"  # noqa: S608
-                rows = [row for (row,) in self._connection.execute(query, (id_,))]
-                if rows:
-                    found.setdefault(id_, []).extend(rows)
+                query = (
+                    f"SELECT {column}, row FROM documents "  # noqa: S608 (only question marks)
+                    f"WHERE {column} IN ({marks}) AND deleted IS NULL ORDER BY row"
+                )
+                for id_, row in self._connection.execute(query, part):
+                    found.setdefault(id_, []).append(row)
         return found
 
     def delete(self, rows: Iterable[int]) -> None:

@@ -22,6 +22,7 @@ from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
 from retriever.filters import matching_rows
 from retriever.index.bm25 import Bm25, inverse_document_frequencies
 from retriever.index.manifest import Manifest, read_manifest, read_pointer
+from retriever.index.query import Execution, QuerySearch
 from retriever.index.records import FieldType, Records
 from retriever.index.segment import SegmentReader, require_size
 from retriever.pipeline import PipelineSpec
@@ -103,6 +104,7 @@ class Index:
                 self.manifest.inverted.k1,
                 self.manifest.inverted.b,
             )
+        self._query_search: QuerySearch | None = None
 
     def __enter__(self) -> "Index":
         return self
@@ -312,6 +314,26 @@ class Index:
         """Return (T,) ln(1 + (N - df + 0.5) / (df + 0.5)) of each analysed term, as BM25 has it."""
         return inverse_document_frequencies(self.document_count, self.document_frequency(terms))
 
+    def execute_query(self, query: str, mask: Mask | None) -> Execution:
+        """Read a query in the syntax of docs/query-syntax.md and find what it matches. Raises InvalidInput."""
+        if self._bm25 is None or self._analyser is None:
+            raise InvalidInput(f"{self.path} has no BM25 part, which the query syntax needs; build it with it.")
+        if self._query_search is None:
+            # Two threads may each make one; they are alike.
+            ranks = [segment.id_rank for segment in self.segments]
+            self._query_search = QuerySearch(self._bm25, self._analyser, ranks, self._read_terms)
+        return self._query_search.execute(self._query_search.compile(query), mask)
+
+    def best_of_query(self, execution: Execution, k: int) -> Candidates:
+        """Return the best k documents of a query that was executed."""
+        return self._merge(execution.best(k), k)
+
+    def _read_terms(self, segment: int, ordinals: NDArray[np.int32]) -> list[list[str]]:
+        assert self._analyser is not None
+        rows = [self.segments[segment].row(ordinal) for ordinal in ordinals.tolist()]
+        documents = self.records.fetch(rows)
+        return [self._analyser.terms(documents[row].content) for row in rows]
+
     def search_dense(self, vectors: NDArray[np.float32], k: int, mask: Mask | None) -> tuple[list[Candidates], bool]:
         """Return for each query vector (Q, H) the best k documents, and whether the search was exact."""
         per_query: list[list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = [[] for _ in vectors]
@@ -358,6 +380,7 @@ class Index:
         documents: bool = True,
         offset: int = 0,
         deadline_ms: float | None = None,
+        syntax: bool = False,
     ) -> list[Answer]:
         """Answer queries, one `Answer` each, in order.
 
@@ -369,13 +392,16 @@ class Index:
         highlight        mark where query terms stand in each hit's text
         documents        fetch texts and metadata; without them only ids and scores are returned
         deadline_ms      time for the whole query; reranking is left out, and said so, when it runs out
+        syntax           read queries as docs/query-syntax.md says; every hit of every stage fulfils the query, models
+                         see its words that are not excluded
 
-        Raises InvalidInput for an empty query, k or offset out of range, or a faulty filter or pipeline.
+        Raises InvalidInput for an empty query, k or offset out of range, a faulty filter or pipeline, or a query that
+        is not of the syntax.
         """
         from retriever.search import Request, run
 
         request = Request(
-            k, self._pipeline(pipeline), filter, group_by_parent, highlight, documents, offset, deadline_ms
+            k, self._pipeline(pipeline), filter, group_by_parent, highlight, documents, offset, deadline_ms, syntax
         )
         name = pipeline if isinstance(pipeline, str) else "custom" if pipeline else self.default_pipeline
         return run(self, queries, request, name)

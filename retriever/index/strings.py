@@ -5,6 +5,7 @@ NAME.bytes holds the UTF-8 of all strings end to end, NAME.offsets.npy the (n + 
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import overload
 
@@ -24,12 +25,12 @@ class StringTable(Sequence[str]):
             self._view = np.memmap(folder / f"{name}.bytes", np.uint8, "r").data
 
     @classmethod
-    def write(cls, folder: Path, name: str, strings: Iterable[str]) -> list[str]:
-        """Write the two files and return their names."""
+    def write(cls, folder: Path, name: str, strings: Iterable[str | bytes]) -> list[str]:
+        """Write the two files and return their names; bytes are written as they are."""
         ends = [0]
         with (folder / f"{name}.bytes").open("wb") as file:
             for string in strings:
-                ends.append(ends[-1] + file.write(string.encode("utf-8")))
+                ends.append(ends[-1] + file.write(string if isinstance(string, bytes) else string.encode("utf-8")))
         np.save(folder / f"{name}.offsets.npy", np.asarray(ends, np.int64))
         return [f"{name}.bytes", f"{name}.offsets.npy"]
 
@@ -52,6 +53,12 @@ class StringTable(Sequence[str]):
     def raw(self, position: int) -> bytes:
         """Return the UTF-8 of one string."""
         return bytes(self._view[self._offsets[position] : self._offsets[position + 1]])
+
+    def all_raw(self) -> list[bytes]:
+        """Return the UTF-8 of all strings."""
+        content = bytes(self._view)
+        ends = self._offsets.tolist()
+        return [content[start:end] for start, end in pairwise(ends)]
 
     def take(self, positions: NDArray[np.integer]) -> list[str]:
         """Return the strings at some positions, five times as fast as one by one."""

@@ -203,3 +203,25 @@ def test_refusals_and_nothing_to_search():
     assert len(search([], np.zeros((0, 1), np.int64), np.ones(1), 5)[1]) == 0
     with pytest.raises(ValueError, match="a mask has shape"):
         Segments([empty]).restricted([np.ones(3, np.bool_)])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lists_of_every_form_are_looked_up_rightly_when_they_are_weak(seed):
+    # Terms of little weight, rare ones too, are only looked up; together they decide which of the best are best.
+    generator = np.random.default_rng(seed)
+    size = BLOCK + 20_000
+    strong = random_plain(generator, size, [9000, 30_000, 60_000])
+    leading = np.argsort(impact_reference(of_terms(strong, range(3)), np.array([5.0, 4.0, 3.0]), size))[-300:]
+    lists = [np.sort(generator.choice(leading, 8, replace=False)) for _ in range(150)]
+    lists += [np.sort(generator.choice(size, 1500, replace=False)) for _ in range(10)]
+    offsets = np.concatenate([np.cumsum([0, *map(len, lists)])[:-1], strong[0] + sum(map(len, lists))])
+    documents = np.concatenate([*lists, strong[1]]).astype(np.int32)
+    codes = np.concatenate([np.full(sum(map(len, lists)), 255, np.uint8), strong[2]])
+    plain = offsets, documents, codes
+    postings = lay_out(*plain, size)
+    terms = np.arange(163)
+    weights = np.array([*[0.04] * 160, 5.0, 4.0, 3.0])
+    scores = impact_reference(of_terms(plain, terms), weights, size)
+    for k in (1, 10, 100):
+        _, found = search([postings], terms[None], weights, k)
+        assert set(best_documents(scores, k).tolist()) <= set(found.tolist())

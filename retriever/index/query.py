@@ -1,0 +1,628 @@
+"""Parsed queries over the inverted parts of all segments: Lucene's BooleanQuery, prefixes, fuzzy words, phrases.
+
+A `Plan` is a query compiled to terms of the index; an `Execution` is a plan on the documents that a filter allows.
+Where every term counts wherever it stands, the conditions become a mask and the terms one flat BM25 search. Where a
+term counts only inside its group, or a part is not scored by BM25 of terms, every document is scored level by level.
+docs/query-syntax.md says what each part means and how it is scored.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.bm25 import frequency_table, score_all
+from kernels.impact import Segments
+from retriever.analysis import Analyser
+from retriever.errors import InvalidInput
+from retriever.index.bm25 import Bm25, inverse_document_frequencies, inverse_length_norms
+from retriever.query_syntax import Fuzzy, Group, Phrase, Prefix, Query, Text, parse
+
+MAX_PARTS = 100
+MAX_PREFIX_TERMS = 1000
+MAX_FUZZY_TERMS = 50
+MAX_PHRASE_DOCUMENTS = 10_000
+MAX_SLOPPY_TERMS = 50
+PHRASE_BATCH = 500
+
+# Nested boosts multiply; beyond these float32 would lose the terms beside them.
+LEAST_BOOST, LARGEST_BOOST = 1e-6, 1e6
+
+Mask = Sequence[NDArray[np.bool_]]
+ReadTerms = Callable[[int, NDArray[np.int32]], Sequence[list[str]]]
+"""(segment, its documents) to the terms of each, analysed anew from the stored text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Documents that hold a term; its BM25."""
+
+    term: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """Documents that hold any of the terms; the weight itself."""
+
+    terms: tuple[str, ...]
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Documents that hold the terms in order; BM25 of the phrase's frequency with the sum of the terms' idf."""
+
+    terms: tuple[str, ...]
+    slop: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """All of `must`, or else any of `should`, and none of `must_not`; the sum of what matches of the first two."""
+
+    must: "tuple[Part, ...]" = ()
+    should: "tuple[Part, ...]" = ()
+    must_not: "tuple[Part, ...]" = ()
+
+
+Part = Term | AnyOf | Words | Level
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A query in terms of one index.
+
+    words          what is searched for as plain text, for models
+    without_terms  how many clauses the analyser left nothing of; they count as not written
+    """
+
+    root: Level
+    words: str
+    without_terms: int
+
+
+class QuerySearch:
+    """Compiles and executes queries over the segments that a `Bm25` searches."""
+
+    def __init__(
+        self, bm25: Bm25, analyser: Analyser, id_ranks: Sequence[NDArray[np.int32]], read_terms: ReadTerms
+    ) -> None:
+        self.bm25 = bm25
+        self.analyser = analyser
+        self.id_ranks = id_ranks
+        self.read_terms = read_terms
+        self.segments = Segments([reader.postings for reader in bm25.readers])
+        self.frequencies = frequency_table([reader.frequencies for reader in bm25.readers])
+        self.inverse = inverse_length_norms(bm25.k1, bm25.b, bm25.mean_length)
+
+    def compile(self, text: str) -> Plan:
+        """Read a query. Raises InvalidInput for what cannot be read, searched by field or kept within the limits."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InvalidInput("the query holds half of a surrogate pair, which is not a character.") from None
+        query = parse(text, _AnyName())
+        parts = sum(1 for node in _nodes(query) if not isinstance(node, Text))
+        if parts > MAX_PARTS:
+            raise InvalidInput(
+                f"the query has {parts} phrases, prefixes, fuzzy words and groups, at most {MAX_PARTS} can be "
+                "searched at once; leave some out or ask several queries."
+            )
+        compiler = _Compiler(self.bm25, self.analyser)
+        root = compiler.level(query, 1.0) or Level()
+        return Plan(root, " ".join(_positive_texts(query)), compiler.without_terms)
+
+    def execute(self, plan: Plan, allowed: Mask | None) -> "Execution":
+        """Find what a plan matches among the documents that are `allowed`; phrases are read here."""
+        return Execution(self, plan, allowed)
+
+
+class _AnyName(frozenset[str]):
+    """Holds every name, so that the parser leaves the refusal of fields to the compiler."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def _nodes(query: Query) -> Iterator[Text | Phrase | Prefix | Fuzzy | Group]:
+    for clause in query.clauses:
+        yield clause.node
+        if isinstance(clause.node, Group):
+            yield from _nodes(clause.node.query)
+
+
+def _positive_texts(query: Query) -> Iterator[str]:
+    for clause in query.clauses:
+        if clause.occur == "must_not":
+            continue
+        if isinstance(clause.node, Group):
+            yield from _positive_texts(clause.node.query)
+        else:
+            yield clause.node.text
+
+
+class _Compiler:
+    def __init__(self, bm25: Bm25, analyser: Analyser) -> None:
+        self.bm25 = bm25
+        self.analyser = analyser
+        self.without_terms = 0
+        self.prefix_terms = 0
+        self.beginning: dict[str, dict[int, list[str]]] = {}
+
+    def level(self, query: Query, boost: float) -> Level | None:
+        """Return a level as simple as it can be, or None when the analyser left nothing of any clause."""
+        parts: dict[str, list[Part]] = {"must": [], "should": [], "must_not": []}
+        for clause in query.clauses:
+            if clause.field is not None:
+                raise InvalidInput(self.no_field(clause.field))
+            # An excluded clause has no score.
+            weight = 1.0 if clause.occur == "must_not" else boost * clause.boost
+            if not LEAST_BOOST <= weight <= LARGEST_BOOST:
+                raise InvalidInput(
+                    f"the boosts round a clause multiply to {weight:g}; keep the product from {LEAST_BOOST:g} "
+                    f"to {LARGEST_BOOST:g}."
+                )
+            compiled = self.clause(clause.node, weight)
+            if not compiled:
+                self.without_terms += not isinstance(clause.node, Group)
+            elif clause.occur == "must_not" and len(compiled) > 1:
+                # What + would keep is what - leaves out.
+                parts["must_not"].append(Level(must=tuple(compiled)))
+            else:
+                parts[clause.occur] += compiled
+        if not any(parts.values()):
+            return None
+        return simplified(Level(tuple(parts["must"]), tuple(parts["should"]), tuple(parts["must_not"])))
+
+    def clause(self, node: Text | Phrase | Prefix | Fuzzy | Group, weight: float) -> list[Part]:
+        """Return the parts that a clause stands for, each with the clause's role; none when it has no terms."""
+        if isinstance(node, Group):
+            level = self.level(node.query, weight)
+            return [level] if level is not None else []
+        if isinstance(node, Prefix):
+            return [AnyOf(self.starting_with(node.text), weight)]
+        if isinstance(node, Fuzzy):
+            near = self.near(node)
+            return [Level(should=tuple(Term(term, weight * similarity) for term, similarity in near))]
+        terms = self.analyser.terms(node.text)
+        if isinstance(node, Text) or len(terms) < 2:
+            return [Term(term, weight) for term in terms]
+        if node.slop and len(terms) > MAX_SLOPPY_TERMS:
+            raise InvalidInput(
+                f"a phrase with ~ may have {MAX_SLOPPY_TERMS} terms at most, this one has {len(terms)}; "
+                "shorten it or leave out the ~."
+            )
+        return [Words(tuple(terms), node.slop, weight)]
+
+    def starting_with(self, text: str) -> tuple[str, ...]:
+        """Return the terms that begin with a text as typed or, when there are none, in lower case."""
+        room = MAX_PREFIX_TERMS - self.prefix_terms
+        found: set[str] = set()
+        for prefix in dict.fromkeys((text, text.lower())):
+            for reader in self.bm25.readers:
+                found.update(term for _, term in reader.terms.starting_with(prefix, room + 1))
+            if found:
+                break
+        if len(found) > room:
+            raise InvalidInput(
+                f"the prefixes of the query stand for more than {MAX_PREFIX_TERMS:,} terms of this index, counted "
+                f"up to {text[:80]!r}*; write longer prefixes or fewer of them."
+            )
+        self.prefix_terms += len(found)
+        return tuple(sorted(found))
+
+    def near(self, node: Fuzzy) -> list[tuple[str, float]]:
+        """Return the nearest terms with the same first character and their similarity, the best first."""
+        terms = self.analyser.terms(node.text)
+        word = terms[0] if len(terms) == 1 else node.text.lower()
+        by_length = self.terms_by_length(word[0])
+        near: list[tuple[str, int]] = []
+        for length in range(max(1, len(word) - node.distance), len(word) + node.distance + 1):
+            near += within(word, by_length.get(length, []), node.distance)
+        if not near:
+            return []
+        frequencies = self.bm25.document_frequencies(self.bm25.find([term for term, _ in near]))
+        # Both begin alike, so the distance is always below the length of the longer one.
+        similar = [
+            (term, 1 - distance / max(len(term), len(word)))
+            for (term, distance), frequency in zip(near, frequencies.tolist(), strict=True)
+            if frequency
+        ]
+        return sorted(similar, key=lambda pair: (-pair[1], pair[0]))[:MAX_FUZZY_TERMS]
+
+    def terms_by_length(self, first: str) -> dict[int, list[str]]:
+        """Return all terms that begin with a character, by their length. Cost: about a microsecond a term."""
+        if first not in self.beginning:
+            terms: set[str] = set()
+            for reader in self.bm25.readers:
+                terms.update(term for _, term in reader.terms.starting_with(first, len(reader.terms)))
+            by_length = self.beginning[first] = {}
+            for term in terms:
+                by_length.setdefault(len(term), []).append(term)
+        return self.beginning[first]
+
+    @staticmethod
+    def no_field(name: str) -> str:
+        return (
+            f"the query restricts a clause to the field {name!r}, which is not possible: words are looked for in title "
+            f"and text together. To restrict metadata use a filter, such as filter={{{name!r}: ...}} or "
+            f"--filter {name}=...; to search for it literally, write {name}\\: with a backslash before the colon."
+        )
+
+
+def within(word: str, terms: Sequence[str], distance: int) -> list[tuple[str, int]]:
+    """Return those of `terms`, all of one length, at most `distance` edits from a word, with how many.
+
+    An edit inserts, deletes or replaces a character or swaps two neighbours; nothing is edited twice.
+    """
+    if not terms:
+        return []
+    length = len(terms[0])
+    characters = np.array(terms, f"U{length}").view(np.uint32).reshape(len(terms), length).T
+    codes = [ord(character) for character in word]
+    far = np.full(len(terms), distance + 1, np.int16)
+    two_before: list[NDArray[np.int16]] = []
+    before = [np.full(len(terms), min(j, distance + 1), np.int16) for j in range(length + 1)]
+    for i, code in enumerate(codes, 1):
+        row = [far] * (length + 1)
+        row[0] = np.full(len(terms), min(i, distance + 1), np.int16)
+        for j in range(max(1, i - distance), min(length, i + distance) + 1):
+            same = characters[j - 1] == code
+            cost = np.minimum(np.minimum(before[j], row[j - 1]) + 1, before[j - 1] + ~same)
+            if i > 1 and j > 1:
+                swapped = (characters[j - 1] == codes[i - 2]) & (characters[j - 2] == code)
+                cost = np.where(swapped, np.minimum(cost, two_before[j - 2] + 1), cost)
+            row[j] = np.minimum(cost, distance + 1).astype(np.int16)
+        two_before, before = before, row
+    found = np.flatnonzero(before[length] <= distance)
+    return [(terms[i], int(before[length][i])) for i in found.tolist()]
+
+
+def simplified(level: Level) -> Level:
+    """Lift what means the same outside its group; the groups are simple already."""
+    must: list[Part] = []
+    should = [part for child in level.should for part in _optional(child)]
+    must_not = list(level.must_not)
+    required = list(reversed(level.must))
+    while required:
+        child = required.pop()
+        if not isinstance(child, Level):
+            must.append(child)
+            continue
+        must_not += child.must_not
+        if child.must:
+            # With something required on both levels, the rest of both is optional.
+            required += reversed(child.must)
+            should += child.should
+        elif len(child.should) == 1:
+            required += child.should
+        else:
+            must.append(Level(should=child.should))
+    excluded = [part for child in must_not for part in _optional(child)]
+    return Level(tuple(must), tuple(should), tuple(excluded))
+
+
+def _optional(part: Part) -> tuple[Part, ...]:
+    """Return parts of which one must match exactly if `part` matches, with the same sum of scores."""
+    if isinstance(part, Level) and not part.must_not:
+        if not part.must:
+            return part.should
+        if len(part.must) == 1 and not part.should:
+            return _optional(part.must[0])
+    return (part,)
+
+
+class Execution:
+    """A plan on the documents of all segments.
+
+    exact  False when there were more candidates for phrases than are read; those left out are neither found by a
+           phrase nor let through where a phrase is excluded
+    terms  the terms of the index that are searched for, those of prefixes and fuzzy words included
+    """
+
+    def __init__(self, search: QuerySearch, plan: Plan, allowed: Mask | None) -> None:
+        self.plan = plan
+        self.exact = True
+        self._search = search
+        self._readers = search.bm25.readers
+        self._allowed = allowed
+        terms = list(dict.fromkeys(_terms(plan.root))) if search.bm25.documents else []
+        self._found = search.bm25.find(terms) if terms else np.zeros((len(self._readers), 0), np.int64)
+        frequencies = search.bm25.document_frequencies(self._found) if terms else np.zeros(0, np.int64)
+        idf = inverse_document_frequencies(search.bm25.documents, frequencies)
+        self._idf = dict(zip(terms, idf.tolist(), strict=True))
+        self._columns = {term: column for column, term in enumerate(terms) if frequencies[column]}
+        self.terms = list(dict.fromkeys(term for term in _terms(plan.root, excluded=False) if term in self._columns))
+        self._phrases: dict[tuple[tuple[str, ...], int], list[_Occurrences]] = {}
+        self._read_phrases()
+
+    def masks(self) -> list[NDArray[np.bool_]]:
+        """Return the live and allowed documents of each segment that match."""
+        return [
+            self._restricted(segment, self._matching(self.plan.root, segment)) for segment in range(len(self._readers))
+        ]
+
+    def best(self, k: int) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+        """Return for each segment (scores, documents), best first, that hold the best k of all."""
+        weights = self._flat()
+        if weights is not None:
+            root = self.plan.root
+            allowed = self.masks() if root.must or root.must_not else self._allowed
+            found = self._search.bm25.search(weights, k, allowed) if weights else None
+            return found or [(np.zeros(0, np.float32), np.zeros(0, np.int32)) for _ in self._readers]
+        return [self._best_of(segment, k) for segment in range(len(self._readers))]
+
+    def _flat(self) -> dict[str, float] | None:
+        """Return the weights of all scoring terms, or None if there is more to the scores than terms.
+
+        A required group of mere alternatives matches wherever one of its terms occurs, so they always count.
+        """
+        weights: dict[str, float] = {}
+        root = self.plan.root
+        required = [part.should if isinstance(part, Level) else (part,) for part in root.must]
+        for part in [*root.should, *(part for parts in required for part in parts)]:
+            if not isinstance(part, Term):
+                return None
+            if part.term in self._columns:
+                weights[part.term] = weights.get(part.term, 0.0) + part.weight
+        return weights
+
+    def _best_of(self, segment: int, k: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        matching, scored = self._scored(self.plan.root, segment)
+        documents = np.flatnonzero(self._restricted(segment, matching)).astype(np.int32)
+        scores = scored[documents].astype(np.float32)
+        if len(scores) > k:
+            keep = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
+            documents, scores = documents[keep], scores[keep]
+        order = np.lexsort((self._search.id_ranks[segment][documents], -scores))[:k]
+        return scores[order], documents[order]
+
+    def _restricted(self, segment: int, matching: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        live = self._readers[segment].live
+        if live is not None:
+            matching = matching & live
+        return matching if self._allowed is None else matching & self._allowed[segment]
+
+    def _holding(self, segment: int, terms: Sequence[str]) -> NDArray[np.bool_]:
+        """Return (N,) the documents that hold any of the terms."""
+        holding = np.zeros(self._readers[segment].documents, np.bool_)
+        for term in terms:
+            number = self._number(segment, term)
+            if number >= 0:
+                holding[self._readers[segment].documents_of(number)] = True
+        return holding
+
+    def _number(self, segment: int, term: str) -> int:
+        return int(self._found[segment, self._columns[term]]) if term in self._columns else -1
+
+    def _matching(self, part: Part, segment: int, unread: bool = False) -> NDArray[np.bool_]:
+        """Return (N,) the documents that match; those not read match a phrase if `unread`, and exclusion turns it."""
+        if isinstance(part, Term):
+            return self._holding(segment, (part.term,))
+        if isinstance(part, AnyOf):
+            return self._holding(segment, part.terms)
+        if isinstance(part, Words):
+            occurrences = self._phrases[part.terms, part.slop][segment]
+            return (occurrences.possible if unread else occurrences.certain).copy()
+        if part.must:
+            matching = self._matching(part.must[0], segment, unread)
+            for child in part.must[1:]:
+                matching &= self._matching(child, segment, unread)
+        else:
+            matching = self._holding(segment, [child.term for child in part.should if isinstance(child, Term)])
+            for child in part.should:
+                if not isinstance(child, Term):
+                    matching |= self._matching(child, segment, unread)
+        return self._without(part.must_not, segment, matching, unread)
+
+    def _without(
+        self, parts: Sequence[Part], segment: int, matching: NDArray[np.bool_], unread: bool
+    ) -> NDArray[np.bool_]:
+        excluded = self._holding(segment, [part.term for part in parts if isinstance(part, Term)])
+        for part in parts:
+            if not isinstance(part, Term):
+                excluded |= self._matching(part, segment, not unread)
+        return matching & ~excluded
+
+    def _scored(self, part: Part, segment: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Return (N,) the documents that match, and their scores, 0 elsewhere. A new pair each time."""
+        if not isinstance(part, Level):
+            matching = self._matching(part, segment)
+            if isinstance(part, AnyOf):
+                return matching, np.where(matching, part.weight, 0.0)
+            if isinstance(part, Words):
+                return matching, self._phrase_scores(part, segment)
+            return matching, self._term_scores(segment, [part])
+        scores = self._term_scores(segment, [c for c in (*part.must, *part.should) if isinstance(c, Term)])
+        required: list[NDArray[np.bool_]] = []
+        optional = [self._holding(segment, [c.term for c in part.should if isinstance(c, Term)])]
+        for matches, children in ((required, part.must), (optional, part.should)):
+            for child in children:
+                if isinstance(child, Term):
+                    if matches is required:
+                        matches.append(self._matching(child, segment))
+                    continue
+                child_matching, child_scores = self._scored(child, segment)
+                matches.append(child_matching)
+                scores += child_scores
+        together: NDArray[np.bool_] = np.logical_and.reduce(required) if required else np.logical_or.reduce(optional)
+        matching = self._without(part.must_not, segment, together, unread=False)
+        scores[~matching] = 0
+        return matching, scores
+
+    def _term_scores(self, segment: int, terms: Sequence[Term]) -> NDArray[np.float64]:
+        weights: dict[str, float] = {}
+        for part in terms:
+            if part.term in self._columns:
+                weights[part.term] = weights.get(part.term, 0.0) + part.weight
+        if not weights:
+            return np.zeros(self._readers[segment].documents)
+        numbers = np.array([self._number(segment, term) for term in weights], np.int64)
+        idf = np.array([self._idf[term] for term in weights], np.float32)
+        boosts = np.fromiter(weights.values(), np.float32, len(weights))
+        search = self._search
+        scores = score_all(search.segments.table, search.frequencies, segment, numbers, boosts * idf, search.inverse)
+        return scores.astype(np.float64)
+
+    def _phrase_scores(self, part: Words, segment: int) -> NDArray[np.float64]:
+        occurrences = self._phrases[part.terms, part.slop][segment]
+        scores = np.zeros(len(occurrences.certain))
+        if not occurrences.frequencies:
+            return scores
+        documents = np.fromiter(occurrences.frequencies, np.int64, len(occurrences.frequencies))
+        frequencies = np.fromiter(occurrences.frequencies.values(), np.float32, len(documents))
+        weight = np.float32(part.weight) * np.float32(sum(self._idf[term] for term in part.terms))
+        inverse = self._search.inverse[self._readers[segment].frequencies.length_bytes[documents]]
+        scores[documents] = weight - weight / (np.float32(1) + frequencies * inverse)
+        return scores
+
+    def _read_phrases(self) -> None:
+        """Find where each phrase occurs, among the documents that would match if all phrases did."""
+        phrases = {(part.terms, part.slop): part for part in _words(self.plan.root)}
+        if not phrases:
+            return
+        segments = range(len(self._readers))
+        for terms, slop in phrases:
+            self._phrases[terms, slop] = [
+                _Occurrences(np.logical_and.reduce([self._holding(s, (term,)) for term in dict.fromkeys(terms)]))
+                for s in segments
+            ]
+        candidates = []
+        for s in segments:
+            possible = np.logical_or.reduce([found[s].possible for found in self._phrases.values()])
+            candidates.append(self._restricted(s, possible & self._matching(self.plan.root, s, unread=True)))
+        chosen = [np.flatnonzero(mask).astype(np.int32) for mask in candidates]
+        if sum(map(len, chosen)) > MAX_PHRASE_DOCUMENTS:
+            self.exact = False
+            weights = Counter(term for part in phrases.values() for term in part.terms if term in self._columns)
+            found = self._search.bm25.search(weights, MAX_PHRASE_DOCUMENTS, candidates) or []
+            scores = np.concatenate([scores for scores, _ in found])
+            best = np.zeros(len(scores), np.bool_)
+            best[np.argsort(-scores, kind="stable")[:MAX_PHRASE_DOCUMENTS]] = True
+            ends = np.cumsum([len(documents) for _, documents in found])[:-1]
+            chosen = [np.sort(f[1][b]) for f, b in zip(found, np.split(best, ends), strict=True)]
+        for s in segments:
+            for start in range(0, len(chosen[s]), PHRASE_BATCH):
+                self._read(s, chosen[s][start : start + PHRASE_BATCH])
+
+    def _read(self, segment: int, documents: NDArray[np.int32]) -> None:
+        found = {phrase: occurrences[segment] for phrase, occurrences in self._phrases.items()}
+        wanted = {term for terms, _ in found for term in terms}
+        read = self._search.read_terms(segment, documents)
+        for document, terms in zip(documents.tolist(), read, strict=True):
+            positions: dict[str, list[int]] = {}
+            for position, term in enumerate(terms):
+                if term in wanted:
+                    positions.setdefault(term, []).append(position)
+            for (words, slop), occurrences in found.items():
+                if occurrences.possible[document]:
+                    occurrences.note(document, phrase_frequency(words, positions, slop))
+
+
+class _Occurrences:
+    """Where one phrase occurs in one segment.
+
+    possible     (N,) the documents that hold it or may hold it, since they were not read
+    certain      (N,) the documents that hold it
+    frequencies  of the latter
+    """
+
+    def __init__(self, possible: NDArray[np.bool_]) -> None:
+        self.possible = possible
+        self.certain = np.zeros(len(possible), np.bool_)
+        self.frequencies: dict[int, float] = {}
+
+    def note(self, document: int, frequency: float) -> None:
+        if frequency > 0:
+            self.certain[document] = True
+            self.frequencies[document] = frequency
+        else:
+            self.possible[document] = False
+
+
+def _terms(part: Part, excluded: bool = True) -> Iterator[str]:
+    """Yield the terms of a part, with or without those under an exclusion."""
+    if isinstance(part, Term):
+        yield part.term
+    elif isinstance(part, AnyOf | Words):
+        yield from part.terms
+    else:
+        for child in (*part.must, *part.should, *(part.must_not if excluded else ())):
+            yield from _terms(child, excluded)
+
+
+def _words(part: Part) -> Iterator[Words]:
+    if isinstance(part, Words):
+        yield part
+    elif isinstance(part, Level):
+        for child in (*part.must, *part.should, *part.must_not):
+            yield from _words(child)
+
+
+def phrase_frequency(words: Sequence[str], positions: Mapping[str, Sequence[int]], slop: int) -> float:
+    """Return how often a phrase occurs in a document, given the ascending positions of each term there.
+
+    Without slop, the number of places where the words stand one after the other. With slop as Lucene's
+    SloppyPhraseMatcher: let each word have a place, its position less its number in the phrase. The word with the
+    least place is moved on as long as it stays the least; the distance is then the largest place less the least.
+    Every distance up to `slop` adds 1 / (1 + distance); then the word is moved past the next one, and so on until
+    a word has no more positions. No two words take the same position.
+    """
+    counts = Counter(words)
+    if any(len(positions.get(word, ())) < count for word, count in counts.items()):
+        return 0.0
+    if slop == 0:
+        starts = set(positions[words[0]])
+        for number, word in enumerate(words[1:], 1):
+            starts &= {position - number for position in positions[word]}
+        return float(len(starts))
+    return _Sloppy(words, positions).frequency(slop)
+
+
+class _Sloppy:
+    def __init__(self, words: Sequence[str], positions: Mapping[str, Sequence[int]]) -> None:
+        self.positions = [positions[word] for word in words]
+        numbers: dict[str, list[int]] = {}
+        self.at: list[int] = []  # which of its positions each word has
+        for number, word in enumerate(words):
+            same = numbers.setdefault(word, [])
+            self.at.append(len(same))
+            same.append(number)
+        self.same = [numbers[word] for word in words]
+        self.places = [p[at] - number for number, (p, at) in enumerate(zip(self.positions, self.at, strict=True))]
+        self.end = max(self.places)
+
+    def frequency(self, slop: int) -> float:
+        frequency = 0.0
+        going = True
+        while going:
+            lead = self.least(range(len(self.places)))
+            following = min(place for number, place in enumerate(self.places) if number != lead)
+            distance = self.end - self.places[lead]
+            while going := self.advance(lead):
+                if self.places[lead] > following:
+                    break
+                distance = min(distance, self.end - self.places[lead])
+            if distance <= slop:
+                frequency += 1 / (1 + distance)
+        return frequency
+
+    def least(self, numbers: Sequence[int]) -> int:
+        return min(numbers, key=lambda number: (self.places[number], number))
+
+    def advance(self, number: int) -> bool:
+        """Move a word to its next position, and equal words out of its way; False when positions run out."""
+        while True:
+            if self.at[number] + 1 == len(self.positions[number]):
+                return False
+            self.at[number] += 1
+            self.places[number] = self.positions[number][self.at[number]] - number
+            self.end = max(self.end, self.places[number])
+            beside = [n for n in self.same[number] if n != number and self.at[n] == self.at[number]]
+            if not beside:
+                return True
+            number = self.least([number, beside[0]])
