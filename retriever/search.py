@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.feedback import Frequencies, rm3, rocchio
@@ -17,6 +18,7 @@ from retriever.pipeline import Fusion, PipelineSpec, Rerank, Rm3, Rocchio
 from retriever.types import Answer, Document, Hit
 
 if TYPE_CHECKING:
+    from retriever.index.query import Execution
     from retriever.index.sealed import Candidates, Index, Mask
 
 MAX_K = 10_000
@@ -42,6 +44,7 @@ class Request:
     documents: bool
     offset: int
     deadline_ms: float | None
+    syntax: bool = False
 
     def __post_init__(self) -> None:
         for name, value, least in (("k", self.k, 1), ("offset", self.offset, 0)):
@@ -67,7 +70,7 @@ class Request:
 
 @dataclass(slots=True)
 class _State:
-    """One query on its way through the stages."""
+    """One query on its way through the stages; with `execution`, `query` holds only its words, for models."""
 
     query: str
     answer: Answer
@@ -77,6 +80,7 @@ class _State:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     terms: list[str] = field(default_factory=list)
+    execution: "Execution | None" = None
 
     def warn(self, warning: str) -> None:
         if warning not in self.answer.warnings:
@@ -92,13 +96,18 @@ class _State:
 def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> list[Answer]:
     """Answer each query by the pipeline of the request."""
     started = time.perf_counter()
-    states = [_state(index, query, name, started) for query in queries]
+    states = [_state(index, query, name, started, request.syntax) for query in queries]
     mask = None
     if request.filter is not None:
         mask = index.mask(request.filter)
         filtering = (time.perf_counter() - started) * 1e3
         for state in states:
             state.answer.timings["filter"] = filtering
+    if request.syntax:
+        if request.pipeline.feedback is not None:
+            raise InvalidInput("feedback changes the words of a query and its syntax fixes them; use one of both.")
+        for state in states:
+            _execute(index, state, mask)
     if "dense" in request.pipeline.first:
         _dense(index, states, request, mask)
     batch_time = time.perf_counter() - started
@@ -116,11 +125,12 @@ def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> 
     return [state.answer for state in states]
 
 
-def _state(index: "Index", query: str, name: str, started: float) -> _State:
+def _state(index: "Index", query: str, name: str, started: float, syntax: bool) -> _State:
     if not isinstance(query, str) or not query.strip():
         raise InvalidInput("the query is empty; give at least one word.")
     answer = Answer([], pipeline=name, generation=index.generation)
-    if len(query) > MAX_QUERY_CHARACTERS:
+    # In the syntax a part of a query is another query; there the parser refuses what is too long.
+    if len(query) > MAX_QUERY_CHARACTERS and not syntax:
         query = query[:MAX_QUERY_CHARACTERS]
         answer.truncated = True
     return _State(query, answer, started)
@@ -129,6 +139,10 @@ def _state(index: "Index", query: str, name: str, started: float) -> _State:
 def _bm25(index: "Index", state: _State, request: Request, mask: "Mask | None") -> None:
     """Search by words; with feedback a first time for the documents to learn from, however many hits are asked for."""
     feedback, depth = request.pipeline.feedback, request.depth
+    if state.execution is not None:
+        with state.timed("bm25"):
+            state.found["bm25"] = index.best_of_query(state.execution, depth)
+        return
     if feedback is not None:
         lowest = isinstance(feedback, Rocchio) and feedback.last_documents
         depth = max(feedback.documents, request.pipeline.depth if lowest else 0)
@@ -165,6 +179,18 @@ def _expanded(index: "Index", query: str, found: "Candidates", feedback: Rm3 | R
     )  # fmt: skip
 
 
+def _execute(index: "Index", state: _State, mask: "Mask | None") -> None:
+    """Read a query of the syntax and find what it matches."""
+    with state.timed("syntax"):
+        execution = index.execute_query(state.query, mask)
+    state.execution, state.query, state.terms = execution, execution.plan.words, execution.terms
+    if execution.plan.without_terms:
+        state.warn(f"clauses_without_terms:{execution.plan.without_terms}")
+    if not execution.exact:
+        state.answer.exact = False
+        state.warn("phrase_candidates_cut")
+
+
 def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Mask | None") -> None:
     """Encode all queries together and search; with another first stage left, a failure only degrades."""
     queries = [state.query for state in states]
@@ -178,7 +204,10 @@ def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Ma
         encoded = time.perf_counter()
         if not np.isfinite(vectors).all():
             raise ModelFault(f"the encoder gave a vector that is not finite for one of {queries[:3]!r}.")
-        found, exact = index.search_dense(vectors, request.depth, mask)
+        if request.syntax:
+            found, exact = _dense_within(index, states, vectors, request.depth)
+        else:
+            found, exact = index.search_dense(vectors, request.depth, mask)
         searched = time.perf_counter()
     except FAULTS:
         if len(request.pipeline.first) == 1:
@@ -192,6 +221,19 @@ def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Ma
         state.answer.truncated |= count > encoder.max_tokens
         state.answer.timings["encode"] = (encoded - started) * 1e3 / len(states)
         state.answer.timings["dense"] = (searched - encoded) * 1e3 / len(states)
+
+
+def _dense_within(
+    index: "Index", states: Sequence[_State], vectors: NDArray[np.float32], depth: int
+) -> tuple[list["Candidates"], bool]:
+    """Search among the documents that fulfil each query."""
+    found, exact = [], True
+    for number, state in enumerate(states):
+        matching = state.execution.masks() if state.execution else None
+        part, was_exact = index.search_dense(vectors[number : number + 1], depth, matching)
+        found += part
+        exact &= was_exact
+    return found, exact
 
 
 def _fuse(state: _State, pipeline: PipelineSpec) -> None:
@@ -287,7 +329,7 @@ def _finish(index: "Index", state: _State, request: Request) -> None:
             ]
     if request.highlight and index.analyser is not None:
         with state.timed("highlight"):
-            terms = set(index.analyser.terms(state.query))
+            terms = set(state.terms if state.execution else index.analyser.terms(state.query))
             for hit in hits:
                 if hit.document is not None:
                     hit.highlights = highlights(hit.document.text, terms, index.analyser)

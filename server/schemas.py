@@ -71,6 +71,11 @@ class SearchRequest(Body):
     )
     group_by_parent: StrictBool = Field(False, description="One hit for each document that was cut into chunks.")
     highlight: StrictBool = Field(False, description="Say where query terms stand in each text.")
+    syntax: StrictBool = Field(
+        False,
+        description='Read each query in the query syntax (docs/query-syntax.md): +word -word "a phrase" retriev* '
+        "fuzzy~1. Otherwise such signs are plain text.",
+    )
     include_documents: StrictBool = Field(True, description="Return titles, texts and metadata.")
     deadline_ms: StrictInt | StrictFloat | None = Field(
         default=None,

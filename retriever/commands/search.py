@@ -48,6 +48,9 @@ def search(
     group_by_parent: Annotated[bool, typer.Option(help="One hit for each chunked document.")] = False,
     offset: Annotated[int, typer.Option(min=0, help="Hits to pass over.")] = 0,
     deadline_ms: Annotated[float | None, typer.Option(help="Leave out reranking beyond this time.")] = None,
+    syntax: Annotated[
+        bool, typer.Option("--syntax", help='Read signs, quotes, * and ~: +word -word "a phrase" retriev* fuzzy~1.')
+    ] = False,
     encoder: Annotated[str | None, typer.Option(help="The index's encoder under another name or path.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     offline: Annotated[bool, typer.Option(help="Make no network call.")] = False,
@@ -60,6 +63,8 @@ def search(
       retriever search my-index "how are tokens counted"
 
       retriever search my-index "parse json" -k 5 -p hybrid -f kind=function -f 'lines<50'
+
+      retriever search my-index --syntax '"passage retrieval" +rank* -bert'
 
       retriever search my-index - --json < queries.txt
     """
@@ -82,6 +87,7 @@ def search(
             highlight=not as_json,
             offset=offset,
             deadline_ms=deadline_ms,
+            syntax=syntax,
         )
     for text, answer in zip(queries, answers, strict=True):
         if as_json:

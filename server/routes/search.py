@@ -35,6 +35,7 @@ def search(body: SearchRequest, request: Request, service: PreparedService) -> S
             documents=body.include_documents,
             offset=body.offset,
             deadline_ms=max(deadline - waited, PASSED_MS),
+            syntax=body.syntax,
         )
         state = IndexState(generation=index.generation, fingerprint=index.fingerprint)
     service.metrics.observe_answers(answers)
