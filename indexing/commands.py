@@ -355,6 +355,47 @@ def describe(index: IndexPath, as_json: Json = False) -> None:
     Console(file=sys.stdout).print(table)
 
 
+@app.command(epilog="Example:  retriever index export-ciff my-index my-index.ciff.gz")
+def export_ciff(
+    index: IndexPath,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; .gz and .zst are compressed.")],
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write the BM25 part as a Common Index File Format file, which other engines read."""
+    from indexing.ciff import export_ciff as export
+
+    _show(export(index, file, quiet=quiet), as_json)
+
+
+@app.command(
+    epilog="Examples:  retriever index import-ciff robust04.ciff.gz robust04 --analyser lucene-english  |  "
+    "retriever index import-ciff my-index.ciff copy --corpus corpus.jsonl"
+)
+def import_ciff(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CIFF file; .gz and .zst are unpacked.")],
+    index: IndexPath,
+    corpus: Annotated[
+        str | None, typer.Option(help="Corpus that gives the documents their texts, by id; see retriever index build.")
+    ] = None,
+    analyser: Annotated[
+        str | None, typer.Option(help="How queries become terms; by default what the file names, if we wrote it.")
+    ] = None,
+    k1: Annotated[float | None, typer.Option(help="BM25: what the file names by default, else 0.9.")] = None,
+    b: Annotated[float | None, typer.Option(help="BM25: what the file names by default, else 0.4.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make a BM25 index from a Common Index File Format file."""
+    from indexing.ciff import import_ciff as import_
+
+    texts = _corpus(corpus) if corpus is not None else None
+    report = import_(file, index, corpus=texts, analyser_name=analyser, k1=k1, b=b, quiet=quiet)
+    for remark in report["remarks"]:
+        typer.echo(f"warning: {remark}.", err=True)
+    _show({"index": str(index), **report}, as_json)
+
+
 @app.command(epilog="Example:  retriever index corpus pydocs:stdlib --to pydocs")
 def corpus(
     source: Corpus,

@@ -180,7 +180,7 @@ def _written_atomically(target: Path) -> Iterator[IO[bytes]]:
             output: Any = file
             if target.suffix.lower() == ".gz":
                 # Without the time, so that equal indexes give equal bytes.
-                output = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
+                output = stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
             elif target.suffix.lower() == ".zst":
                 import zstandard
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +58,8 @@ def import_ciff(
     analyser_name  that queries get; by default the one that the file names, if this engine wrote it
     k1, b          by default those that the file names, else 0.9 and 0.4
 
-    The index appears when it is complete; after any error nothing is left. Memory grows with the terms, ids and
-    texts' ids that the file really holds, and with the largest segment as any build does, not with what it claims.
+    The index appears when it is complete; after any error nothing is left. Memory grows with the terms, ids
+    and postings that the file really holds, as in any build, not with what it claims.
     Raises InvalidInput for a file that is not sound, naming message and byte; IndexMismatch when the file was made
     with other rules of the analyser that it names.
     """
@@ -69,6 +69,7 @@ def import_ciff(
     _require_free(folder)
     require_writable(folder.parent)
     working = folder.absolute().with_name(f".{folder.absolute().name}.importing")
+    made = [parent for parent in working.parents if not parent.exists()]
     with disk_errors(folder.parent):
         working.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(working):
@@ -81,6 +82,9 @@ def import_ciff(
                 working.rename(folder)
         except BaseException:
             shutil.rmtree(working, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for parent in made:
+                    parent.rmdir()
             raise
     return report
 
@@ -237,8 +241,10 @@ def _read_file(
     lists = _Lists()
     with Progress("messages", header.num_postings_lists + header.num_docs, quiet) as progress:
         largest = _spill(reader, header, lists, folder, progress)
-        found.ids, found.lengths = _read_documents(reader, header, progress)
+        documents = _read_documents(reader, header, progress)
     reader.finish()
+    _require_lengths(lists, documents, reader, folder)
+    found.ids, found.lengths = documents.ids, documents.lengths
     found.terms, found.postings = len(lists.terms), lists.ends[-1]
     _settle(lists, reader, folder, found.lengths, largest)
     return found
@@ -264,8 +270,8 @@ def _spill(reader: Reader, header: Header, lists: _Lists, folder: Path, progress
                 if isinstance(part, ListHead):
                     lists.terms.append(part.term)
                     continue
-                documents.write(part[0])
-                frequencies.write(part[1])
+                documents.write(part[0].data)
+                frequencies.write(part[1].data)
                 end += len(part[0])
                 largest = max(largest, int(part[1].max()))
             lists.ends.append(end)
@@ -275,9 +281,18 @@ def _spill(reader: Reader, header: Header, lists: _Lists, folder: Path, progress
     return largest
 
 
-def _read_documents(reader: Reader, header: Header, progress: Progress) -> tuple[list[str], NDArray[np.int32]]:
-    """Return ids and lengths in the order of the docids, of which each must occur once."""
-    docids, lengths = array("i"), array("i")
+class _Documents(NamedTuple):
+    """The documents in the order of their docids; `order` says which record each was, `places` where a record is."""
+
+    ids: list[str]
+    lengths: NDArray[np.int32]
+    order: NDArray[np.int64]
+    places: "array[int]"
+
+
+def _read_documents(reader: Reader, header: Header, progress: Progress) -> _Documents:
+    """Read all records; each docid and each id must occur once."""
+    docids, lengths, places = array("i"), array("i"), array("q")
     ids: list[str] = []
     seen: set[str] = set()
     # All docids below `next_` were there, and those in `ahead`.
@@ -303,23 +318,22 @@ def _read_documents(reader: Reader, header: Header, progress: Progress) -> tuple
             ahead.remove(next_)
             next_ += 1
         docids.append(record.docid)
+        places.append(place)
         lengths.append(record.doclength)
         ids.append(record.collection_docid)
         if number % BATCH == BATCH - 1:
             progress.advance(BATCH)
     progress.advance(header.num_docs % BATCH)
     order = np.argsort(np.array(docids, np.int32), kind="stable")
-    return [ids[place] for place in order.tolist()], np.array(lengths, np.int32)[order]
+    return _Documents([ids[record] for record in order.tolist()], np.array(lengths, np.int32)[order], order, places)
 
 
 def _settle(lists: _Lists, reader: Reader, folder: Path, lengths: NDArray[np.int32], largest: int) -> None:
     """Turn the raw files into plain postings, terms in order. Raises InvalidInput for a term that occurs twice."""
     kind = np.min_scalar_type(largest)
     offsets = np.array(lists.ends, np.int64)
-    documents, frequencies = (
-        np.memmap(folder / f"{name}.raw", dtype, "r") if offsets[-1] else np.zeros(0, dtype)
-        for name, dtype in (("documents", np.int32), ("frequencies", np.uint32))
-    )
+    documents: NDArray[np.int32] = _mapped(folder / "documents.raw", np.int32)
+    frequencies: NDArray[np.uint32] = _mapped(folder / "frequencies.raw", np.uint32)
     order: Sequence[int] = range(len(lists.terms))
     if any(one >= other for one, other in pairwise(lists.terms)):
         order = sorted(order, key=lists.terms.__getitem__)
@@ -336,6 +350,24 @@ def _settle(lists: _Lists, reader: Reader, folder: Path, lengths: NDArray[np.int
     plain.write(folder)
     for name in ("documents.raw", "frequencies.raw"):
         (folder / name).unlink()
+
+
+def _mapped(path: Path, kind: type[np.generic]) -> Any:
+    # An empty file cannot be mapped.
+    return np.memmap(path, kind, "r") if path.stat().st_size else np.zeros(0, kind)
+
+
+def _require_lengths(lists: _Lists, documents: _Documents, reader: Reader, folder: Path) -> None:
+    """Raise InvalidInput for a document that has postings and no length: BM25 has no score for it."""
+    held = np.zeros(len(documents.ids), np.bool_)
+    postings = _mapped(folder / "documents.raw", np.int32)
+    for start in range(0, len(postings), 1 << 22):
+        held[postings[start : start + (1 << 22)]] = True
+    wrong = np.flatnonzero(held & (documents.lengths == 0))
+    if len(wrong):
+        record = int(documents.order[wrong[0]])
+        reader.number = len(lists.terms) + 2 + record
+        raise reader.fault(f"the docid {wrong[0]} has postings, but its doclength is 0", documents.places[record])
 
 
 def _record(records: RecordWriter, ids: list[str], corpus: Corpus | None, stage: Path, quiet: bool) -> dict[str, Any]:

@@ -243,7 +243,7 @@ def _read_list(data, at, end, last, size, state, documents, frequencies):
             return start, written, incomplete
         if status != _DONE:
             return start, written, status
-        if (number == 1 or number == 4) and wire != 2 or (number == 2 or number == 3) and wire != 0:
+        if ((number == 1 or number == 4) and wire != 2) or ((number == 2 or number == 3) and wire != 0):
             return start, written, _BAD_TYPE
         if wire != 0 and value > end - at:
             return start, written, incomplete
@@ -405,7 +405,9 @@ class Reader:
             raise self.fault(f"the version is {numbers[0]}, known is {VERSION}; is it a CIFF file?", start)
         average = found.get(7, 0.0)
         assert isinstance(average, float)
-        return Header(*numbers, average, self._text(found.get(8, b""), "the description", start))
+        version, lists, documents, all_lists, all_documents, total = numbers
+        description = self._text(found.get(8, b""), "the description", start)
+        return Header(version, lists, documents, all_lists, all_documents, total, average, description)
 
     def document(self) -> DocRecord:
         """Read a DocRecord."""
