@@ -49,7 +49,11 @@ class EnglishAnalyser:
         if term is None:
             if len(self._terms) >= CACHE_SIZE:
                 self._terms = {}
-            term = self._terms[token] = normalise(token)
+            # Most words have been seen in lower case.
+            term = self._terms.get(lower(token))
+            if term is None:
+                term = normalise(token)
+            self._terms[token] = term
         return term
 
 

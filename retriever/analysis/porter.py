@@ -4,6 +4,8 @@ It differs from the published algorithm of 1980, and from Snowball's "porter", i
 -ble, -logi becomes -log, and words of one or two letters are left alone.
 """
 
+from collections.abc import Iterable
+
 STEP_2 = [
     ("ational", "ate"), ("tional", "tion"), ("enci", "ence"), ("anci", "ance"), ("izer", "ize"),
     ("bli", "ble"), ("alli", "al"), ("entli", "ent"), ("eli", "e"), ("ousli", "ous"),
@@ -19,6 +21,18 @@ STEP_4 = [
     "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "sion", "tion", "ou",
     "ism", "ate", "iti", "ous", "ive", "ize",
 ]  # fmt: skip
+
+
+def _by_ending(suffixes: Iterable[str]) -> dict[str, list[str]]:
+    """Group suffixes by their last two letters, which most words share with none; each group keeps the order."""
+    groups: dict[str, list[str]] = {}
+    for suffix in suffixes:
+        groups.setdefault(suffix[-2:], []).append(suffix)
+    return groups
+
+
+RULES_2, RULES_3 = dict(STEP_2), dict(STEP_3)
+ENDINGS_2, ENDINGS_3, ENDINGS_4 = _by_ending(RULES_2), _by_ending(RULES_3), _by_ending(STEP_4)
 
 
 def _is_consonant(word: str, i: int) -> bool:
@@ -89,17 +103,17 @@ def _repair(stem: str) -> str:
     return stem
 
 
-def _replace(word: str, rules: list[tuple[str, str]]) -> str:
+def _replace(word: str, endings: dict[str, list[str]], rules: dict[str, str]) -> str:
     """Apply the first rule whose suffix fits, if the stem before it has a measure above 0."""
-    for suffix, replacement in rules:
+    for suffix in endings.get(word[-2:], ()):
         if word.endswith(suffix):
             stem = word[: -len(suffix)]
-            return stem + replacement if _measure(stem) > 0 else word
+            return stem + rules[suffix] if _measure(stem) > 0 else word
     return word
 
 
 def _step_4(word: str) -> str:
-    for suffix in STEP_4:
+    for suffix in ENDINGS_4.get(word[-2:], ()):
         if word.endswith(suffix):
             # Of -sion and -tion only -ion goes.
             stem = word[:-3] if suffix in ("sion", "tion") else word[: -len(suffix)]
@@ -122,6 +136,6 @@ def stem(word: str) -> str:
     if len(word) <= 2:
         return word
     word = _step_1(word)
-    word = _replace(word, STEP_2)
-    word = _replace(word, STEP_3)
+    word = _replace(word, ENDINGS_2, RULES_2)
+    word = _replace(word, ENDINGS_3, RULES_3)
     return _step_5(_step_4(word))
