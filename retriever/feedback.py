@@ -14,6 +14,9 @@ analysed again. Different here:
 - Arithmetic is float64 up to the weights, where Anserini rounds to float32 at each step, and its document frequencies
   count deleted documents that are not merged away yet; ours are of live documents.
 - Rocchio's last documents are never among its first; Anserini takes both from one list, however short.
+- Anserini's first search finds 50 documents, so it never learns from more; here it finds as many as are asked for.
+
+benchmarks/feedback.py asks Anserini itself: docs/results/feedback.md.
 """
 
 import math

@@ -71,7 +71,8 @@ class Rm3(BaseModel):
 class Rocchio(BaseModel):
     """Feedback by `retriever.feedback.rocchio`, Anserini's defaults.
 
-    last_documents  how many at the end of the best PipelineSpec.depth are held to be not relevant, with weight gamma
+    last_documents  how many at the end of the best `first_depth` are held to be not relevant, with weight gamma;
+                    Anserini's switch for it takes 10
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,9 +81,19 @@ class Rocchio(BaseModel):
     documents: int = Field(10, ge=1, le=100)
     terms: int = Field(10, ge=1, le=500)
     last_documents: int = Field(0, ge=0, le=100)
+    first_depth: int = Field(50, ge=1, le=1000)
     alpha: float = Field(1.0, ge=0, le=100)
     beta: float = Field(0.75, ge=0, le=100)
     gamma: float = Field(0.15, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _apart(self) -> "Rocchio":
+        if self.last_documents and self.documents + self.last_documents > self.first_depth:
+            raise ValueError(
+                f"documents + last_documents must be at most first_depth, "
+                f"got {self.documents} + {self.last_documents} and {self.first_depth}"
+            )
+        return self
 
 
 Feedback = Annotated[Rm3 | Rocchio, Field(discriminator="method")]

@@ -144,8 +144,9 @@ def _bm25(index: "Index", state: _State, request: Request, mask: "Mask | None") 
             state.found["bm25"] = index.best_of_query(state.execution, depth)
         return
     if feedback is not None:
-        lowest = isinstance(feedback, Rocchio) and feedback.last_documents
-        depth = max(feedback.documents, request.pipeline.depth if lowest else 0)
+        depth = feedback.documents
+        if isinstance(feedback, Rocchio) and feedback.last_documents:
+            depth = feedback.first_depth
     with state.timed("bm25"):
         found, state.terms = index.search_bm25(state.query, depth, mask)
     if feedback is not None:
