@@ -54,7 +54,7 @@ def import_ciff(
     """Make an index with a BM25 part from a CIFF file (.gz and .zst are unpacked) and return its report.
 
     corpus         gives titles, texts and metadata to the documents with the same ids; without it the records hold
-                   ids alone, so that highlights, rerankers and all else that reads texts has nothing to read
+                   ids alone, so that highlights, rerankers, feedback and phrases have nothing to read
     analyser_name  that queries get; by default the one that the file names, if this engine wrote it
     k1, b          by default those that the file names, else 0.9 and 0.4
 
@@ -90,7 +90,7 @@ def import_ciff(
 
 
 def _require_free(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise InvalidInput(f"{folder} is there already; name a folder that is not, or an empty one.")
 
 
@@ -133,7 +133,7 @@ def _import(
     finally:
         records.close()
     files = seal_segment(
-        working, 1, [postings], [None], found.ids, inverted=found.part, dense=None, device="cpu"
+        working, 1, [postings], [None], found.ids, inverted=found.part, sparse=None, dense=None, device="cpu"
     )  # fmt: skip
     with contextlib.closing(Records(working, 1)) as reader:
         digest = reader.digest(1)
@@ -180,7 +180,7 @@ def _remarks(found: _Read, with_corpus: bool, without_text: int) -> list[str]:
     header, remarks = found.header, []
     if without_text:
         which = f"{without_text} documents have" if with_corpus else "the documents have"
-        remarks.append(f"{which} no text: highlights, rerankers and phrases find nothing there")
+        remarks.append(f"{which} no text: highlights, rerankers, feedback and phrases find nothing there")
     if header.total_postings_lists > header.num_postings_lists:
         left_out = header.total_postings_lists - header.num_postings_lists
         remarks.append(f"the file leaves out {left_out} terms of its source; queries do not find them")
