@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from kernels.bm25 import frequency_table, score_all
@@ -24,7 +25,7 @@ MAX_PARTS = 100
 MAX_PREFIX_TERMS = 1000
 MAX_FUZZY_TERMS = 50
 MAX_PHRASE_DOCUMENTS = 10_000
-MAX_SLOPPY_TERMS = 50
+MAX_SLOPPY_TERMS = 20
 PHRASE_BATCH = 500
 
 # Nested boosts multiply; beyond these float32 would lose the terms beside them.
@@ -576,53 +577,60 @@ def phrase_frequency(words: Sequence[str], positions: Mapping[str, Sequence[int]
     if any(len(positions.get(word, ())) < count for word, count in counts.items()):
         return 0.0
     if slop == 0:
-        starts = set(positions[words[0]])
+        places = set(positions[words[0]])
         for number, word in enumerate(words[1:], 1):
-            starts &= {position - number for position in positions[word]}
-        return float(len(starts))
-    return _Sloppy(words, positions).frequency(slop)
+            places &= {position - number for position in positions[word]}
+        return float(len(places))
+    firsts = {word: number for number, word in reversed(list(enumerate(words)))}
+    found = [np.array(positions[word], np.int64) for word in words]
+    starts = np.cumsum([0, *map(len, found)])
+    same = np.array([firsts[word] for word in words], np.int64)
+    return float(_sloppy_frequency(np.concatenate(found), starts, same, slop))
 
 
-class _Sloppy:
-    def __init__(self, words: Sequence[str], positions: Mapping[str, Sequence[int]]) -> None:
-        self.positions = [positions[word] for word in words]
-        numbers: dict[str, list[int]] = {}
-        self.at: list[int] = []  # which of its positions each word has
-        for number, word in enumerate(words):
-            same = numbers.setdefault(word, [])
-            self.at.append(len(same))
-            same.append(number)
-        self.same = [numbers[word] for word in words]
-        self.places = [p[at] - number for number, (p, at) in enumerate(zip(self.positions, self.at, strict=True))]
-        self.end = max(self.places)
-
-    def frequency(self, slop: int) -> float:
-        frequency = 0.0
-        going = True
-        while going:
-            lead = self.least(range(len(self.places)))
-            following = min(place for number, place in enumerate(self.places) if number != lead)
-            distance = self.end - self.places[lead]
-            while going := self.advance(lead):
-                if self.places[lead] > following:
-                    break
-                distance = min(distance, self.end - self.places[lead])
-            if distance <= slop:
-                frequency += 1 / (1 + distance)
-        return frequency
-
-    def least(self, numbers: Sequence[int]) -> int:
-        return min(numbers, key=lambda number: (self.places[number], number))
-
-    def advance(self, number: int) -> bool:
-        """Move a word to its next position, and equal words out of its way; False when positions run out."""
+@njit(nogil=True, cache=True)  # type: ignore[misc, untyped-decorator, unused-ignore]
+def _sloppy_frequency(
+    positions: NDArray[np.int64], starts: NDArray[np.int64], same: NDArray[np.int64], slop: int
+) -> float:
+    """positions of word w: from starts[w] up to starts[w + 1]; same: the first word in the phrase with its term."""
+    words = len(same)
+    at = starts[:-1].copy()
+    places = np.empty(words, np.int64)
+    for word in range(words):
+        for before in range(word):
+            at[word] += same[before] == same[word]
+        places[word] = positions[at[word]] - word
+    end = places.max()
+    frequency = 0.0
+    while True:
+        lead = 0
+        for word in range(1, words):
+            if places[word] < places[lead]:
+                lead = word
+        following = np.int64(1) << 62
+        for word in range(words):
+            if word != lead:
+                following = min(following, places[word])
+        distance = end - places[lead]
         while True:
-            if self.at[number] + 1 == len(self.positions[number]):
-                return False
-            self.at[number] += 1
-            self.places[number] = self.positions[number][self.at[number]] - number
-            self.end = max(self.end, self.places[number])
-            beside = [n for n in self.same[number] if n != number and self.at[n] == self.at[number]]
-            if not beside:
-                return True
-            number = self.least([number, beside[0]])
+            # Move the word on, and equal words out of its way.
+            moving = lead
+            while moving >= 0:
+                at[moving] += 1
+                if at[moving] == starts[moving + 1]:
+                    return frequency + (1 / (1 + distance) if distance <= slop else 0.0)
+                places[moving] = positions[at[moving]] - moving
+                end = max(end, places[moving])
+                beside = -1
+                for word in range(words):
+                    alike = word != moving and same[word] == same[moving]
+                    if alike and at[word] - starts[word] == at[moving] - starts[moving]:
+                        beside = word
+                        break
+                # Of two on one position the later word has the lesser place.
+                moving = max(moving, beside) if beside >= 0 else -1
+            if places[lead] > following:
+                break
+            distance = min(distance, end - places[lead])
+        if distance <= slop:
+            frequency += 1 / (1 + distance)
