@@ -23,6 +23,7 @@ from retriever.errors import IndexMismatch, InvalidInput, UnknownIndex
 from retriever.index.manifest import (
     Chunking,
     DensePart,
+    ImpactPart,
     InvertedPart,
     Manifest,
     Segment,
@@ -35,8 +36,9 @@ from retriever.index.segment import segment_folder
 from retriever.index.tombstones import write_tombstones
 from retriever.pipeline import PipelineSpec, default_pipelines
 from retriever.progress import Progress
-from retriever.protocols import Encoder
+from retriever.protocols import Encoder, TermEncoder
 from retriever.storage import disk_errors, exclusive_lock, require_writable, sync
+from retriever.term_encoder import load_term_encoder
 from retriever.types import Document
 
 
@@ -55,6 +57,7 @@ class _Parts:
     """What turns documents into an index."""
 
     encoder: Encoder | None
+    sparse: TermEncoder | None
     analyser: Analyser | None
 
 
@@ -64,6 +67,7 @@ def build_index(
     settings: BuildSettings | None = None,
     *,
     encoder: Encoder | None = None,
+    sparse_encoder: TermEncoder | None = None,
     pipelines: dict[str, PipelineSpec] | None = None,
     default_pipeline: str | None = None,
     device: str | None = None,
@@ -75,7 +79,7 @@ def build_index(
 ) -> dict[str, Any]:
     """Build an index of all documents of a corpus and return the report that is stored with it.
 
-    encoder    an object instead of the name in the settings
+    encoder    an object instead of the name in the settings; sparse_encoder likewise
     overwrite  replace an index that is there; it is served until the new one is complete
     restart    throw away an unfinished build instead of resuming it
     processes  that analyse text; above 1 a script needs the usual `if __name__ == "__main__"`
@@ -97,7 +101,7 @@ def build_index(
                 f"there is an index at {folder} already; add documents with `retriever index add`, "
                 "or replace it with --overwrite."
             )
-        parts = _load_parts(settings, encoder, device, offline)
+        parts = _load_parts(settings, encoder, sparse_encoder, device, offline)
         offered = default_pipelines(settings.parts) | (pipelines or {})
         _require_known(default_pipeline, offered)
         base = Manifest(
@@ -106,6 +110,7 @@ def build_index(
             version="",
             segments=[],
             inverted=_inverted_part(settings, parts),
+            sparse=_sparse_part(settings, parts),
             dense=_dense_part(settings, parts),
             fields=settings.fields,
             chunking=Chunking(window=settings.window, overlap=settings.overlap) if settings.window else None,
@@ -122,6 +127,7 @@ def add_documents(
     duplicates: str = "fail",
     shard_documents: int = 4096,
     encoder: Encoder | None = None,
+    sparse_encoder: TermEncoder | None = None,
     device: str | None = None,
     offline: bool = False,
     restart: bool = False,
@@ -141,9 +147,9 @@ def add_documents(
     with exclusive_lock(folder):
         current, _ = read_manifest(folder)
         settings = _settings_of(current, duplicates, shard_documents)
-        parts = _load_parts(settings, encoder, device, offline)
-        if current.dense and parts.encoder:
-            found = differences(current.dense.fingerprint, parts.encoder.fingerprint())
+        parts = _load_parts(settings, encoder, sparse_encoder, device, offline)
+        for part, loaded in ((current.dense, parts.encoder), (current.sparse, parts.sparse)):
+            found = differences(part.fingerprint, loaded.fingerprint()) if part and loaded else []
             if found:
                 raise IndexMismatch(
                     f"{folder} was made with another encoder. {'; '.join(found)}. "
@@ -174,12 +180,19 @@ def _current(folder: Path) -> Manifest | None:
 def _settings_of(manifest: Manifest, duplicates: str, shard_documents: int) -> BuildSettings:
     if duplicates not in ("fail", "skip", "overwrite"):
         raise InvalidInput(f"duplicates must be fail, skip or overwrite, got {duplicates!r}.")
-    parts = [name for name, part in (("bm25", manifest.inverted), ("dense", manifest.dense)) if part]
+    parts = [
+        name
+        for name, part in (("bm25", manifest.inverted), ("sparse", manifest.sparse), ("dense", manifest.dense))
+        if part
+    ]
     content: dict[str, Any] = {"parts": parts, "duplicates": duplicates, "fields": manifest.fields}
     content["shard_documents"] = shard_documents
     if manifest.inverted:
         content["analyser"] = manifest.inverted.analyser
         content |= {"k1": manifest.inverted.k1, "b": manifest.inverted.b}
+    if manifest.sparse:
+        content |= {"sparse_encoder": manifest.sparse.encoder, "sparse_precision": manifest.sparse.precision}
+        content["sparse_step"] = manifest.sparse.step
     if manifest.dense:
         content |= {"encoder": manifest.dense.encoder, "precision": manifest.dense.precision}
         content |= {"dense": manifest.dense.kind}
@@ -189,13 +202,22 @@ def _settings_of(manifest: Manifest, duplicates: str, shard_documents: int) -> B
     return BuildSettings.model_validate(content)
 
 
-def _load_parts(settings: BuildSettings, encoder: Encoder | None, device: str | None, offline: bool) -> _Parts:
+def _load_parts(
+    settings: BuildSettings,
+    encoder: Encoder | None,
+    sparse: TermEncoder | None,
+    device: str | None,
+    offline: bool,
+) -> _Parts:
     if "dense" in settings.parts and encoder is None:
         encoder = load_encoder(settings.encoder, device=device, precision=settings.precision, offline=offline)
+    if "sparse" in settings.parts and sparse is None:
+        sparse = load_term_encoder(settings.sparse_encoder, device=device, offline=offline)
     if settings.window is not None and encoder is not None and settings.window > encoder.max_tokens:
         raise InvalidInput(f"the window of {settings.window} tokens is longer than the encoder's {encoder.max_tokens}.")
     return _Parts(
         encoder if "dense" in settings.parts else None,
+        sparse if "sparse" in settings.parts else None,
         analyser(settings.analyser) if "bm25" in settings.parts else None,
     )
 
@@ -209,6 +231,17 @@ def _inverted_part(settings: BuildSettings, parts: _Parts) -> InvertedPart | Non
         analyser_fingerprint=parts.analyser.fingerprint(),
         k1=settings.k1,
         b=settings.b,
+    )
+
+
+def _sparse_part(settings: BuildSettings, parts: _Parts) -> ImpactPart | None:
+    if parts.sparse is None:
+        return None
+    return ImpactPart(
+        encoder=settings.sparse_encoder,
+        fingerprint=parts.sparse.fingerprint(),
+        precision=settings.sparse_precision,
+        step=settings.sparse_step,
     )
 
 
@@ -249,6 +282,7 @@ def _write(
         settings=settings,
         corpus=corpus.describe(),
         encoder=parts.encoder.fingerprint() if parts.encoder else None,
+        sparse=parts.sparse.fingerprint() if parts.sparse else None,
         analyser=parts.analyser.fingerprint() if parts.analyser else None,
     )
     building = folder / "building"
@@ -258,7 +292,9 @@ def _write(
     stack = contextlib.ExitStack()
     try:
         analysing = stack.enter_context(Analysing(parts.analyser, processes)) if parts.analyser else None
-        writer = ShardWriter(building / "shards", settings, records, plan.first_segment, parts.encoder, analysing)
+        writer = ShardWriter(
+            building / "shards", settings, records, plan.first_segment, parts.encoder, parts.sparse, analysing
+        )
         if (building / "plan.json").is_file():
             plan.require_same(building / "plan.json")
         else:
@@ -272,7 +308,7 @@ def _write(
         stack.close()
         if not writer.shards:
             raise InvalidInput("the corpus holds no documents; nothing was changed.")
-        segments = _seal(folder, writer, settings, parts, base.inverted, device, quiet)
+        segments = _seal(folder, writer, settings, parts, base, device, quiet)
         for segment in base.segments:
             segments.append(with_tombstones(folder, segment, records, plan.generation))
     finally:
@@ -314,7 +350,7 @@ def _seal(
     writer: ShardWriter,
     settings: BuildSettings,
     parts: _Parts,
-    inverted: InvertedPart | None,
+    base: Manifest,
     device: str | None,
     quiet: bool,
 ) -> list[Segment]:
@@ -333,7 +369,8 @@ def _seal(
                 [writer.path(i) for i in members],
                 [None] * len(members),
                 reader.segment_ids(number),
-                inverted=inverted,
+                inverted=base.inverted,
+                sparse=base.sparse,
                 dense=settings.dense if parts.encoder else None,
                 device=device or "cpu",
             )
@@ -393,6 +430,7 @@ def _report(shards: Iterable[Shard], corpus: Corpus, resumed: int, started: floa
         "documents": sum(shard.documents for shard in shards),
         "empty": sum(shard.empty for shard in shards),
         "truncated": sum(shard.truncated for shard in shards),
+        "clipped": sum(shard.clipped for shard in shards),
         "skipped": sum(shard.skipped for shard in shards),
         "overwritten": sum(shard.overwritten for shard in shards),
         "bad_vectors": [id_ for shard in shards for id_ in shard.bad_vectors],

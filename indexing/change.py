@@ -178,6 +178,7 @@ def _merge(change: _Change, number: int, device: str | None) -> list[Segment]:
             kept,
             ids,
             inverted=current.inverted,
+            sparse=current.sparse,
             dense=current.dense.kind if current.dense else None,
             device=device or "cpu",
         )
@@ -201,7 +202,15 @@ def store_pipelines(path: str | Path, pipelines: Mapping[str, PipelineSpec], def
         chosen = default or change.current.default_pipeline
         if chosen not in offered:
             raise InvalidInput(f"unknown default pipeline {chosen!r}; there are {', '.join(offered)}.")
-        parts = [n for n, part in (("bm25", change.current.inverted), ("dense", change.current.dense)) if part]
+        parts = [
+            n
+            for n, part in (
+                ("bm25", change.current.inverted),
+                ("sparse", change.current.sparse),
+                ("dense", change.current.dense),
+            )
+            if part
+        ]
         for name, spec in pipelines.items():
             lacking = [stage for stage in spec.first if stage not in parts]
             if lacking:

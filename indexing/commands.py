@@ -94,7 +94,7 @@ def _fields(declarations: list[str]) -> dict[str, str]:
 def build(
     corpus: Corpus,
     index: IndexPath,
-    parts: Annotated[str, typer.Option(help="Comma-separated: bm25, dense.")] = "bm25,dense",
+    parts: Annotated[str, typer.Option(help="Comma-separated: bm25, sparse, dense.")] = "bm25,dense",
     encoder: Annotated[
         str,
         typer.Option(help="Model for the vectors: folder, hub name or pinned name (retriever models list)."),
@@ -108,6 +108,12 @@ def build(
     oversample: Annotated[
         int, typer.Option(min=1, help="Candidates per hit that an inexact index has rescored exactly.")
     ] = 4,
+    sparse_encoder: Annotated[
+        str, typer.Option(help="Model for learned sparse weights: folder, hub name or pinned name.")
+    ] = "splade-tiny",
+    sparse_precision: Annotated[
+        str, typer.Option(help="uint8: weights in whole steps; float32: exact, three times the bytes.")
+    ] = "uint8",
     analyser: Annotated[str, typer.Option(help=f"How text becomes terms: {', '.join(ANALYSERS)}.")] = "lucene-english",
     k1: Annotated[float, typer.Option(help="BM25: how fast repeated terms stop counting.")] = 0.9,
     b: Annotated[float, typer.Option(help="BM25: how much length counts, 0 to 1.")] = 0.4,
@@ -152,6 +158,8 @@ def build(
                 "precision": precision,
                 "dense": dense,
                 "oversample": oversample,
+                "sparse_encoder": sparse_encoder,
+                "sparse_precision": sparse_precision,
                 "analyser": analyser,
                 "k1": k1,
                 "b": b,

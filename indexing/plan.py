@@ -16,11 +16,14 @@ class BuildSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    parts: tuple[Literal["bm25", "dense"], ...] = Field(("bm25", "dense"), min_length=1)
+    parts: tuple[Literal["bm25", "sparse", "dense"], ...] = Field(("bm25", "dense"), min_length=1)
     encoder: str = "all-MiniLM-L6-v2"
     precision: Literal["float32", "bfloat16"] = "float32"
     dense: str = "flat"
     oversample: int = Field(4, ge=1, le=1000)
+    sparse_encoder: str = "splade-tiny"
+    sparse_precision: Literal["uint8", "float32"] = "uint8"
+    sparse_step: float = Field(1 / 64, gt=0, le=1)
     analyser: str = "lucene-english"
     k1: float = Field(0.9, ge=0, le=100)
     b: float = Field(0.4, ge=0, le=1)
@@ -44,6 +47,7 @@ class Plan(BaseModel):
     settings: BuildSettings
     corpus: dict[str, Any]
     encoder: dict[str, str] | None
+    sparse: dict[str, str] | None = None
     analyser: str | None
 
     def write(self, path: Path) -> None:

@@ -9,9 +9,10 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from retriever.index.dense import ABSENT, FAISS_FILE, VECTORS, factory_string, train_index, write_faiss
+from retriever.index.impacts import ImpactReader, write_impacts
 from retriever.index.inverted import read_plain, write_inverted
-from retriever.index.manifest import FileEntry, InvertedPart, describe_file
-from retriever.index.plain import merge_plain
+from retriever.index.manifest import FileEntry, ImpactPart, InvertedPart, describe_file
+from retriever.index.plain import PLAIN_IMPACTS, PlainPostings, merge_plain
 from retriever.index.segment import segment_folder, write_ids
 from retriever.storage import disk_errors, sync
 
@@ -30,6 +31,7 @@ def seal_segment(
     ids: list[str],
     *,
     inverted: InvertedPart | None,
+    sparse: ImpactPart | None,
     dense: str | None,
     device: str,
 ) -> dict[str, FileEntry]:
@@ -38,6 +40,7 @@ def seal_segment(
     kept      for each source the documents to take over, None for all
     ids       of all documents taken over, in order
     inverted  how the BM25 part is built, None when there is none
+    sparse    how the learned sparse part is built, None when there is none
     dense     a kind or factory string, None when there are no vectors
     The folder appears under its final name only when it is complete.
     """
@@ -51,6 +54,9 @@ def seal_segment(
         if inverted is not None:
             plain = merge_plain([read_plain(source) for source in sources], kept)
             write_inverted(plain, working, inverted.k1, inverted.b)
+        if sparse is not None:
+            plain = merge_plain([_read_impacts(source, sparse) for source in sources], kept)
+            write_impacts(plain, working, sparse.step, sparse.precision)
         if dense is not None:
             merge_vectors(sources, kept, len(ids), working)
             build_faiss(working, dense, device)
@@ -64,6 +70,13 @@ def seal_segment(
         working.rename(target)
         sync(target.parent)
     return files
+
+
+def _read_impacts(source: Path, sparse: ImpactPart) -> PlainPostings:
+    """Return the weights of a shard or of a segment."""
+    if (source / f"{PLAIN_IMPACTS}.offsets.npy").is_file():
+        return PlainPostings.read(source, PLAIN_IMPACTS)
+    return ImpactReader(source, sparse.step).plain()
 
 
 def merge_vectors(

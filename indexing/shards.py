@@ -1,7 +1,7 @@
 """The resumable part of a build: the corpus in shards, each analysed, encoded and recorded, then sealed.
 
     building/plan.json
-    building/shards/000000/   plain.* dense.vectors.npy dense.absent.npy shard.json
+    building/shards/000000/   plain.* plain-impacts.* dense.vectors.npy dense.absent.npy shard.json
     building/segments/...     segments being merged
 
 shard.json is written last; a shard without it is done again. A shard is always processed whole, so a
@@ -10,6 +10,7 @@ resumed build gives the same bytes as one that ran through.
 
 import hashlib
 import json
+import math
 import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -24,8 +25,10 @@ from indexing.chunking import chunk, owner_of
 from indexing.plan import BuildSettings
 from retriever.errors import InvalidInput, ModelFault
 from retriever.index.dense import ABSENT, VECTORS
+from retriever.index.impacts import count_clipped
+from retriever.index.plain import PLAIN_IMPACTS, plain_weights
 from retriever.index.records import RecordWriter, canonical
-from retriever.protocols import Encoder
+from retriever.protocols import Encoder, TermEncoder
 from retriever.storage import disk_errors, sync, write_atomically
 from retriever.types import Document
 
@@ -45,6 +48,7 @@ class Shard(BaseModel):
     documents: int
     empty: int = 0
     truncated: int = 0
+    clipped: int = 0
     skipped: int = 0
     overwritten: int = 0
     bad_vectors: list[str] = []
@@ -83,6 +87,7 @@ class ShardWriter:
         records: RecordWriter,
         first_segment: int,
         encoder: Encoder | None,
+        sparse: TermEncoder | None,
         analysing: Analysing | None,
     ) -> None:
         self.folder = folder
@@ -90,6 +95,7 @@ class ShardWriter:
         self.records = records
         self.first_segment = first_segment
         self.encoder = encoder
+        self.sparse = sparse
         self.analysing = analysing
         self.shards: list[Shard] = []
         # Shards whose postings another process writes, in order.
@@ -154,6 +160,7 @@ class ShardWriter:
         if self.analysing:
             written = self.analysing.submit([document.content for document in documents], folder)
         truncated, bad = self._encode(folder, documents) if self.encoder else (0, [])
+        clipped, unusable = self._weigh(folder, documents) if self.sparse else (0, [])
         self.records.replace(segment, first, documents, self.settings.fields, replaced)
         shard = Shard(
             source_documents=len(portion),
@@ -163,9 +170,10 @@ class ShardWriter:
             documents=len(documents),
             empty=empty,
             truncated=truncated,
+            clipped=clipped,
             skipped=skipped,
             overwritten=len(replaced),
-            bad_vectors=bad,
+            bad_vectors=bad + unusable,
         )
         self._pending.append((number, shard, written))
         self._settle(self.analysing.most_pending if self.analysing else 0)
@@ -239,6 +247,27 @@ class ShardWriter:
             if not gone.issuperset(existing.get(part.id, [])):
                 raise _ambiguous(part.id, part.parent, new=part.parent)
         return chunks
+
+    def _weigh(self, folder: Path, documents: list[Document]) -> tuple[int, list[str]]:
+        """Write the learned term weights; return how many are cut off, and the ids of unusable documents."""
+        assert self.sparse is not None
+        filled = [i for i, document in enumerate(documents) if document.content.strip()]
+        weights: list[dict[str, float]] = [{} for _ in documents]
+        for i, terms in zip(filled, self.sparse.encode_documents([documents[i] for i in filled]), strict=True):
+            weights[i] = terms
+        bad = [i for i, terms in enumerate(weights) if not all(map(math.isfinite, terms.values()))]
+        total = len(bad) + sum(len(shard.bad_vectors) for shard in self.shards)
+        if total > self.settings.max_bad_vectors:
+            raise ModelFault(
+                f"the sparse encoder gave unusable weights for {len(bad)} documents: "
+                f"{', '.join(documents[i].id for i in bad[:5])}. Allow some with --max-bad-vectors; "
+                "they stay findable by the other parts."
+            )
+        for i in bad:
+            weights[i] = {}
+        for name in plain_weights(weights).write(folder, PLAIN_IMPACTS):
+            sync(folder / name)
+        return count_clipped(weights, self.settings.sparse_step), [documents[i].id for i in bad]
 
     def _encode(self, folder: Path, documents: list[Document]) -> tuple[int, list[str]]:
         """Write the vectors; return how many documents were cut, and the ids whose vector is not finite."""

@@ -113,6 +113,8 @@ def _disagreements(entry: Segment, segment: SegmentReader, records: Records) -> 
         yield f"segment {entry.name}: the manifest says {entry.documents} documents, the records {rows}"
     if segment.inverted:
         yield from (f"segment {entry.name}: {problem}" for problem in segment.inverted.problems())
+    if segment.impacts:
+        yield from (f"segment {entry.name}: {problem}" for problem in segment.impacts.problems())
     if segment.dense:
         for start in range(0, len(segment.dense.vectors), BLOCK):
             if not np.isfinite(segment.dense.vectors[start : start + BLOCK]).all():

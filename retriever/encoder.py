@@ -63,7 +63,7 @@ class DenseEncoder:
         self.precision = precision
         self.model = model.eval()
         self._normalise = model.similarity_fn_name in (None, "cosine")
-        self._fingerprint = _fingerprint(model, self._normalise)
+        self._fingerprint = recipe_of(model, "unit length" if self._normalise else "none")
         if precision == "bfloat16":
             model.to(torch.bfloat16)
         self._batch_tokens = 65536 if model.device.type == "cuda" else 4096
@@ -90,20 +90,7 @@ class DenseEncoder:
 
         Memory is that of the counts and of COUNTED_CHARACTERS of text, or of the longest text where that is more.
         """
-        counts: list[int] = []
-        for batch in _portions(texts):
-            # verbose=False: lengths beyond the model's are what this function is asked for.
-            with self._lock:
-                encoded = self.model.tokenizer(
-                    batch,
-                    truncation=False,
-                    padding=False,
-                    return_attention_mask=False,
-                    return_token_type_ids=False,
-                    verbose=False,
-                )
-            counts += map(len, encoded["input_ids"])
-        return counts
+        return token_counts(self.model, self._lock, texts)
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """Return (Q, H) vectors; the model's query prompt is applied."""
@@ -116,7 +103,7 @@ class DenseEncoder:
     def _encode(self, texts: Sequence[str], encode: Any) -> NDArray[np.float32]:
         vectors = np.zeros((len(texts), self.width), np.float32)
         lengths = [min(count, self.max_tokens) for count in self.count_tokens(texts)]
-        for batch in self._batches(lengths):
+        for batch in length_batches(lengths, self._batch_tokens):
             with self._lock:
                 part = encode(
                     [texts[i] for i in batch],
@@ -131,17 +118,36 @@ class DenseEncoder:
             vectors /= np.where(norms > 0, norms, 1)
         return vectors
 
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Yield positions in batches of similar length, so that little is padding."""
-        batch: list[int] = []
-        for position in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-            # The newest is the longest, so its length is the padded one.
-            if batch and (len(batch) + 1) * lengths[position] > self._batch_tokens:
-                yield batch
-                batch = []
-            batch.append(position)
-        if batch:
+
+def token_counts(model: Any, lock: threading.RLock, texts: Sequence[str]) -> list[int]:
+    """Return the number of tokens of each text for a sentence-transformers model, see `DenseEncoder.count_tokens`."""
+    counts: list[int] = []
+    for batch in _portions(texts):
+        # verbose=False: lengths beyond the model's are what this function is asked for.
+        with lock:
+            encoded = model.tokenizer(
+                batch,
+                truncation=False,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+        counts += map(len, encoded["input_ids"])
+    return counts
+
+
+def length_batches(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
+    """Yield positions in batches of similar length and at most so many tokens, so that little is padding."""
+    batch: list[int] = []
+    for position in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        # The newest is the longest, so its length is the padded one.
+        if batch and (len(batch) + 1) * lengths[position] > most_tokens:
             yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
 
 
 def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
@@ -157,7 +163,8 @@ def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
         yield portion
 
 
-def _fingerprint(model: "SentenceTransformer", normalise: bool) -> dict[str, str]:
+def recipe_of(model: Any, normalisation: str) -> dict[str, str]:
+    """Return the fingerprint of a sentence-transformers model: see `DenseEncoder.fingerprint`."""
     prompts = {
         side: next((model.prompts[name] for name in names if model.prompts.get(name)), "")
         for side, names in {"query": ("query",), "document": ("document", "passage", "corpus")}.items()
@@ -167,13 +174,13 @@ def _fingerprint(model: "SentenceTransformer", normalise: bool) -> dict[str, str
         "tokenizer": _hash_tokenizer(model.tokenizer),
         "modules": " > ".join(_describe_module(module) for module in model),
         "prompts": json.dumps(prompts, sort_keys=True, ensure_ascii=False),
-        "normalisation": "unit length" if normalise else "none",
+        "normalisation": normalisation,
         "max_tokens": str(model.max_seq_length),
         "title_rule": TITLE_RULE,
     }
 
 
-def _hash_weights(model: "SentenceTransformer") -> str:
+def _hash_weights(model: Any) -> str:
     import torch
 
     digest = hashlib.sha256()

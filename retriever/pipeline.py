@@ -16,7 +16,7 @@ from pydantic import (
 
 from retriever.errors import InvalidInput
 
-FirstStage = Literal["bm25", "dense"]
+FirstStage = Literal["bm25", "sparse", "dense"]
 
 
 # Chosen on training and development queries: docs/results/hybrid.md.
@@ -124,16 +124,16 @@ class PipelineSpec(BaseModel):
         return self
 
     def without(self, *stages: str) -> "PipelineSpec":
-        """Return this pipeline with stages left out: "bm25", "dense" or "rerank".
+        """Return this pipeline with stages left out: "bm25", "sparse", "dense" or "rerank".
 
         Raises InvalidInput when no first stage would be left.
         """
-        unknown = set(stages) - {"bm25", "dense", "rerank"}
+        unknown = set(stages) - {"bm25", "sparse", "dense", "rerank"}
         if unknown:
-            raise InvalidInput(f"cannot leave out {sorted(unknown)}; the stages are bm25, dense, rerank.")
+            raise InvalidInput(f"cannot leave out {sorted(unknown)}; the stages are bm25, sparse, dense, rerank.")
         first = tuple(stage for stage in self.first if stage not in stages)
         if not first:
-            raise InvalidInput("no first stage would be left; keep bm25 or dense.")
+            raise InvalidInput("no first stage would be left; keep bm25, sparse or dense.")
         return self.model_copy(
             update={
                 "first": first,
@@ -146,8 +146,11 @@ class PipelineSpec(BaseModel):
 def default_pipelines(parts: tuple[FirstStage, ...]) -> dict[str, PipelineSpec]:
     """Return the pipelines that every index with these parts offers; the last one is the default."""
     pipelines: dict[str, PipelineSpec] = {part: PipelineSpec(first=(part,)) for part in parts}
-    if len(parts) > 1:
+    if set(parts) == set(MINMAX_WEIGHTS):
         pipelines["hybrid"] = PipelineSpec(first=parts)
+    elif len(parts) > 1:
+        # Weights for learned sparse scores have not been chosen on any collection; ranks need none.
+        pipelines["hybrid"] = PipelineSpec(first=parts, fusion=Fusion(method="rrf"))
     return pipelines
 
 

@@ -41,6 +41,32 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class TermEncoder(Protocol):
+    """Maps text to weights of terms (learned sparse vectors); larger inner products are better."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest input in tokens, special tokens included; what is over is cut off and counted."""
+        ...
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return one hash or value for each part of the recipe that changes weights, by part's name."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text, special tokens included, without truncation."""
+        ...
+
+    def encode_queries(self, queries: Sequence[str]) -> list[dict[str, float]]:
+        """Return for each query its terms with their weights, all above 0."""
+        ...
+
+    def encode_documents(self, documents: Sequence[Document]) -> list[dict[str, float]]:
+        """Return for each document, in the order given, its terms with their weights, all above 0."""
+        ...
+
+
+@runtime_checkable
 class Reranker(Protocol):
     """Scores a query against documents, all at once."""
 

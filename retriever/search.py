@@ -1,5 +1,6 @@
 """Running a pipeline: first stages, fusion, reranking, and an honest account of what happened."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,6 +111,8 @@ def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> 
             _execute(index, state, mask)
     if "dense" in request.pipeline.first:
         _dense(index, states, request, mask)
+    if "sparse" in request.pipeline.first:
+        _sparse(index, states, request, mask)
     batch_time = time.perf_counter() - started
     for state in states:
         # The shared work above counts for every query in equal parts.
@@ -235,6 +238,35 @@ def _dense_within(
         found += part
         exact &= was_exact
     return found, exact
+
+
+def _sparse(index: "Index", states: Sequence[_State], request: Request, mask: "Mask | None") -> None:
+    """Weigh the terms of all queries together and search; with another first stage left, a failure only degrades."""
+    queries = [state.query for state in states]
+    try:
+        encoder = index.sparse_encoder
+        if encoder is None:
+            raise InvalidInput(f"{index.path} has no learned sparse part; build it with --parts bm25,sparse.")
+        started = time.perf_counter()
+        counts = encoder.count_tokens(queries)
+        weights = encoder.encode_queries(queries)
+        encoded = time.perf_counter()
+        for query, terms in zip(queries, weights, strict=True):
+            if not all(map(math.isfinite, terms.values())):
+                raise ModelFault(f"the sparse encoder gave a weight that is not finite for {query!r}.")
+        found = [index.search_sparse(terms, request.depth, mask) for terms in weights]
+        searched = time.perf_counter()
+    except FAULTS:
+        if len(request.pipeline.first) == 1:
+            raise
+        for state in states:
+            state.answer.degraded.append("sparse_failed")
+        return
+    for state, candidates, count in zip(states, found, counts, strict=True):
+        state.found["sparse"] = candidates
+        state.answer.truncated |= count > encoder.max_tokens
+        state.answer.timings["encode_sparse"] = (encoded - started) * 1e3 / len(states)
+        state.answer.timings["sparse"] = (searched - encoded) * 1e3 / len(states)
 
 
 def _fuse(state: _State, pipeline: PipelineSpec) -> None:

@@ -87,3 +87,35 @@ def random_documents(count: int, seed: int, prefix: str = "d") -> list[Document]
         }
         documents.append(Document(f"{prefix}{number}", " ".join(words), str(generator.choice(WORDS)), metadata))
     return documents
+
+
+class HashingTermEncoder:
+    """Each word and its first three letters, weighed by hash: a learned sparse encoder without learning."""
+
+    max_tokens = 64
+
+    def __init__(self, *, seed: str = "", broken: Sequence[str] = ()) -> None:
+        self.seed = seed
+        self.broken = set(broken)
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"weights": hashlib.sha256(f"terms {self.seed}".encode()).hexdigest()}
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) + 2 for text in texts]
+
+    def encode_queries(self, queries: Sequence[str]) -> list[dict[str, float]]:
+        found: list[dict[str, float]] = []
+        for query in queries:
+            weights: dict[str, float] = {}
+            for word in query.lower().split()[: self.max_tokens]:
+                for term in (word, word[:3]):
+                    digest = hashlib.blake2b(f"{self.seed}{term}".encode(), digest_size=2).digest()
+                    weights[term] = weights.get(term, 0.0) + 0.1 + int.from_bytes(digest) / 65536
+                if word in self.broken:
+                    weights[word] = float("nan")
+            found.append(weights)
+        return found
+
+    def encode_documents(self, documents: Sequence[Document]) -> list[dict[str, float]]:
+        return self.encode_queries([document.content for document in documents])

@@ -7,7 +7,6 @@ query. The table holds what the compiled code needs as integers; `Segments` keep
 from collections.abc import Sequence
 
 import numpy as np
-from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -111,7 +110,7 @@ def _pointer_to(element: types.Type):  # type: ignore[no-untyped-def]
     @intrinsic  # type: ignore[misc, untyped-decorator, unused-ignore]
     def pointer(context, address):
         def generate(context, builder, signature, arguments):
-            return builder.inttoptr(arguments[0], ir.IntType(element.bitwidth).as_pointer())
+            return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(element)))
 
         return types.CPointer(element)(types.int64), generate
 
@@ -122,6 +121,7 @@ _u8 = _pointer_to(types.uint8)
 _u16 = _pointer_to(types.uint16)
 _u32 = _pointer_to(types.uint32)
 _i64 = _pointer_to(types.int64)
+_f32 = _pointer_to(types.float32)
 
 
 @njit(inline="always")
@@ -142,3 +142,8 @@ def uint32_array(address, size):
 @njit(inline="always")
 def int64_array(address, size):
     return carray(_i64(address), (size,))
+
+
+@njit(inline="always")
+def float32_array(address, size):
+    return carray(_f32(address), (size,))

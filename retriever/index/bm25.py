@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from kernels.bm25 import bm25_search, bounds, frequency_table
 from kernels.impact import Segments, posting_sizes
 from retriever.index.inverted import LENGTHS, InvertedReader, length_norms
+from retriever.index.selection import best_by_segment
 
 
 def inverse_length_norms(k1: float, b: float, mean_length: float) -> NDArray[np.float32]:
@@ -99,20 +100,4 @@ class Bm25:
         # The masks must live as long as the table that holds their addresses.
         table, _masks = self._segments.restricted(allowed)
         segments, documents, scores = bm25_search(table, self._frequencies, found, idf, inverse, uppers, lowers, k)
-        if len(scores) > k:
-            keep = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
-            segments, documents, scores = segments[keep], documents[keep], scores[keep]
-        if len(self.readers) == 1:
-            return [self._ordered(0, documents, scores, k)]
-        return [
-            self._ordered(number, documents[segments == number], scores[segments == number], k)
-            for number in range(len(self.readers))
-        ]
-
-    def _ordered(
-        self, segment: int, documents: NDArray[np.int32], scores: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        # Scores are not negative, so their bits are in their order.
-        keys = scores.view(np.int32).astype(np.int64) << 32 | (0x7FFFFFFF - self._id_ranks[segment][documents])
-        order = np.argsort(keys)[: -k - 1 : -1]
-        return scores[order], documents[order]
+        return best_by_segment(segments, documents, scores, self._id_ranks, k)

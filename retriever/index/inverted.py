@@ -14,16 +14,16 @@ so adds and deletes give the same scores as a new index.
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bm25 import Frequencies, encode, meanings
-from kernels.impact import ImpactPostings, lay_out, unfold
-from kernels.impact.postings import GROUP
-from retriever.index.plain import PlainPostings
-from retriever.index.vocabulary import Vocabulary
+from kernels.impact import lay_out, unfold
+from retriever.index.plain import PLAIN, PlainPostings
+from retriever.index.posting_files import load_array, load_postings, save_array, save_postings
+
+PART = "inverted"
 
 # The codes tell frequencies apart only where they count; with a small k1 they hardly count at all.
 LEAST_K1 = 0.3
@@ -76,21 +76,19 @@ def write_inverted(plain: PlainPostings, folder: Path, k1: float, b: float) -> l
     reference = np.array([max(k1, LEAST_K1), b, mean])
     norms = length_norms(*reference)
     length_bytes = encode_lengths(plain.lengths)
-    codes = encode(plain.documents, plain.frequencies, length_bytes, norms)
+    codes = encode(plain.documents, plain.values, length_bytes, norms)
     keys, values = _exceptions(plain, codes, length_bytes, norms)
     postings = lay_out(plain.offsets, plain.documents, codes, len(plain.lengths))
-    names = Vocabulary.write(folder, "inverted.terms", plain.terms)
+    names = save_postings(folder, PART, list(plain.terms), postings)
     largest = int(plain.lengths.max()) if len(plain.lengths) else 0
     arrays = {
         "reference": reference,
         "lengths": plain.lengths.astype(np.min_scalar_type(largest)),
         "exceptions": keys,
         "exception_values": values,
-        **postings._asdict(),
     }
     for name, content in arrays.items():
-        np.save(folder / f"inverted.{name}.npy", content)
-        names.append(f"inverted.{name}.npy")
+        names.append(save_array(folder, PART, name, content))
     return names
 
 
@@ -103,11 +101,11 @@ def _exceptions(
     for start in range(0, len(codes), 1 << 22):
         part = slice(start, start + (1 << 22))
         meant = smallest[length_bytes[plain.documents[part]], codes[part]]
-        different.append(np.flatnonzero(meant != plain.frequencies[part]) + start)
+        different.append(np.flatnonzero(meant != plain.values[part]) + start)
     places = np.concatenate([np.zeros(0, np.int64), *different])
     terms = np.searchsorted(plain.offsets, places, side="right") - 1
     keys = terms << 32 | plain.documents[places]
-    return keys.astype(np.int64), plain.frequencies[places].astype(np.uint32)
+    return keys.astype(np.int64), plain.values[places].astype(np.uint32)
 
 
 class InvertedReader:
@@ -115,16 +113,15 @@ class InvertedReader:
 
     def __init__(self, folder: Path, live: NDArray[np.bool_] | None = None) -> None:
         """Open; `live` (N,) marks the documents that are not tombstoned, None when all live."""
-        self.postings = ImpactPostings(*(_load(folder, name) for name in ImpactPostings._fields))
-        self.terms = Vocabulary(folder, "inverted.terms", len(self.postings.kinds))
-        self.lengths = _load(folder, "lengths")
+        self.terms, self.postings = load_postings(folder, PART)
+        self.lengths = load_array(folder, PART, "lengths")
         self.documents = self.postings.size
         self.live = live
-        if len(self.postings.groups) != -(-(len(self.terms) + 1) // GROUP) or len(self.lengths) != self.documents:
+        if len(self.lengths) != self.documents:
             raise ValueError(f"the inverted part of {folder} does not fit together")
         if live is not None and len(live) != self.documents:
             raise ValueError(f"{len(live)} tombstone bits for {self.documents} documents")
-        self.reference = _load(folder, "reference")
+        self.reference = load_array(folder, PART, "reference")
         self.norms = length_norms(*(float(value) for value in self.reference))
         length_bytes = encode_lengths(self.lengths)
         self.occurring = np.bincount(length_bytes, minlength=256) > 0
@@ -132,7 +129,11 @@ class InvertedReader:
         self.occurring[0] = False
         smallest, several = meanings(self.norms)
         self.frequencies = Frequencies(
-            length_bytes, smallest, several, _load(folder, "exceptions"), _load(folder, "exception_values")
+            length_bytes,
+            smallest,
+            several,
+            load_array(folder, PART, "exceptions"),
+            load_array(folder, PART, "exception_values"),
         )
         lengths = self.lengths if live is None else self.lengths[live]
         # Lucene counts only documents that have the field, that is, at least one term.
@@ -179,13 +180,8 @@ class InvertedReader:
         return PlainPostings(list(self.terms.raw()), offsets, documents, frequencies, self.lengths.astype(np.int32))
 
 
-def _load(folder: Path, name: str) -> NDArray[Any]:
-    loaded: NDArray[Any] = np.load(folder / f"inverted.{name}.npy", mmap_mode="r", allow_pickle=False)
-    return loaded
-
-
 def read_plain(folder: Path) -> PlainPostings:
     """Return the plain postings of a shard or of a segment."""
-    if (folder / "plain.offsets.npy").is_file():
+    if (folder / f"{PLAIN}.offsets.npy").is_file():
         return PlainPostings.read(folder)
     return InvertedReader(folder).plain()

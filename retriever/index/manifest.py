@@ -79,6 +79,15 @@ class DensePart(_Model):
     canary_texts: list[str] = Field(default_factory=list)
 
 
+class ImpactPart(_Model):
+    """How the learned sparse part was built: `step` is what one level of an 8-bit impact stands for."""
+
+    encoder: str
+    fingerprint: dict[str, str]
+    precision: Literal["uint8", "float32"] = "uint8"
+    step: float
+
+
 class Chunking(_Model):
     """Windows counted in the encoder's tokens."""
 
@@ -95,6 +104,7 @@ class Manifest(_Model):
     version: str
     segments: list[Segment]
     inverted: InvertedPart | None = None
+    sparse: ImpactPart | None = None
     dense: DensePart | None = None
     fields: dict[str, Literal["keyword", "number"]] = Field(default_factory=dict)
     chunking: Chunking | None = None

@@ -9,7 +9,7 @@ plain.lengths.npy      (N,) int32 number of terms of each document
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,31 +20,35 @@ from numpy.typing import NDArray
 
 from retriever.index.strings import StringTable
 
-_ARRAYS = ("offsets", "documents", "frequencies", "lengths")
+# What the inverted part and the learned sparse part of a shard are called.
+PLAIN = "plain"
+PLAIN_IMPACTS = "plain-impacts"
+
+_ARRAYS = ("offsets", "documents", "values", "lengths")
 
 
 class PlainPostings(NamedTuple):
-    """Postings of N documents; the frequencies are of any unsigned integer type."""
+    """Postings of N documents; the values are frequencies, or weights as float32."""
 
     terms: Sequence[bytes]
     offsets: NDArray[np.int64]
     documents: NDArray[np.int32]
-    frequencies: NDArray[np.unsignedinteger[Any]]
+    values: NDArray[Any]
     lengths: NDArray[np.int32]
 
-    def write(self, folder: Path) -> list[str]:
+    def write(self, folder: Path, part: str = PLAIN) -> list[str]:
         """Write all files into `folder` and return their names."""
-        names = StringTable.write(folder, "plain.terms", self.terms)
+        names = StringTable.write(folder, f"{part}.terms", self.terms)
         for name in _ARRAYS:
-            np.save(folder / f"plain.{name}.npy", getattr(self, name))
-            names.append(f"plain.{name}.npy")
+            np.save(folder / f"{part}.{name}.npy", getattr(self, name))
+            names.append(f"{part}.{name}.npy")
         return names
 
     @classmethod
-    def read(cls, folder: Path) -> "PlainPostings":
+    def read(cls, folder: Path, part: str = PLAIN) -> "PlainPostings":
         """Read what `write` wrote; the arrays are memory-mapped."""
-        arrays = [np.load(folder / f"plain.{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS]
-        return cls(StringTable(folder, "plain.terms").all_raw(), *arrays)
+        arrays = [np.load(folder / f"{part}.{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS]
+        return cls(StringTable(folder, f"{part}.terms").all_raw(), *arrays)
 
 
 class PlainWriter:
@@ -81,6 +85,26 @@ class PlainWriter:
         )
 
 
+def plain_weights(documents: Sequence[Mapping[str, float]]) -> PlainPostings:
+    """Return the postings of documents given as terms with weights."""
+    vocabulary = sorted({term for terms in documents for term in terms}, key=lambda term: term.encode("utf-8"))
+    number = {term: place for place, term in enumerate(vocabulary)}
+    lengths = np.fromiter(map(len, documents), np.int32, len(documents))
+    count = int(lengths.sum())
+    terms = np.fromiter((number[term] for entry in documents for term in entry), np.int64, count)
+    values = np.fromiter((value for entry in documents for value in entry.values()), np.float32, count)
+    order = np.argsort(terms, kind="stable")
+    offsets = np.zeros(len(vocabulary) + 1, np.int64)
+    np.cumsum(np.bincount(terms, minlength=len(vocabulary)), out=offsets[1:])
+    return PlainPostings(
+        [term.encode("utf-8") for term in vocabulary],
+        offsets,
+        np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)[order],
+        values[order],
+        lengths,
+    )
+
+
 @njit(nogil=True, cache=True)
 def _count_kept(offsets, documents, renumbered, places, counts):
     for term in range(len(places)):
@@ -90,14 +114,14 @@ def _count_kept(offsets, documents, renumbered, places, counts):
 
 
 @njit(nogil=True, cache=True)
-def _copy_kept(offsets, documents, frequencies, renumbered, places, cursors, new_documents, new_frequencies):
+def _copy_kept(offsets, documents, values, renumbered, places, cursors, new_documents, new_values):
     for term in range(len(places)):
         place = places[term]
         for posting in range(offsets[term], offsets[term + 1]):
             document = renumbered[documents[posting]]
             if document >= 0:
                 new_documents[cursors[place]] = document
-                new_frequencies[cursors[place]] = frequencies[posting]
+                new_values[cursors[place]] = values[posting]
                 cursors[place] += 1
 
 
@@ -124,15 +148,15 @@ def merge_plain(parts: Sequence[PlainPostings], kept: Iterable[NDArray[np.bool_]
     offsets = np.zeros(len(vocabulary) + 1, np.int64)
     np.cumsum(counts, out=offsets[1:])
     documents = np.empty(offsets[-1], np.int32)
-    frequencies = np.empty(offsets[-1], np.result_type(np.uint8, *(part.frequencies.dtype for part in parts)))
+    values = np.empty(offsets[-1], np.result_type(np.uint8, *(part.values.dtype for part in parts)))
     cursors = offsets[:-1].copy()
     for part, places_, new in zip(parts, places, renumbered, strict=True):
-        _copy_kept(part.offsets, part.documents, part.frequencies, new, places_, cursors, documents, frequencies)
+        _copy_kept(part.offsets, part.documents, part.values, new, places_, cursors, documents, values)
     lengths = [np.asarray(part.lengths)[new >= 0] for part, new in zip(parts, renumbered, strict=True)]
     return PlainPostings(
         [term for term, lives in zip(vocabulary, alive.tolist(), strict=True) if lives],
         np.concatenate([np.zeros(1, np.int64), offsets[1:][alive]]),
         documents,
-        frequencies,
+        values,
         np.concatenate([np.zeros(0, np.int32), *lengths]),
     )

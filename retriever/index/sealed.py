@@ -21,13 +21,15 @@ from retriever.encoder import CANARY_TOLERANCE, canary_drift, differences, encod
 from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
 from retriever.filters import matching_rows
 from retriever.index.bm25 import Bm25, inverse_document_frequencies
+from retriever.index.impacts import Impacts
 from retriever.index.manifest import Manifest, read_manifest, read_pointer
 from retriever.index.query import Execution, QuerySearch
 from retriever.index.records import FieldType, Records
 from retriever.index.segment import SegmentReader, require_size
 from retriever.pipeline import PipelineSpec
-from retriever.protocols import Encoder, Reranker
+from retriever.protocols import Encoder, Reranker, TermEncoder
 from retriever.storage import sha256_of
+from retriever.term_encoder import load_term_encoder
 from retriever.types import Answer, Document
 
 Mask = list[NDArray[np.bool_]]
@@ -51,9 +53,11 @@ class _Models:
     """What is loaded, or checked, once and shared by all generations of an index."""
 
     encoder: Encoder | str | None
+    sparse_encoder: TermEncoder | str | None
     device: str | None
     offline: bool
     loaded: Encoder | None = None
+    loaded_sparse: TermEncoder | None = None
     rerankers: dict[str, Reranker] = field(default_factory=dict)
     checked: set[tuple[str, str]] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -63,20 +67,22 @@ def open_index(
     path: str | Path,
     *,
     encoder: Encoder | str | None = None,
+    sparse_encoder: TermEncoder | str | None = None,
     device: str | None = None,
     offline: bool = False,
 ) -> "Index":
     """Open the generation in force.
 
     encoder  a name, a folder or an object to use instead of the name in the manifest; the same weights
-             under another name are accepted, any other encoder raises IndexMismatch at the first dense search
+             under another name are accepted, any other encoder raises IndexMismatch at the first dense search;
+             sparse_encoder likewise for learned sparse search
     device   where models run and flat vectors are scanned: "cpu", "cuda", ...; None lets torch choose for
              models and scans on the CPU
     offline  load models without any network call
 
     Raises UnknownIndex, IndexCorrupt or IndexMismatch.
     """
-    return Index(Path(path), _Models(encoder, device, offline))
+    return Index(Path(path), _Models(encoder, sparse_encoder, device, offline))
 
 
 class Index:
@@ -96,6 +102,13 @@ class Index:
         device = models.device or "cpu"
         self.segments = [SegmentReader(path, self.manifest, segment, device) for segment in self.manifest.segments]
         self.records = Records(path, self.manifest.generation)
+        self._impacts: Impacts | None = None
+        if self.manifest.sparse:
+            self._impacts = Impacts(
+                [segment.impacts for segment in self.segments if segment.impacts],
+                [segment.id_rank for segment in self.segments],
+                self.manifest.sparse.step,
+            )
         self._bm25: Bm25 | None = None
         if self.manifest.inverted:
             self._bm25 = Bm25(
@@ -171,6 +184,29 @@ class Index:
             self._models.loaded = loaded
         return loaded
 
+    @property
+    def sparse_encoder(self) -> TermEncoder | None:
+        """The encoder of query terms, loaded at first use; None for an index without a learned sparse part.
+
+        Raises IndexMismatch unless its fingerprint is the one that the index was made with.
+        """
+        part = self.manifest.sparse
+        if part is None:
+            return None
+        with self._models.lock:
+            loaded = self._models.loaded_sparse
+            if loaded is None:
+                chosen = self._models.sparse_encoder
+                if chosen is None or isinstance(chosen, str):
+                    loaded = load_term_encoder(
+                        chosen or part.encoder, device=self._models.device, offline=self._models.offline
+                    )
+                else:
+                    loaded = chosen
+            _require_same_encoder(self.path, part.fingerprint, loaded.fingerprint())
+            self._models.loaded_sparse = loaded
+        return loaded
+
     def reranker(self, model: str) -> Reranker:
         """Return the cross-encoder of that name or folder, loaded once. Raises BackendUnavailable."""
         from retriever.rerank import CrossEncoderReranker
@@ -213,6 +249,9 @@ class Index:
             for segment in self.segments:
                 if segment.dense:
                     segment.dense.load()
+        if self._impacts:
+            _ = self.sparse_encoder
+            self._impacts.search({term: 1.0 for part in self._impacts.readers[:1] for term in part.terms[:1]}, 1)
         if self._bm25 and self._bm25.documents:
             # Any term that occurs makes the kernels compile, or load what was compiled.
             reader = next(reader for reader in self._bm25.readers if len(reader.terms))
@@ -256,9 +295,11 @@ class Index:
                 "total": size + records,
                 "records": records,
                 "inverted": sum(e.bytes for name, e in files.items() if "/inverted." in name),
+                "sparse": sum(e.bytes for name, e in files.items() if "/impacts." in name),
                 "dense": sum(e.bytes for name, e in files.items() if "/dense." in name),
             },
             "inverted": manifest.inverted.model_dump() if manifest.inverted else None,
+            "sparse": manifest.sparse.model_dump() if manifest.sparse else None,
             "dense": manifest.dense.model_dump(exclude={"canary_texts"}) if manifest.dense else None,
             "fields": manifest.fields,
             "chunking": manifest.chunking.model_dump() if manifest.chunking else None,
@@ -333,6 +374,12 @@ class Index:
         rows = [self.segments[segment].row(ordinal) for ordinal in ordinals.tolist()]
         documents = self.records.fetch(rows)
         return [self._analyser.terms(documents[row].content) for row in rows]
+
+    def search_sparse(self, weights: Mapping[str, float], k: int, mask: Mask | None) -> Candidates:
+        """Return the best k documents for the learned weights of a query's terms."""
+        if self._impacts is None:
+            raise InvalidInput(f"{self.path} has no learned sparse part; build it with --parts bm25,sparse.")
+        return self._merge(self._impacts.search(weights, k, mask), k)
 
     def search_dense(self, vectors: NDArray[np.float32], k: int, mask: Mask | None) -> tuple[list[Candidates], bool]:
         """Return for each query vector (Q, H) the best k documents, and whether the search was exact."""
@@ -417,12 +464,12 @@ class Index:
 
 
 def _require_sound(path: Path, manifest: Manifest, checked: set[tuple[str, str]]) -> None:
-    """Raise IndexCorrupt unless the inverted files are what was sealed: compiled code reads them unchecked.
+    """Raise IndexCorrupt unless the postings are what was sealed: compiled code reads them unchecked.
 
     Cost: reads them once, at 1 to 2 GB a second.
     """
     for name, entry in manifest.all_files().items():
-        if "/inverted." not in name or (name, entry.sha256) in checked:
+        if not any(part in name for part in ("/inverted.", "/impacts.")) or (name, entry.sha256) in checked:
             continue
         require_size(path / name, entry.bytes)
         if sha256_of(path / name) != entry.sha256:

@@ -1,4 +1,4 @@
-"""One segment: its ids, its live documents, and its inverted and dense parts, all memory-mapped.
+"""One segment: its ids, its live documents, and its inverted, learned sparse and dense parts, all memory-mapped.
 
 documents.ids.*     the id of each document, by ordinal
 documents.rank.npy  (N,) int32 place of each id among the segment's ids in ascending order
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from retriever.errors import IndexCorrupt
 from retriever.index.dense import FAISS_FILE, DenseReader
+from retriever.index.impacts import ImpactReader
 from retriever.index.inverted import InvertedReader
 from retriever.index.manifest import Manifest, Segment
 from retriever.index.records import row_of
@@ -57,6 +58,9 @@ class SegmentReader:
         self.ids = StringTable(home, "documents.ids")
         self.id_rank = np.load(home / RANK_FILE, mmap_mode="r", allow_pickle=False)
         self.inverted = InvertedReader(home, self.live) if manifest.inverted else None
+        self.impacts: ImpactReader | None = None
+        if manifest.sparse:
+            self.impacts = ImpactReader(home, manifest.sparse.step, self.live)
         self.dense: DenseReader | None = None
         if manifest.dense:
             faiss_entry = segment.files.get(f"{segment_folder(segment.name)}/{FAISS_FILE}")
@@ -72,6 +76,8 @@ class SegmentReader:
         counts = {"ids": len(self.ids), "ranks": len(self.id_rank)}
         if self.inverted:
             counts["postings"] = self.inverted.documents
+        if self.impacts:
+            counts["impacts"] = self.impacts.documents
         if self.dense:
             counts["vectors"] = len(self.dense.vectors)
         if set(counts.values()) != {segment.documents}:
