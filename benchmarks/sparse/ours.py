@@ -22,6 +22,11 @@ class Ours(Driver):
         subprocess.run([*command, *settings], check=True)
         return time.perf_counter() - start
 
+    def disk(self, index: Path) -> int:
+        # The peers keep no texts; ours are what snippets, reranking and a later rebuild read.
+        files = [*index.glob("segments/*/inverted.*"), *index.glob("segments/*/documents.*")]
+        return sum(file.stat().st_size for file in files)
+
     def open(self, index: Path, queries: Path) -> None:
         from retriever.index.sealed import open_index
 

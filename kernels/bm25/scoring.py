@@ -8,7 +8,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from kernels.impact.postings import BLOCK, BLOCK_BITS
-from kernels.impact.search import ABSENT, DENSE_FORM, SPARSE_FORM, TINY_FORM, candidates, find_terms, locate
+from kernels.impact.search import ABSENT, DENSE_FORM, SPARSE_FORM, TINY_FORM, find_terms, locate, search_impacts
 from kernels.impact.segments import (
     ALLOWED,
     CODES,
@@ -199,7 +199,19 @@ def bm25_search(
         raise ValueError(f"k must be at least 1, got {k}")
     if len(weights) > MOST_TERMS:
         return _every_match(impacts, table, terms, weights, inverse)
-    segments, documents = candidates(impacts, terms, weights.astype(np.float64), uppers, lowers, k)
+    if len(impacts) == 0 or len(weights) == 0:
+        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32)
+    found: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]] = _search(
+        impacts, table, terms, weights, inverse, uppers, lowers, k
+    )
+    return found
+
+
+@njit(nogil=True, cache=True)
+def _search(impacts, table, terms, weights, inverse, uppers, lowers, k):
+    segments, documents = search_impacts(
+        impacts, terms, weights.astype(np.float64), uppers, lowers, k, np.zeros(BLOCK, np.uint16)
+    )
     positions = np.empty((len(weights), len(documents)), np.int64)
     locate(impacts, terms, segments, documents, positions)
     scores = np.empty(len(documents), np.float32)

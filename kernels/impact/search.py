@@ -45,11 +45,11 @@ BUCKET_BITS = 5
 CHUNK = 256
 STRIP = 32
 # A walk over that many postings costs as much as one over all accumulators of a block.
-WALK = 1024
+WALK = 2000
 # One look-up costs as much as adding that many postings.
 LOOKUP = 60
 # A chunk that holds a document near the threshold costs, with what follows for it, as much as that many.
-HIT = 120
+HIT = 240
 
 ABSENT = -1
 TINY_FORM = 0
@@ -179,6 +179,43 @@ def _pick(accumulators, start, wanted, flags, flag_words, near, near_bounds, len
 
 
 @njit(nogil=True, cache=True)
+def _take_dense(accumulators, distances, start, count, wanted, near, near_bounds, length):
+    """Append the places of a run that have what is wanted, and clear all; a place is found once."""
+    place = np.uint16(0)
+    for i in range(np.uint64(start), np.uint64(start + count)):
+        place = np.uint16(place + distances[i])
+        value = np.int32(accumulators[place])
+        accumulators[place] = np.uint16(0)
+        near[length] = place
+        near_bounds[length] = value
+        length += value >= wanted
+    return length
+
+
+@njit(nogil=True, cache=True)
+def _take_sparse(accumulators, places, start, count, wanted, near, near_bounds, length):
+    for i in range(np.uint64(start), np.uint64(start + count)):
+        value = np.int32(accumulators[places[i]])
+        accumulators[places[i]] = np.uint16(0)
+        near[length] = places[i]
+        near_bounds[length] = value
+        length += value >= wanted
+    return length
+
+
+@njit(nogil=True, cache=True)
+def _take_tiny(accumulators, documents, start, count, base, wanted, near, near_bounds, length):
+    for i in range(start, start + count):
+        place = np.uint16(documents[i] - base)
+        value = np.int32(accumulators[place])
+        accumulators[place] = np.uint16(0)
+        near[length] = place
+        near_bounds[length] = value
+        length += value >= wanted
+    return length
+
+
+@njit(nogil=True, cache=True)
 def _allowed_only(allowed, base, near, near_bounds, length):
     kept = 0
     for i in range(length):
@@ -284,7 +321,8 @@ def _contribution_tables(weights, upper, lower, largest, luts):
 
 
 @njit(nogil=True, cache=True)
-def _search(table, terms, weights, uppers, lowers, k, accumulators):
+def search_impacts(table, terms, weights, uppers, lowers, k, accumulators):
+    """Do what `candidates` says; `accumulators` (BLOCK,) are 0 before and after."""
     segments = len(table)
     n = len(weights)
     documents = np.int64(0)
@@ -352,6 +390,7 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
     above_hope = np.int64(0)
     seen = np.int64(0)
     highest = np.int64(1)
+    most_weak = n
 
     capacity = np.int64(4096)
     found_segment = np.empty(capacity, np.int32)
@@ -444,7 +483,7 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                 continue
             weak = 0
             weak_bound = np.int64(0)
-            while weak < m and weak_bound + bounds[weak] < threshold:
+            while weak < min(m, most_weak) and weak_bound + bounds[weak] < threshold:
                 weak_bound += bounds[weak]
                 weak += 1
             walked = np.int64(0)
@@ -470,24 +509,26 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
             if walked <= WALK:
                 wanted = max(np.int64(1), threshold - weak_bound)
                 for slot in range(weak, m):
-                    t = active[slot]
-                    place = np.int64(0)
-                    for i in range(starts[slot], starts[slot] + counts[slot]):
-                        if forms[s, t] == DENSE_FORM:
-                            place += distances[i]
-                        elif forms[s, t] == SPARSE_FORM:
-                            place = np.int64(sparse_documents[i])
-                        else:
-                            place = np.int64(tiny_documents[i]) - base
-                        value = accumulators[place]
-                        accumulators[place] = 0
-                        if value >= wanted and (not restricted or allowed[base + place]):
-                            near[length] = place
-                            near_bounds[length] = value
-                            length += 1
+                    form = forms[s, active[slot]]
+                    start = starts[slot]
+                    if form == DENSE_FORM:
+                        length = _take_dense(
+                            accumulators, distances, start, counts[slot], wanted, near, near_bounds, length
+                        )
+                    elif form == SPARSE_FORM:
+                        length = _take_sparse(
+                            accumulators, sparse_documents, start, counts[slot], wanted, near, near_bounds, length
+                        )
+                    else:
+                        length = _take_tiny(
+                            accumulators, tiny_documents, start, counts[slot], base, wanted, near, near_bounds, length
+                        )
+                if restricted:
+                    length = _allowed_only(allowed, base, near, near_bounds, length)
             else:
                 chunks = (min(BLOCK, size - base) + CHUNK - 1) // CHUNK
                 wanted = max(np.int64(1), threshold - weak_bound)
+                weak_before = weak
                 hits = _maxima(accumulators, chunks, wanted, maxima)
                 if hope == 0 and above == 0 and not restricted:
                     hope = _prime(
@@ -514,6 +555,8 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                     else:
                         _add_tiny(accumulators, tiny_documents, codes, starts[weak], counts[weak], base, lut)
                     hits = _maxima(accumulators, chunks, wanted, maxima)
+                # What was too much to look up here will be so in the next block, most likely.
+                most_weak = weak if weak < weak_before else most_weak + 1
                 for chunk in range(chunks):
                     if maxima[chunk] >= wanted:
                         length = _pick(
@@ -712,7 +755,7 @@ def candidates(
         raise ValueError(f"k must be at least 1, got {k}")
     if len(table) == 0 or len(weights) == 0:
         return np.zeros(0, np.int32), np.zeros(0, np.int32)
-    found: tuple[NDArray[np.int32], NDArray[np.int32]] = _search(
+    found: tuple[NDArray[np.int32], NDArray[np.int32]] = search_impacts(
         table, terms, weights, uppers, lowers, k, np.zeros(BLOCK, np.uint16)
     )
     return found

@@ -10,6 +10,8 @@ from kernels.impact import Segments, posting_sizes
 from retriever.index.inverted import LENGTHS, InvertedReader, length_norms
 from retriever.index.selection import best_by_segment
 
+MOST_KNOWN = 200_000
+
 
 def inverse_length_norms(k1: float, b: float, mean_length: float) -> NDArray[np.float32]:
     """Return (256,) 1 / (k1 * (1 - b + b * length / mean_length)) in Lucene's float32 arithmetic."""
@@ -41,6 +43,8 @@ class Bm25:
         self._frequencies = frequency_table([reader.frequencies for reader in readers])
         self._has_deletions = any(reader.live is not None for reader in readers)
         self._prepared = self._prepare(k1, b)
+        # A race only looks a term up twice.
+        self._known: dict[str, tuple[tuple[int, ...], np.float32] | None] = {}
 
     def _prepare(self, k1: float, b: float) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
         """Return the inverse norms, and the bounds of each segment's codes, for a k1 and b."""
@@ -67,6 +71,25 @@ class Bm25:
         frequencies: NDArray[np.int64] = counts.sum(axis=0)
         return frequencies
 
+    def _look_up(self, term: str) -> tuple[tuple[int, ...], np.float32] | None:
+        """Return a term's number in each segment and its inverse document frequency; None when no document holds it.
+
+        Queries share most of their words, so what was found is kept.
+        """
+        try:
+            return self._known[term]
+        except KeyError:
+            pass
+        found = self.find([term])
+        frequencies = self.document_frequencies(found)
+        entry = None
+        if frequencies[0] > 0:
+            entry = tuple(found[:, 0].tolist()), inverse_document_frequencies(self.documents, frequencies)[0]
+        if len(self._known) >= MOST_KNOWN:
+            self._known = {}
+        self._known[term] = entry
+        return entry
+
     def search(
         self,
         weights: Mapping[str, float],
@@ -84,15 +107,11 @@ class Bm25:
         allowed  for each segment (N,) the documents that may be found, or None for all
         k1, b    other than the index's own; any values, the scores are exact
         """
-        found = self.find(list(weights))
-        frequencies = self.document_frequencies(found)
-        occurring = frequencies > 0
-        if not occurring.any():
+        known = [(entry, weight) for term, weight in weights.items() if (entry := self._look_up(term)) is not None]
+        if not known:
             return None
-        if not occurring.all():
-            found, frequencies = found[:, occurring].copy(), frequencies[occurring]
-        boosts = np.fromiter(weights.values(), np.float32, len(weights))[occurring]
-        idf = boosts * inverse_document_frequencies(self.documents, frequencies)
+        found = np.array([numbers for (numbers, _), _ in known], np.int64).T.copy()
+        idf = np.array([idf for (_, idf), _ in known], np.float32) * np.array([w for _, w in known], np.float32)
         if k1 is None and b is None:
             inverse, uppers, lowers = self._prepared
         else:

@@ -403,7 +403,7 @@ class Index:
         for segment, (segment_scores, ordinals) in zip(self.segments, found, strict=True):
             scores += segment_scores.tolist()
             ids += segment.ids.take(ordinals)
-            rows += [segment.row(ordinal) for ordinal in ordinals.tolist()]
+            rows += (ordinals.astype(np.int64) + segment.row(0)).tolist()
         if len(self.segments) > 1:
             order = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))[:k]
             scores = [scores[i] for i in order]

@@ -62,9 +62,18 @@ class StringTable(Sequence[str]):
 
     def take(self, positions: NDArray[np.integer]) -> list[str]:
         """Return the strings at some positions, five times as fast as one by one."""
-        starts, ends = self._offsets[positions].tolist(), self._offsets[positions + 1].tolist()
-        view = self._view
-        return [str(view[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
+        starts = self._offsets[positions]
+        sizes = self._offsets[positions + 1] - starts
+        ends = np.cumsum(sizes)
+        if len(ends) == 0 or ends[-1] == 0:
+            return [""] * len(ends)
+        # All bytes in one piece: the place of each in the file is its own plus how far its string was moved.
+        content = bytes(np.asarray(self._view)[np.arange(ends[-1]) + np.repeat(starts - ends + sizes, sizes)])
+        limits = [0, *ends.tolist()]
+        if content.isascii():
+            text = content.decode("ascii")
+            return [text[start:end] for start, end in pairwise(limits)]
+        return [str(content[start:end], "utf-8") for start, end in pairwise(limits)]
 
     def find(self, string: str) -> int:
         """Return the position of `string` in a table sorted by UTF-8 bytes, or -1."""
