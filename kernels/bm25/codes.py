@@ -10,8 +10,9 @@ bounds of what a code can stand for (`bounds`), so the same index serves any k1 
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from kernels.compiling import compiled
 
 LEVELS = 255
 # Wider than the rounding of Lucene's float32 arithmetic.
@@ -19,12 +20,12 @@ MARGIN = 1e-6
 LARGEST_FREQUENCY = 2**31 - 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _code(frequency, norm):
     return min(LEVELS, max(1, np.int64(np.ceil(LEVELS * (frequency / (frequency + norm))))))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _encode(documents, frequencies, length_bytes, norms, codes):
     for posting in range(len(documents)):
         codes[posting] = _code(np.float64(frequencies[posting]), norms[length_bytes[documents[posting]]])
@@ -47,7 +48,7 @@ def encode(
     return codes
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _meanings(norms, smallest, several):
     for byte in range(256):
         norm = norms[byte]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kernels.compiling import compiled
 from kernels.impact.postings import BLOCK, BLOCK_BITS
 from kernels.impact.search import ABSENT, DENSE_FORM, SPARSE_FORM, TINY_FORM, find_terms, locate, search_impacts
 from kernels.impact.segments import (
@@ -66,7 +66,7 @@ def frequency_table(parts: Sequence[Frequencies]) -> NDArray[np.int64]:
     return table
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _frequency(table, segment, term, document, code):
     byte = np.int64(uint8_array(table[segment, LENGTH_BYTES], 1 << 40)[document])
     place = byte << 8 | np.int64(code)
@@ -87,13 +87,13 @@ def _frequency(table, segment, term, document, code):
     return int64_array(table[segment, SMALLEST], 65536)[place]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _part(weight, frequency, inverse):
     saturation = np.float32(1) + np.float32(frequency) * inverse
     return np.float32(weight - weight / saturation)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _score(impacts, table, terms, weights, inverse, segments, documents, positions, scores):
     for i in range(len(documents)):
         s = segments[i]
@@ -109,7 +109,7 @@ def _score(impacts, table, terms, weights, inverse, segments, documents, positio
         scores[i] = np.float32(score)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_term(impacts, table, s, term, form, row, size, weight, inverse, scores):
     codes = uint8_array(impacts[s, CODES], 1 << 40)
     lengths = uint8_array(table[s, LENGTH_BYTES], 1 << 40)
@@ -146,7 +146,7 @@ def _add_term(impacts, table, s, term, form, row, size, weight, inverse, scores)
                 entry += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _score_all(impacts, table, s, terms, weights, inverse, scores):
     n = len(terms)
     forms = np.full(n, ABSENT, np.int64)
@@ -207,7 +207,7 @@ def bm25_search(
     return found
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _search(impacts, table, terms, weights, inverse, uppers, lowers, k):
     segments, documents = search_impacts(
         impacts, terms, weights.astype(np.float64), uppers, lowers, k, np.zeros(BLOCK, np.uint16)
@@ -239,6 +239,6 @@ def _every_match(
     return np.concatenate(found[0]), np.concatenate(found[1]), np.concatenate(found[2])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _mask(address, size):
     return uint8_array(address, size) != 0

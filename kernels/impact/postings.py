@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from kernels.compiling import compiled
 
 BLOCK_BITS = 16
 BLOCK = 1 << BLOCK_BITS
@@ -180,7 +181,7 @@ def _starts(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return starts
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _count_entries(offsets, documents, terms, entries):
     for row in range(len(terms)):
         block = -1
@@ -201,7 +202,7 @@ def _count_entries(offsets, documents, terms, entries):
             entries[row, block] = (count + CHECKPOINT - 1) // CHECKPOINT * CHECKPOINT
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _fill_short(offsets, documents, codes, kinds, all_codes, tiny_documents, counts, bounds, places, tiny):
     next_tiny = 0
     next_sparse = 0
@@ -223,7 +224,7 @@ def _fill_short(offsets, documents, codes, kinds, all_codes, tiny_documents, cou
             row += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _fill_dense(offsets, documents, codes, terms, starts, entries, all_codes, bounds, distances, checkpoints):
     for row in range(len(terms)):
         posting = offsets[terms[row]]
@@ -249,7 +250,7 @@ def _fill_dense(offsets, documents, codes, terms, starts, entries, all_codes, bo
                 entry += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _unfold(
     kinds, first, all_codes, tiny_documents, counts, places, entries, distances, cursors, offsets, documents, codes
 ):

@@ -1,14 +1,14 @@
 """Sums of learned impacts at full precision, over several segments."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kernels.compiling import compiled
 from kernels.impact.search import candidates, locate
 from kernels.impact.segments import CODES, float32_array, uint8_array
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _score(table, values, step, weights, segments, documents, positions, scores):
     for i in range(len(documents)):
         s = segments[i]

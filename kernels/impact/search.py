@@ -13,9 +13,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from kernels.compiling import compiled
 from kernels.impact.postings import BLOCK, BLOCK_BITS, CHECKPOINT, GROUP, SPARSE_KIND, TINY
 from kernels.impact.segments import (
     ALLOWED,
+    ALLOWED_COUNT,
+    ALLOWED_LIST,
     CHECKPOINTS,
     CODES,
     DENSE_BOUNDS,
@@ -57,12 +60,12 @@ SPARSE_FORM = 1
 DENSE_FORM = 2
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def _group(groups, row, column):
     return groups[row * 3 + column]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def find_terms(table, segment, terms, forms, rows, sizes):
     """For each term of a segment (-1: absent) tell its form, its row or start there, and a tiny term's size."""
     kinds = uint8_array(table[segment, KINDS], 1 << 40)
@@ -90,7 +93,7 @@ def find_terms(table, segment, terms, forms, rows, sizes):
         rows[t] = row
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def posting_sizes(table, terms, counts):
     """Write how many postings each term has in each segment, deleted documents included, into `counts` (S, T)."""
     n = terms.shape[1]
@@ -112,7 +115,7 @@ def posting_sizes(table, terms, counts):
                 counts[s, t] = dense_sizes[rows[t]]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_dense(accumulators, distances, codes, start, first_code, count, lut):
     place = np.uint16(0)
     for i in range(np.uint64(start), np.uint64(start + count)):
@@ -120,19 +123,19 @@ def _add_dense(accumulators, distances, codes, start, first_code, count, lut):
         accumulators[place] += lut[codes[np.uint64(first_code) + i]]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_sparse(accumulators, places, codes, start, first_code, count, lut):
     for i in range(np.uint64(start), np.uint64(start + count)):
         accumulators[places[i]] += lut[codes[np.uint64(first_code) + i]]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_tiny(accumulators, documents, codes, start, count, base, lut):
     for i in range(start, start + count):
         accumulators[np.uint16(documents[i] - base)] += lut[codes[i]]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _largest(accumulators, start):
     largest = np.uint16(0)
     for i in range(CHUNK):
@@ -140,7 +143,7 @@ def _largest(accumulators, start):
     return largest
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _maxima(accumulators, chunks, wanted, maxima):
     """Write the largest accumulator of each chunk and return how many chunks have what is wanted."""
     hits = 0
@@ -151,7 +154,7 @@ def _maxima(accumulators, chunks, wanted, maxima):
     return hits
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _largest_of_strip(accumulators, start):
     largest = np.uint16(0)
     for i in range(STRIP):
@@ -159,13 +162,13 @@ def _largest_of_strip(accumulators, start):
     return largest
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _flag(accumulators, start, wanted, flags):
     for i in range(CHUNK):
         flags[i] = accumulators[np.uint64(start) + np.uint64(i)] >= wanted
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _pick(accumulators, start, wanted, flags, flag_words, near, near_bounds, length):
     """Append the places of a chunk that have what is wanted; comparing all first keeps the comparison wide."""
     _flag(accumulators, start, np.uint16(wanted), flags)
@@ -178,7 +181,7 @@ def _pick(accumulators, start, wanted, flags, flag_words, near, near_bounds, len
     return length
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _take_dense(accumulators, distances, start, count, wanted, near, near_bounds, length):
     """Append the places of a run that have what is wanted, and clear all; a place is found once."""
     place = np.uint16(0)
@@ -192,7 +195,7 @@ def _take_dense(accumulators, distances, start, count, wanted, near, near_bounds
     return length
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _take_sparse(accumulators, places, start, count, wanted, near, near_bounds, length):
     for i in range(np.uint64(start), np.uint64(start + count)):
         value = np.int32(accumulators[places[i]])
@@ -203,7 +206,7 @@ def _take_sparse(accumulators, places, start, count, wanted, near, near_bounds, 
     return length
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _take_tiny(accumulators, documents, start, count, base, wanted, near, near_bounds, length):
     for i in range(start, start + count):
         place = np.uint16(documents[i] - base)
@@ -215,7 +218,7 @@ def _take_tiny(accumulators, documents, start, count, base, wanted, near, near_b
     return length
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _allowed_only(allowed, base, near, near_bounds, length):
     kept = 0
     for i in range(length):
@@ -225,7 +228,7 @@ def _allowed_only(allowed, base, near, near_bounds, length):
     return kept
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _prime(accumulators, chunks, k, maxima, histogram):
     """Return a bucket that at least k accumulators reach, or 0: maxima of chunks or strips are as many documents."""
     strips = chunks * (CHUNK // STRIP)
@@ -249,13 +252,13 @@ def _prime(accumulators, chunks, k, maxima, histogram):
     return bucket
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _clear(accumulators, start):
     for i in range(CHUNK):
         accumulators[np.uint64(start) + np.uint64(i)] = np.uint16(0)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _find_dense(distances, checkpoints, start, count, place):
     """Return the entry of a place in a run, or -1."""
     first = start // CHECKPOINT
@@ -277,7 +280,7 @@ def _find_dense(distances, checkpoints, start, count, place):
     return -1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _find_sparse(places, start, count, place):
     low = start
     high = start + count
@@ -290,7 +293,7 @@ def _find_sparse(places, start, count, place):
     return low if low < start + count and places[low] == place else -1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _find_tiny(documents, start, count, document):
     for posting in range(start, start + count):
         if documents[posting] == document:
@@ -298,7 +301,7 @@ def _find_tiny(documents, start, count, document):
     return -1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _contribution_tables(weights, upper, lower, largest, luts):
     """Fill `luts` and return the most that a document's accumulator can lie above its score, in units."""
     terms = len(weights)
@@ -320,7 +323,7 @@ def _contribution_tables(weights, upper, lower, largest, luts):
     return error
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def search_impacts(table, terms, weights, uppers, lowers, k, accumulators):
     """Do what `candidates` says; `accumulators` (BLOCK,) are 0 before and after."""
     segments = len(table)
@@ -331,7 +334,7 @@ def search_impacts(table, terms, weights, uppers, lowers, k, accumulators):
     sizes = np.zeros((segments, n), np.int64)
     largest = np.zeros(n, np.int64)
     for s in range(segments):
-        documents += table[s, DOCUMENTS]
+        documents += table[s, ALLOWED_COUNT] if table[s, ALLOWED_LIST] != 0 else table[s, DOCUMENTS]
         find_terms(table, s, terms[s], forms[s], rows[s], sizes[s])
         blocks = max(1, (table[s, DOCUMENTS] + BLOCK - 1) // BLOCK)
         codes = uint8_array(table[s, CODES], 1 << 40)
@@ -368,14 +371,14 @@ def search_impacts(table, terms, weights, uppers, lowers, k, accumulators):
     return found_segment, found_document
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _expected(k, seen, documents):
     """Return how many of the top k to look for among the documents seen, generously, if they lie evenly."""
     share = k * seen / documents
     return min(np.int64(k), np.int64(1.25 * share + 3.0 * np.sqrt(share)) + 3)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful, accumulators):
     """Go over all blocks once and return (bucket that k documents reach, highest threshold used, candidates).
 
@@ -428,6 +431,9 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
         first_dense = table[s, FIRST_DENSE_CODE]
         restricted = table[s, ALLOWED] != 0
         allowed = uint8_array(table[s, ALLOWED], 1 << 40)
+        listed = table[s, ALLOWED_LIST] != 0
+        allowed_list = uint32_array(table[s, ALLOWED_LIST], 1 << 38)
+        next_allowed = np.int64(0)
         for t in range(n):
             form = forms[s, t]
             if form == TINY_FORM:
@@ -476,7 +482,15 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                 total += bound
                 cursors[t] += count
 
-            seen += min(BLOCK, size - base)
+            first_allowed = next_allowed
+            if listed:
+                while next_allowed < table[s, ALLOWED_COUNT] and allowed_list[next_allowed] < base + BLOCK:
+                    next_allowed += 1
+                seen += next_allowed - first_allowed
+                if next_allowed == first_allowed:
+                    continue
+            else:
+                seen += min(BLOCK, size - base)
             threshold = max(np.int64(1), (hope << BUCKET_BITS) - error)
             highest = max(highest, threshold)
             if total < threshold:
@@ -494,6 +508,11 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                 weak -= 1
                 weak_bound -= bounds[weak]
                 walked += counts[weak]
+            only_look_up = listed and (next_allowed - first_allowed) * (m - weak) * LOOKUP < walked
+            if only_look_up:
+                # So few documents are allowed that every list is looked up for them.
+                weak = m
+                weak_bound = total
 
             for slot in range(weak, m):
                 t = active[slot]
@@ -506,7 +525,18 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                     _add_tiny(accumulators, tiny_documents, codes, starts[slot], counts[slot], base, lut)
 
             length = 0
-            if walked <= WALK:
+            if listed:
+                wanted = max(np.int64(1), threshold - weak_bound)
+                for i in range(first_allowed, next_allowed):
+                    place = np.int64(allowed_list[i]) - base
+                    value = accumulators[np.uint64(place)]
+                    near[length] = place
+                    near_bounds[length] = value
+                    length += only_look_up or value >= wanted
+                if not only_look_up:
+                    for chunk in range((min(BLOCK, size - base) + CHUNK - 1) // CHUNK):
+                        _clear(accumulators, chunk * CHUNK)
+            elif walked <= WALK:
                 wanted = max(np.int64(1), threshold - weak_bound)
                 for slot in range(weak, m):
                     form = forms[s, active[slot]]
@@ -667,7 +697,7 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
     return bucket, highest, found_segment[:kept_found].copy(), found_document[:kept_found].copy()
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def locate(table, terms, segments, documents, positions):
     """Write for each term and document where the posting's code is, or -1, into `positions` (T, C).
 

@@ -32,7 +32,13 @@ FIRST_SPARSE_CODE = 15
 FIRST_DENSE_CODE = 16
 DENSE_SIZES = 17
 ALLOWED = 18
-COLUMNS = 19
+# A selective filter's documents one by one, and how many; 0 when the mask alone is to be read.
+ALLOWED_LIST = 19
+ALLOWED_COUNT = 20
+COLUMNS = 21
+
+# Up to that share of a segment, a list of documents is read faster than their mask.
+LISTED_SHARE = 1 / 32
 
 _COLUMN_OF = {
     "kinds": KINDS,
@@ -77,6 +83,7 @@ class Segments:
                 row[column] = getattr(part, name).ctypes.data
         self.live = [None if mask is None else np.ascontiguousarray(mask, np.bool_) for mask in self.live]
         self._write_masks(self.table, self.live)
+        self._last: tuple[object, NDArray[np.int64], object, object] | None = None
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -85,12 +92,17 @@ class Segments:
     def most_documents(self) -> int:
         return max((part.size for part in self.parts), default=0)
 
-    def restricted(
-        self, allowed: Sequence[NDArray[np.bool_]] | None
-    ) -> tuple[NDArray[np.int64], Sequence[NDArray[np.bool_] | None]]:
-        """Return a table that only lets `allowed` documents pass, and the masks that must outlive its use."""
+    def restricted(self, allowed: Sequence[NDArray[np.bool_]] | None) -> tuple[NDArray[np.int64], object]:
+        """Return a table that only lets `allowed` documents pass, and an object that must outlive its use.
+
+        What was made of the masks given last is kept for queries that come with the same sequence of the same,
+        unchanged masks.
+        """
         if allowed is None:
             return self.table, self.live
+        last = self._last
+        if last is not None and last[0] is allowed:
+            return last[1], last
         masks: list[NDArray[np.bool_] | None] = []
         for mask, live, part in zip(allowed, self.live, self.parts, strict=True):
             if mask.shape != (part.size,):
@@ -98,7 +110,14 @@ class Segments:
             masks.append(np.ascontiguousarray(mask if live is None else mask & live, np.bool_))
         table = self.table.copy()
         self._write_masks(table, masks)
-        return table, masks
+        lists: list[NDArray[np.int32]] = []
+        for row, narrowed in zip(table, masks, strict=True):
+            if narrowed is not None and np.count_nonzero(narrowed) <= LISTED_SHARE * len(narrowed):
+                lists.append(np.flatnonzero(narrowed).astype(np.int32))
+                row[ALLOWED_LIST], row[ALLOWED_COUNT] = lists[-1].ctypes.data, len(lists[-1])
+        last = (allowed, table, masks, lists)
+        self._last = last
+        return table, last
 
     @staticmethod
     def _write_masks(table: NDArray[np.int64], masks: Sequence[NDArray[np.bool_] | None]) -> None:

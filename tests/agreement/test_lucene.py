@@ -15,12 +15,6 @@ from tests.agreement.lucene import Lucene, find
 FROZEN = Path(__file__).with_name("lucene_tokens.jsonl.gz")
 ENGLISH = analyser("lucene-english")
 
-known_differences = pytest.mark.xfail(
-    reason="Lucene 10 has the word breaks and pictographs of Unicode 12.1, the module regex has today's; "
-    "Hebrew with double quotes and tokens beyond 255 UTF-16 units differ as well"
-)
-
-
 @pytest.fixture(scope="module")
 def lucene() -> Lucene:
     found = find()
@@ -52,7 +46,6 @@ def test_the_frozen_terms_of_real_text():
     assert differing(given, expected) == []
 
 
-@known_differences
 def test_the_frozen_terms_of_hard_text():
     given, expected = frozen("hard")
     assert len(given) > 1000
@@ -60,7 +53,6 @@ def test_the_frozen_terms_of_hard_text():
 
 
 @pytest.mark.agreement
-@known_differences
 def test_terms_of_real_passages(lucene, shared_data):
     given = list(texts.passages(shared_data))
     assert len(given) > 5000
@@ -68,13 +60,11 @@ def test_terms_of_real_passages(lucene, shared_data):
 
 
 @pytest.mark.agreement
-@known_differences
 def test_terms_of_hard_texts(lucene):
     assert differing(texts.EDGES, lucene.ask("analyse", texts=texts.EDGES)) == []
 
 
 @pytest.mark.agreement
-@known_differences
 def test_terms_around_every_character(lucene):
     given = list(texts.assigned_characters())
     assert differing(given, lucene.ask("analyse", texts=given)) == []
