@@ -28,7 +28,7 @@ class EnglishAnalyser:
         self._terms: dict[str, str] = {}
 
     def fingerprint(self) -> str:
-        return "lucene-english 1 (standard tokenizer, possessive, lower case, 33 stop words, porter)"
+        return "lucene-english 2 (standard tokenizer, possessive, lower case, 33 stop words, porter)"
 
     def terms(self, text: str) -> list[str]:
         tokens = words(text)

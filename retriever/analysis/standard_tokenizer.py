@@ -75,8 +75,8 @@ def _grammar() -> str:
     flag = rf"R{any_marks}R{any_marks}"
     south_east_asian = run("Tt")
     ideograph = rf"J{any_marks}"
-    # What joins, before nothing that it could join to: no token, and skipped at once.
-    skipped = r"(?P<skipped>_++|z++)"
+    # What joins, before nothing that it could join to: no token, and skipped at once, or time would be quadratic.
+    skipped = r"(?P<skipped>_(?:[_xkvVgG]|z++(?![EBm]))*+|z++)"
     return "|".join(
         [letter_pictograph, words, ideograph, south_east_asian, subdivision, pictograph, keycap, flag, skipped]
     )
@@ -84,6 +84,7 @@ def _grammar() -> str:
 
 CLASSES = _classes()
 GRAMMAR = re.compile(_grammar())
+CONNECTORS = re.compile("_+")
 
 
 def spans(text: str) -> Iterator[tuple[int, int]]:
@@ -111,7 +112,8 @@ def _cut(text: str, classes: str, start: int, end: int) -> Generator[tuple[int, 
             limit -= 1
         found = GRAMMAR.match(classes, start, limit)
         if found is None or found.lastgroup:
-            start += 1
+            connectors = CONNECTORS.match(classes, start)
+            start = max(start + 1, connectors.end() + 1 - MAX_TOKEN_LENGTH if connectors else 0)
         else:
             yield found.span()
             start = found.end()

@@ -3,17 +3,19 @@
 import gzip
 import itertools
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from retriever.analysis import analyser
-from tests.agreement import texts
+from retriever.analysis import analyser, standard_tokenizer, word_breaks
+from tests.agreement import scanner, texts
 from tests.agreement.lucene import Lucene, find
 
 FROZEN = Path(__file__).with_name("lucene_tokens.jsonl.gz")
 ENGLISH = analyser("lucene-english")
+
 
 @pytest.fixture(scope="module")
 def lucene() -> Lucene:
@@ -50,6 +52,20 @@ def test_the_frozen_terms_of_hard_text():
     given, expected = frozen("hard")
     assert len(given) > 1000
     assert differing(given, expected) == []
+
+
+@pytest.mark.agreement
+def test_the_scanner_of_the_jar():
+    """Its classes are those frozen in `word_breaks`, and its automaton finds the tokens that our pattern finds."""
+    path = scanner.jar()
+    if path is None:
+        pytest.skip("there is no jar of Anserini")
+    lucene_scanner = scanner.Scanner(path)
+    assert scanner.ranges(lucene_scanner) == {letter: text.strip() for letter, text in word_breaks.RANGES.items()}
+    for text in scanner.random_texts(random.Random(12), 20_000):
+        found = list(standard_tokenizer.spans(text))
+        assert found == list(lucene_scanner.spans(text)), ascii(text)
+        assert standard_tokenizer.words(text) == [text[start:end] for start, end in found], ascii(text)
 
 
 @pytest.mark.agreement
