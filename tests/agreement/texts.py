@@ -42,6 +42,10 @@ EDGES = [
     # long ones
     "y" * 254, "y" * 255, "y" * 256, "y" * 700 + " z", "1" * 300, "a." * 200, "a'" * 300, "\u00e9" * 600, "\U00010400" * 300,
     "a" + "\u0301" * 300, "_" * 300 + "a", "\u30a2" * 400, "\u0e01" * 400, "y" * 254 + "\U00010400", "\U0001f600\u200d" * 200,
+    # other spaces, signs and marks that join or not; pictographs that are letters; Hebrew quotes
+    "a\u202fb 1\u202f000 \u202f \u0600 a\u0600b \u19da \u055f a\u055fb 1\ufe102 1\u20e32 1\u20e3 \U0001f3fd a\U0001f3fdb \u265e \u2c2f \u0870",
+    "\u2139x \u2139\u200d\U0001f600x \u24c2\ufe0f\u200d\u24c2 \u200d\u2139a \u05d0.\u05d0\"\u05d0 \u05d0\"\u05d0\"\u05d0 \u05d0'1 a\u05d0'b.c",
+    "\u05d0." * 127 + "\u05d0\u05d0\"\u05d0 a", "ab." * 100, "_" * 300, "_" * 300 + "\U0001f600a", "\U0001f600\ufe0f\u200d" * 100,
     "", " ", "the", "The of AND", "-", "'",
 ]
 # fmt: on
