@@ -141,7 +141,7 @@ class CustomAnalyser:
 
     def fingerprint(self) -> str:
         stemmer = f", {self._snowball.fingerprint()}" if self._snowball else ""
-        return f"custom 1 ({self.settings.canonical()}{stemmer})"
+        return f"custom 2 ({self.settings.canonical()}{stemmer})"
 
     def terms(self, text: str) -> list[str]:
         tokens = self._words(text)

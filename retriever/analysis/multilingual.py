@@ -48,7 +48,7 @@ class MultilingualAnalyser:
         self._terms: dict[str, str] = {}
 
     def fingerprint(self) -> str:
-        return "multilingual 1 (NFKC, bigrams of CJK characters and of South East Asian clusters, UAX 29, folded)"
+        return "multilingual 2 (NFKC, bigrams of CJK characters and of South East Asian clusters, UAX 29, folded)"
 
     def terms(self, text: str) -> list[str]:
         if not text.isascii():

@@ -64,7 +64,7 @@ class SnowballAnalyser:
         self._terms: dict[str, str] = {}
 
     def fingerprint(self) -> str:
-        return f"snowball 1 (standard tokenizer, NFC, lower case, no stop words, {self._stemmer.fingerprint()})"
+        return f"snowball 2 (standard tokenizer, NFC, lower case, no stop words, {self._stemmer.fingerprint()})"
 
     def terms(self, text: str) -> list[str]:
         tokens = words(text)
