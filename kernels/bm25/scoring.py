@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiling import compiled
-from kernels.impact.postings import BLOCK, BLOCK_BITS
+from kernels.impact.postings import BLOCK, BLOCK_BITS, block_count
 from kernels.impact.search import ABSENT, DENSE_FORM, SPARSE_FORM, TINY_FORM, find_terms, locate, search_impacts
 from kernels.impact.segments import (
     ALLOWED,
@@ -43,7 +43,7 @@ MOST_TERMS = 512
 class Frequencies(NamedTuple):
     """What one segment needs beside its postings to turn codes into frequencies.
 
-    length_bytes      (N,) uint8
+    length_bytes      (N,) uint8, filled up to whole blocks
     smallest          (256, 256) int64, see `kernels.bm25.codes.meanings`
     several           (256, 256) bool
     exceptions        (E,) int64, ascending: term << 32 | document
@@ -136,9 +136,10 @@ def _add_term(impacts, table, s, term, form, row, size, weight, inverse, scores)
         entries = uint32_array(impacts[s, DENSE_COUNTS], 1 << 38)
         distances = uint8_array(impacts[s, DENSE_DISTANCES], 1 << 40)
         for block in range(blocks):
-            document = block << BLOCK_BITS
+            place = np.uint16(0)
             for _ in range(entries[row * blocks + block]):
-                document += distances[entry]
+                place = np.uint16(place + distances[entry])
+                document = (block << BLOCK_BITS) + np.int64(place)
                 code = codes[impacts[s, FIRST_DENSE_CODE] + entry]
                 if code:
                     frequency = _frequency(table, s, term, document, code)
@@ -171,9 +172,10 @@ def score_all(
     terms, weights  (T,) the query's terms in this segment (-1: absent) and their weights
     inverse         (256,) inverse length normalisation of each length byte
     """
-    scores = np.zeros(impacts[segment, DOCUMENTS], np.float64)
+    size = int(impacts[segment, DOCUMENTS])
+    scores = np.zeros(block_count(size) * BLOCK, np.float64)
     _score_all(impacts, table, segment, terms, weights, inverse, scores)
-    return scores.astype(np.float32)
+    return scores[:size].astype(np.float32)
 
 
 def bm25_search(

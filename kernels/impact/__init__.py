@@ -1,9 +1,9 @@
 """Top k over an inverted index of 8-bit impacts: layout, candidates, look-ups."""
 
-from kernels.impact.postings import ImpactPostings, lay_out, posting_counts, unfold
+from kernels.impact.postings import ImpactPostings, lay_out, posting_counts, require_sound, unfold
 from kernels.impact.scoring import impact_search
 from kernels.impact.search import candidates, locate, posting_sizes
-from kernels.impact.segments import Segments
+from kernels.impact.segments import Segments, whole_blocks
 
 __all__ = [
     "ImpactPostings",
@@ -14,5 +14,7 @@ __all__ = [
     "locate",
     "posting_counts",
     "posting_sizes",
+    "require_sound",
     "unfold",
+    "whole_blocks",
 ]

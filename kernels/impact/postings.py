@@ -181,6 +181,49 @@ def _starts(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return starts
 
 
+def require_sound(postings: ImpactPostings) -> None:
+    """Raise ValueError unless all arrays fit together, so that compiled code stays inside them.
+
+    Places within a block need no check, for 16 bits cannot leave it. Cost: a pass over the terms, not the postings.
+    """
+    size, blocks, kinds = postings.size, postings.blocks, postings.kinds
+    if len(postings.documents) != 1 or not 0 <= size < 2**31:
+        raise ValueError(f"{size} documents")
+    if len(kinds) and not 1 <= kinds.min() <= kinds.max() <= DENSE_KIND:
+        raise ValueError("a list is of no known kind")
+    tiny = np.where(kinds <= TINY, kinds, 0).astype(np.int64)
+    before = np.stack([_starts(tiny), _starts(kinds == SPARSE_KIND), _starts(kinds == DENSE_KIND)], axis=1)
+    packed = len(postings.dense_distances)
+    expected = {
+        "groups": before[::GROUP],
+        "sparse_starts": _starts(postings.sparse_counts.sum(axis=1, dtype=np.int64)),
+        "dense_starts": _starts(postings.dense_counts.sum(axis=1, dtype=np.int64)),
+    }
+    for name, content in expected.items():
+        if not np.array_equal(getattr(postings, name), content):
+            raise ValueError(f"{name} do not fit the lists")
+    sparse_terms, dense_terms = int(before[-1, 1]), int(before[-1, 2])
+    shapes = {
+        "codes": (len(postings.tiny_documents) + len(postings.sparse_documents) + packed,),
+        "tiny_documents": (int(before[-1, 0]),),
+        "sparse_counts": (sparse_terms, blocks),
+        "sparse_bounds": (sparse_terms, blocks),
+        "sparse_documents": (int(postings.sparse_starts[-1]),),
+        "dense_sizes": (dense_terms,),
+        "dense_counts": (dense_terms, blocks),
+        "dense_bounds": (dense_terms, blocks),
+        "dense_distances": (int(postings.dense_starts[-1]),),
+        "checkpoints": (packed // CHECKPOINT,),
+    }
+    for name, shape in shapes.items():
+        if getattr(postings, name).shape != shape:
+            raise ValueError(f"{name} have shape {getattr(postings, name).shape}, not {shape}")
+    if (postings.dense_counts % CHECKPOINT).any():
+        raise ValueError("a dense run does not end with a checkpoint")
+    if len(postings.tiny_documents) and int(postings.tiny_documents.max()) >= size:
+        raise ValueError("postings name documents that do not exist")
+
+
 @compiled
 def _count_entries(offsets, documents, terms, entries):
     for row in range(len(terms)):
@@ -280,7 +323,8 @@ def _unfold(
                 for _ in range(entries[dense_row, block]):
                     place += distances[next_dense]
                     code = all_codes[dense_codes + next_dense]
-                    if code:
+                    # As many as were promised, even if damage has made more of them.
+                    if code and posting < offsets[term + 1]:
                         documents[posting] = place
                         codes[posting] = code
                         posting += 1

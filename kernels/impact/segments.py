@@ -5,13 +5,14 @@ query. The table holds what the compiled code needs as integers; `Segments` keep
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from kernels.impact.postings import DTYPES, ImpactPostings
+from kernels.impact.postings import BLOCK, DTYPES, ImpactPostings
 
 DOCUMENTS = 0
 TERMS = 1
@@ -58,6 +59,13 @@ _COLUMN_OF = {
 }
 
 
+def whole_blocks(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy, filled with zeros up to whole blocks: the last block's places beyond its end are harmless then."""
+    padded = np.zeros(-(-max(1, len(array)) // BLOCK) * BLOCK, array.dtype)
+    padded[: len(array)] = array
+    return padded
+
+
 class Segments:
     """The postings of all segments of an index, ready for the kernel.
 
@@ -81,7 +89,7 @@ class Segments:
             row[FIRST_DENSE_CODE] = len(part.tiny_documents) + len(part.sparse_documents)
             for name, column in _COLUMN_OF.items():
                 row[column] = getattr(part, name).ctypes.data
-        self.live = [None if mask is None else np.ascontiguousarray(mask, np.bool_) for mask in self.live]
+        self.live = [None if mask is None else whole_blocks(mask) for mask in self.live]
         self._write_masks(self.table, self.live)
         self._last: tuple[object, NDArray[np.int64], object, object] | None = None
 
@@ -107,7 +115,7 @@ class Segments:
         for mask, live, part in zip(allowed, self.live, self.parts, strict=True):
             if mask.shape != (part.size,):
                 raise ValueError(f"a mask has shape {mask.shape}, the segment {part.size} documents")
-            masks.append(np.ascontiguousarray(mask if live is None else mask & live, np.bool_))
+            masks.append(whole_blocks(mask if live is None else mask & live[: part.size]))
         table = self.table.copy()
         self._write_masks(table, masks)
         lists: list[NDArray[np.int32]] = []

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bm25 import Frequencies, encode, meanings
-from kernels.impact import lay_out, unfold
+from kernels.impact import lay_out, unfold, whole_blocks
 from retriever.index.plain import PLAIN, PlainPostings
 from retriever.index.posting_files import load_array, load_postings, save_array, save_postings
 
@@ -129,7 +129,7 @@ class InvertedReader:
         self.occurring[0] = False
         smallest, several = meanings(self.norms)
         self.frequencies = Frequencies(
-            length_bytes,
+            whole_blocks(length_bytes),
             smallest,
             several,
             load_array(folder, PART, "exceptions"),

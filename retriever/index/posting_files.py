@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.impact import ImpactPostings
-from kernels.impact.postings import GROUP
+from kernels.impact import ImpactPostings, require_sound
+from kernels.impact.postings import DTYPES
 from retriever.index.vocabulary import Vocabulary
 
 
@@ -32,7 +32,11 @@ def save_postings(folder: Path, part: str, terms: list[bytes], postings: ImpactP
 def load_postings(folder: Path, part: str) -> tuple[Vocabulary, ImpactPostings]:
     """Return vocabulary and postings. Raises ValueError when they do not fit together."""
     postings = ImpactPostings(*(load_array(folder, part, name) for name in ImpactPostings._fields))
-    terms = Vocabulary(folder, f"{part}.terms", len(postings.kinds))
-    if len(postings.groups) != -(-(len(terms) + 1) // GROUP):
-        raise ValueError(f"the postings {part} of {folder} do not fit together")
-    return terms, postings
+    wrong = [name for name, array in postings._asdict().items() if array.dtype != DTYPES[name]]
+    if wrong:
+        raise ValueError(f"the postings {part} of {folder} have other types than they should: {', '.join(wrong)}")
+    try:
+        require_sound(postings)
+    except ValueError as error:
+        raise ValueError(f"the postings {part} of {folder} do not fit together: {error}") from error
+    return Vocabulary(folder, f"{part}.terms", len(postings.kinds)), postings

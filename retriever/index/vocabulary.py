@@ -120,6 +120,11 @@ class Vocabulary(Sequence[str]):
         self._data = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         self._groups = np.load(folder / f"{name}.groups.npy", mmap_mode="r", allow_pickle=False)
         self._size = size
+        groups = np.asarray(self._groups)
+        if len(groups) != -(-size // GROUP) + 1 or groups[0] != 0 or groups[-1] != len(self._data):
+            raise ValueError(f"the vocabulary {name} does not hold {size} terms")
+        if (np.diff(groups) < 1).any():
+            raise ValueError(f"the vocabulary {name} has groups out of order")
 
     @classmethod
     def write(cls, folder: Path, name: str, terms: Sequence[bytes]) -> list[str]:

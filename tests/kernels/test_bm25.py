@@ -15,7 +15,7 @@ from kernels.bm25 import (
     meanings,
     score_all,
 )
-from kernels.impact import Segments, lay_out
+from kernels.impact import Segments, lay_out, whole_blocks
 
 EVERY_BYTE = np.ones(256, np.bool_)
 
@@ -47,7 +47,7 @@ class Collection:
         terms_of = np.repeat(np.arange(terms), np.diff(offsets))
         keys = (terms_of << 32 | documents)[different]
         self.postings = lay_out(offsets, documents, codes, size)
-        self.frequencies = Frequencies(self.length_bytes, smallest, several, keys, frequencies[different])
+        self.frequencies = Frequencies(whole_blocks(self.length_bytes), smallest, several, keys, frequencies[different])
 
 
 def search(parts, terms, weights, norms, built, k, live=None):

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.impact import Segments, candidates, lay_out, locate, posting_counts, posting_sizes, unfold
+from kernels.impact import (
+    Segments,
+    candidates,
+    lay_out,
+    locate,
+    posting_counts,
+    posting_sizes,
+    require_sound,
+    unfold,
+)
 from kernels.impact.postings import BLOCK, DENSE_DISTANCE, DENSE_KIND, SPARSE_KIND, TINY
 from kernels.impact.reference import best_documents, impact_reference
 
@@ -225,3 +234,65 @@ def test_lists_of_every_form_are_looked_up_rightly_when_they_are_weak(seed):
     for k in (1, 10, 100):
         _, found = search([postings], terms[None], weights, k)
         assert set(best_documents(scores, k).tolist()) <= set(found.tolist())
+
+
+def test_arrays_that_do_not_fit_together_are_refused():
+    generator = np.random.default_rng(0)
+    size = BLOCK + 3000
+    sound = lay_out(*random_plain(generator, size, [3, 100, 20_000] * 30), size)
+    require_sound(sound)
+
+    def damage(name, change):
+        content = getattr(sound, name).copy()
+        return sound._replace(**{name: change(content)})
+
+    def first(value):
+        def change(content):
+            content.reshape(-1)[0] = value
+            return content
+
+        return change
+
+    damaged = {
+        "kinds": [first(0), first(99), first(18), lambda content: content[1:]],
+        "groups": [first(7), lambda content: content[:-1]],
+        "codes": [lambda content: content[:-1]],
+        "tiny_documents": [first(size), lambda content: content[:-1]],
+        "sparse_starts": [first(5), lambda content: content + 1],
+        "sparse_counts": [first(60_000), lambda content: content[:, :1]],
+        "sparse_bounds": [lambda content: content[:-1]],
+        "sparse_documents": [lambda content: content[:-1]],
+        "dense_starts": [lambda content: content - 1],
+        "dense_counts": [first(33), lambda content: content[:-1]],
+        "dense_distances": [lambda content: content[:-32]],
+        "dense_sizes": [lambda content: content[:-1]],
+        "checkpoints": [lambda content: content[:-1]],
+        "documents": [first(-1), first(10), first(2**40)],
+    }
+    for name, changes in damaged.items():
+        for change in changes:
+            with pytest.raises(ValueError, match=r"."):
+                require_sound(damage(name, change))
+
+
+def test_damage_within_the_lists_never_leads_outside():
+    # What no cheap check can see: wrong places, codes, bounds. The answer is wrong, the process is not.
+    generator = np.random.default_rng(0)
+    size = BLOCK + 10
+    sound = lay_out(*random_plain(generator, size, [5, 200, 30_000, 60_000]), size)
+    for seed in range(20):
+        noise = np.random.default_rng(seed)
+        parts = {
+            name: noise.integers(0, np.iinfo(array.dtype).max, array.shape, array.dtype, endpoint=True)
+            for name, array in sound._asdict().items()
+            if name in ("codes", "sparse_documents", "sparse_bounds", "dense_bounds", "dense_distances", "checkpoints")
+        }
+        noisy = sound._replace(**parts)
+        require_sound(noisy)
+        found_segments, found = search([noisy], np.array([[0, 1, 2, 3]]), np.array([1.0, 2.0, 0.5, 0.1]), 50)
+        assert (found >= 0).all()
+        assert (found < 2 * BLOCK).all()
+        positions = np.empty((4, len(found)), np.int64)
+        locate(Segments([noisy]).table, np.array([[0, 1, 2, 3]]), found_segments, found, positions)
+        assert (positions < len(noisy.codes)).all()
+        assert len(unfold(noisy)[1]) == len(unfold(sound)[1])
