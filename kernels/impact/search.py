@@ -1,16 +1,15 @@
 """Exact candidates for the top k: term at a time over blocks, on 8-bit codes with 16-bit accumulators.
 
 A query gives each term a table from codes to whole numbers that are never below the code's true contribution
-(in units of `scale`), so a document's accumulator is an upper bound of its score. The k-th best accumulator so
-far, less the most that all terms together can be rounded up, bounds the k-th best score from below: whatever
-cannot reach it is left out. The caller scores the few that remain at full precision.
+(in units of a common scale), so a document's accumulator is an upper bound of its score; less the most that the
+terms of its segment can be rounded up, it is a lower bound. Whatever has an upper bound under the k-th best lower
+bound is left out. The caller scores the few that remain at full precision.
 
 Within a block the terms are taken as in MaxScore (Turtle and Flood, 1995): the weakest, which together cannot
 lift a document over the threshold, are only looked up for documents that the others have brought near it.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kernels.compiling import compiled
@@ -60,11 +59,6 @@ SPARSE_FORM = 1
 DENSE_FORM = 2
 
 
-@njit(inline="always")
-def _group(groups, row, column):
-    return groups[row * 3 + column]
-
-
 @compiled
 def find_terms(table, segment, terms, forms, rows, sizes):
     """For each term of a segment (-1: absent) tell its form, its row or start there, and a tiny term's size."""
@@ -78,7 +72,7 @@ def find_terms(table, segment, terms, forms, rows, sizes):
         group = term // GROUP
         kind = kinds[term]
         if kind <= TINY:
-            start = _group(groups, group, 0)
+            start = groups[group * 3]
             for other in range(group * GROUP, term):
                 if kinds[other] <= TINY:
                     start += kinds[other]
@@ -86,7 +80,7 @@ def find_terms(table, segment, terms, forms, rows, sizes):
             rows[t] = start
             sizes[t] = kind
             continue
-        row = _group(groups, group, 1 if kind == SPARSE_KIND else 2)
+        row = groups[group * 3 + (1 if kind == SPARSE_KIND else 2)]
         for other in range(group * GROUP, term):
             row += kinds[other] == kind
         forms[t] = SPARSE_FORM if kind == SPARSE_KIND else DENSE_FORM
@@ -133,6 +127,17 @@ def _add_sparse(accumulators, places, codes, start, first_code, count, lut):
 def _add_tiny(accumulators, documents, codes, start, count, base, lut):
     for i in range(start, start + count):
         accumulators[np.uint16(documents[i] - base)] += lut[codes[i]]
+
+
+@compiled
+def _add(form, accumulators, distances, places, documents, codes, first_sparse, first_dense, start, count, base, lut):
+    """Add what a run contributes to the documents of its block."""
+    if form == DENSE_FORM:
+        _add_dense(accumulators, distances, codes, start, first_dense, count, lut)
+    elif form == SPARSE_FORM:
+        _add_sparse(accumulators, places, codes, start, first_sparse, count, lut)
+    else:
+        _add_tiny(accumulators, documents, codes, start, count, base, lut)
 
 
 @compiled
@@ -219,6 +224,15 @@ def _take_tiny(accumulators, documents, start, count, base, wanted, near, near_b
 
 
 @compiled
+def _take(form, accumulators, distances, places, documents, start, count, base, wanted, near, near_bounds, length):
+    if form == DENSE_FORM:
+        return _take_dense(accumulators, distances, start, count, wanted, near, near_bounds, length)
+    if form == SPARSE_FORM:
+        return _take_sparse(accumulators, places, start, count, wanted, near, near_bounds, length)
+    return _take_tiny(accumulators, documents, start, count, base, wanted, near, near_bounds, length)
+
+
+@compiled
 def _allowed_only(allowed, base, near, near_bounds, length):
     kept = 0
     for i in range(length):
@@ -229,20 +243,21 @@ def _allowed_only(allowed, base, near, near_bounds, length):
 
 
 @compiled
-def _prime(accumulators, chunks, k, maxima, histogram):
-    """Return a bucket that at least k accumulators reach, or 0: maxima of chunks or strips are as many documents."""
+def _prime(accumulators, chunks, k, error, maxima, histogram):
+    """Return a bucket that at least k lower bounds reach, or 0: maxima of chunks or strips are as many documents."""
     strips = chunks * (CHUNK // STRIP)
     if k > strips:
         return 0
     highest = 0
     for chunk in range(chunks):
-        reached_bucket = np.int64(maxima[chunk]) >> BUCKET_BITS
+        reached_bucket = max(np.int64(0), np.int64(maxima[chunk]) - error) >> BUCKET_BITS
         highest = max(highest, reached_bucket)
         if k <= chunks:
             histogram[reached_bucket] += 1
     if k > chunks:
         for strip in range(strips):
-            histogram[_largest_of_strip(accumulators, strip * STRIP) >> BUCKET_BITS] += 1
+            bound = np.int64(_largest_of_strip(accumulators, strip * STRIP)) - error
+            histogram[max(np.int64(0), bound) >> BUCKET_BITS] += 1
     bucket = highest
     reached = np.int64(histogram[bucket])
     while reached < k:
@@ -253,9 +268,9 @@ def _prime(accumulators, chunks, k, maxima, histogram):
 
 
 @compiled
-def _clear(accumulators, start):
-    for i in range(CHUNK):
-        accumulators[np.uint64(start) + np.uint64(i)] = np.uint16(0)
+def _clear(accumulators, chunks):
+    for i in range(np.uint64(chunks * CHUNK)):
+        accumulators[i] = np.uint16(0)
 
 
 @compiled
@@ -302,25 +317,46 @@ def _find_tiny(documents, start, count, document):
 
 
 @compiled
-def _contribution_tables(weights, upper, lower, largest, luts):
-    """Fill `luts` and return the most that a document's accumulator can lie above its score, in units."""
-    terms = len(weights)
+def _find(form, distances, checkpoints, places, documents, first_sparse, first_dense, start, count, document):
+    """Return where the code of a document's posting in a run is among all codes, or -1."""
+    if form == TINY_FORM:
+        return _find_tiny(documents, start, count, document)
+    if count == 0:
+        return -1
+    if form == SPARSE_FORM:
+        entry = _find_sparse(places, start, count, document & (BLOCK - 1))
+        return -1 if entry < 0 else first_sparse + entry
+    entry = _find_dense(distances, checkpoints, start, count, document & (BLOCK - 1))
+    return -1 if entry < 0 else first_dense + entry
+
+
+@compiled
+def _contribution_tables(weights, uppers, lowers, largest, luts, errors):
+    """Fill `luts` (S, T, 256) and `errors` (S,): the most that an accumulator can lie above the score, in units.
+
+    largest  (T,) largest code of each term; the sum of the largest contributions fits an accumulator
+    """
+    segments, terms = luts.shape[:2]
     most = 0.0
     for t in range(terms):
-        most += weights[t] * upper[largest[t]]
+        highest = 0.0
+        for s in range(segments):
+            highest = max(highest, uppers[s, largest[t]])
+        most += weights[t] * highest
     scale = (TOP - 2 * terms) / most if most > 0 else 0.0
-    error = 1
-    for t in range(terms):
-        widest = 0
-        luts[t, 0] = 0
-        for code in range(1, 256):
-            value = 0
-            if code <= largest[t]:
-                value = np.int64(np.ceil(weights[t] * upper[code] * scale))
-                widest = max(widest, value - np.int64(np.floor(weights[t] * lower[code] * scale)))
-            luts[t, code] = value
-        error += widest
-    return error
+    for s in range(segments):
+        if s > 0 and (uppers[s] == uppers[s - 1]).all() and (lowers[s] == lowers[s - 1]).all():
+            luts[s] = luts[s - 1]
+            errors[s] = errors[s - 1]
+            continue
+        errors[s] = 1
+        for t in range(terms):
+            widest = 0
+            for code in range(1, largest[t] + 1):
+                value = np.int64(np.ceil(weights[t] * uppers[s, code] * scale))
+                widest = max(widest, value - np.int64(np.floor(weights[t] * lowers[s, code] * scale)))
+                luts[s, t, code] = value
+            errors[s] += widest
 
 
 @compiled
@@ -351,24 +387,24 @@ def search_impacts(table, terms, weights, uppers, lowers, k, accumulators):
                 for b in range(blocks):
                     largest[t] = max(largest[t], dense_bounds[rows[s, t] * blocks + b])
 
-    # The tables differ between segments only by what their codes stand for; the scale must be one for all.
-    luts = np.zeros((n, 256), np.uint16)
-    upper = uppers[0].copy()
-    lower = lowers[0].copy()
-    for s in range(1, segments):
-        for code in range(256):
-            upper[code] = max(upper[code], uppers[s, code])
-            lower[code] = min(lower[code], lowers[s, code])
-    error = _contribution_tables(weights, upper, lower, largest, luts)
+    luts = np.zeros((segments, n, 256), np.uint16)
+    errors = np.zeros(segments, np.int64)
+    _contribution_tables(weights, uppers, lowers, largest, luts, errors)
     bucket, highest, found_segment, found_document = _pass(
-        table, forms, rows, sizes, luts, error, k, documents, np.int64(0), True, accumulators
+        table, forms, rows, sizes, luts, errors, k, documents, np.int64(0), True, accumulators
     )
-    if highest > max(np.int64(1), (bucket << BUCKET_BITS) - error):
+    if highest > _threshold(bucket):
         # The expectation was too high and may have hidden documents; what was found is a safe start.
         bucket, highest, found_segment, found_document = _pass(
-            table, forms, rows, sizes, luts, error, k, documents, bucket, False, accumulators
+            table, forms, rows, sizes, luts, errors, k, documents, bucket, False, accumulators
         )
     return found_segment, found_document
+
+
+@compiled
+def _threshold(bucket):
+    """Return the least accumulator that can still belong to the top k when k documents reach a bucket."""
+    return max(np.int64(1), bucket << BUCKET_BITS)
 
 
 @compiled
@@ -379,7 +415,7 @@ def _expected(k, seen, documents):
 
 
 @compiled
-def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful, accumulators):
+def _pass(table, forms, rows, sizes, luts, errors, k, documents, bucket, hopeful, accumulators):
     """Go over all blocks once and return (bucket that k documents reach, highest threshold used, candidates).
 
     hopeful  use the threshold to expect from the documents seen so far, if the best lie evenly; the candidates
@@ -387,7 +423,7 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
     """
     segments, n = forms.shape
     histogram = np.zeros((TOP >> BUCKET_BITS) + 1, np.uint32)
-    # Documents found in `bucket` or above it, and the same for the bucket to hope for.
+    # Documents whose lower bound is in `bucket` or above it, and the same for the bucket to hope for.
     above = np.int64(0)
     hope = bucket
     above_hope = np.int64(0)
@@ -429,6 +465,7 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
         checkpoints = uint16_array(table[s, CHECKPOINTS], 1 << 38)
         first_sparse = table[s, FIRST_SPARSE_CODE]
         first_dense = table[s, FIRST_DENSE_CODE]
+        error = errors[s]
         restricted = table[s, ALLOWED] != 0
         allowed = uint8_array(table[s, ALLOWED], 1 << 40)
         listed = table[s, ALLOWED_LIST] != 0
@@ -445,6 +482,7 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
 
         for b in range(blocks):
             base = b << BLOCK_BITS
+            chunks = (min(BLOCK, size - base) + CHUNK - 1) // CHUNK
             m = 0
             total = np.int64(0)
             for t in range(n):
@@ -456,14 +494,14 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                 if form == TINY_FORM:
                     end = rows[s, t] + sizes[s, t]
                     while cursors[t] + count < end and tiny_documents[cursors[t] + count] < base + BLOCK:
-                        bound = max(bound, np.int64(luts[t, codes[cursors[t] + count]]))
+                        bound = max(bound, np.int64(luts[s, t, codes[cursors[t] + count]]))
                         count += 1
                 elif form == SPARSE_FORM:
-                    count = np.int64(sparse_counts[rows[s, t] * blocks + b])
-                    bound = np.int64(luts[t, sparse_bounds[rows[s, t] * blocks + b]])
+                    count = _run_size(form, sparse_counts, dense_counts, rows[s, t] * blocks + b)
+                    bound = np.int64(luts[s, t, sparse_bounds[rows[s, t] * blocks + b]])
                 else:
-                    count = np.int64(dense_counts[rows[s, t] * blocks + b])
-                    bound = np.int64(luts[t, dense_bounds[rows[s, t] * blocks + b]])
+                    count = _run_size(form, sparse_counts, dense_counts, rows[s, t] * blocks + b)
+                    bound = np.int64(luts[s, t, dense_bounds[rows[s, t] * blocks + b]])
                 if count == 0:
                     continue
                 # Insertion keeps the terms in ascending order of their bounds.
@@ -491,7 +529,7 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                     continue
             else:
                 seen += min(BLOCK, size - base)
-            threshold = max(np.int64(1), (hope << BUCKET_BITS) - error)
+            threshold = _threshold(hope)
             highest = max(highest, threshold)
             if total < threshold:
                 continue
@@ -516,13 +554,10 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
 
             for slot in range(weak, m):
                 t = active[slot]
-                lut = luts[t]
-                if forms[s, t] == DENSE_FORM:
-                    _add_dense(accumulators, distances, codes, starts[slot], first_dense, counts[slot], lut)
-                elif forms[s, t] == SPARSE_FORM:
-                    _add_sparse(accumulators, sparse_documents, codes, starts[slot], first_sparse, counts[slot], lut)
-                else:
-                    _add_tiny(accumulators, tiny_documents, codes, starts[slot], counts[slot], base, lut)
+                _add(
+                    forms[s, t], accumulators, distances, sparse_documents, tiny_documents, codes, first_sparse,
+                    first_dense, starts[slot], counts[slot], base, luts[s, t],
+                )  # fmt: skip
 
             length = 0
             if listed:
@@ -534,39 +569,26 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                     near_bounds[length] = value
                     length += only_look_up or value >= wanted
                 if not only_look_up:
-                    for chunk in range((min(BLOCK, size - base) + CHUNK - 1) // CHUNK):
-                        _clear(accumulators, chunk * CHUNK)
+                    _clear(accumulators, chunks)
             elif walked <= WALK:
                 wanted = max(np.int64(1), threshold - weak_bound)
                 for slot in range(weak, m):
-                    form = forms[s, active[slot]]
-                    start = starts[slot]
-                    if form == DENSE_FORM:
-                        length = _take_dense(
-                            accumulators, distances, start, counts[slot], wanted, near, near_bounds, length
-                        )
-                    elif form == SPARSE_FORM:
-                        length = _take_sparse(
-                            accumulators, sparse_documents, start, counts[slot], wanted, near, near_bounds, length
-                        )
-                    else:
-                        length = _take_tiny(
-                            accumulators, tiny_documents, start, counts[slot], base, wanted, near, near_bounds, length
-                        )
+                    length = _take(
+                        forms[s, active[slot]], accumulators, distances, sparse_documents, tiny_documents,
+                        starts[slot], counts[slot], base, wanted, near, near_bounds, length,
+                    )  # fmt: skip
                 if restricted:
                     length = _allowed_only(allowed, base, near, near_bounds, length)
             else:
-                chunks = (min(BLOCK, size - base) + CHUNK - 1) // CHUNK
                 wanted = max(np.int64(1), threshold - weak_bound)
                 weak_before = weak
                 hits = _maxima(accumulators, chunks, wanted, maxima)
                 if hope == 0 and above == 0 and not restricted:
-                    hope = _prime(
-                        accumulators, chunks, _expected(k, seen, documents) if hopeful else k, maxima, histogram
-                    )
+                    sought = _expected(k, seen, documents) if hopeful else k
+                    hope = _prime(accumulators, chunks, sought, error, maxima, histogram)
                     if not hopeful:
                         bucket = hope
-                    threshold = max(np.int64(1), (hope << BUCKET_BITS) - error)
+                    threshold = _threshold(hope)
                     highest = max(highest, threshold)
                     wanted = max(np.int64(1), threshold - weak_bound)
                 while weak > 0 and hits * HIT > counts[weak - 1] + WALK:
@@ -575,15 +597,10 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                     weak_bound -= bounds[weak]
                     wanted = max(np.int64(1), threshold - weak_bound)
                     t = active[weak]
-                    lut = luts[t]
-                    if forms[s, t] == DENSE_FORM:
-                        _add_dense(accumulators, distances, codes, starts[weak], first_dense, counts[weak], lut)
-                    elif forms[s, t] == SPARSE_FORM:
-                        _add_sparse(
-                            accumulators, sparse_documents, codes, starts[weak], first_sparse, counts[weak], lut
-                        )
-                    else:
-                        _add_tiny(accumulators, tiny_documents, codes, starts[weak], counts[weak], base, lut)
+                    _add(
+                        forms[s, t], accumulators, distances, sparse_documents, tiny_documents, codes, first_sparse,
+                        first_dense, starts[weak], counts[weak], base, luts[s, t],
+                    )  # fmt: skip
                     hits = _maxima(accumulators, chunks, wanted, maxima)
                 # What was too much to look up here will be so in the next block, most likely.
                 most_weak = weak if weak < weak_before else most_weak + 1
@@ -594,48 +611,40 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                         )
                 if restricted:
                     length = _allowed_only(allowed, base, near, near_bounds, length)
-                for chunk in range(chunks):
-                    _clear(accumulators, chunk * CHUNK)
+                _clear(accumulators, chunks)
 
             # Looked-up terms, the strongest first; documents that fall behind are dropped on the way.
             rest = weak_bound
             for slot in range(weak - 1, -1, -1):
                 t = active[slot]
-                lut = luts[t]
+                form = forms[s, t]
+                lut = luts[s, t]
                 rest -= bounds[slot]
                 kept = 0
-                flooded = forms[s, t] != TINY_FORM and length * LOOKUP > counts[slot] + WALK
+                flooded = length * LOOKUP > counts[slot] + WALK
                 if flooded:
-                    if forms[s, t] == DENSE_FORM:
-                        _add_dense(accumulators, distances, codes, starts[slot], first_dense, counts[slot], lut)
-                    else:
-                        _add_sparse(
-                            accumulators, sparse_documents, codes, starts[slot], first_sparse, counts[slot], lut
-                        )
+                    _add(
+                        form, accumulators, distances, sparse_documents, tiny_documents, codes, first_sparse,
+                        first_dense, starts[slot], counts[slot], base, lut,
+                    )  # fmt: skip
                 for i in range(length):
                     place = near[i]
                     value = near_bounds[i]
                     if flooded:
                         value += accumulators[np.uint64(place)]
-                    elif forms[s, t] == DENSE_FORM:
-                        entry = _find_dense(distances, checkpoints, starts[slot], counts[slot], place)
-                        if entry >= 0:
-                            value += lut[codes[first_dense + entry]]
-                    elif forms[s, t] == SPARSE_FORM:
-                        entry = _find_sparse(sparse_documents, starts[slot], counts[slot], place)
-                        if entry >= 0:
-                            value += lut[codes[first_sparse + entry]]
                     else:
-                        entry = _find_tiny(tiny_documents, starts[slot], counts[slot], base + place)
-                        if entry >= 0:
-                            value += lut[codes[entry]]
+                        position = _find(
+                            form, distances, checkpoints, sparse_documents, tiny_documents, first_sparse,
+                            first_dense, starts[slot], counts[slot], base + place,
+                        )  # fmt: skip
+                        if position >= 0:
+                            value += lut[codes[position]]
                     if value + rest >= threshold:
                         near[kept] = place
                         near_bounds[kept] = value
                         kept += 1
                 if flooded:
-                    for chunk in range((min(BLOCK, size - base) + CHUNK - 1) // CHUNK):
-                        _clear(accumulators, chunk * CHUNK)
+                    _clear(accumulators, chunks)
                 length = kept
 
             if found + length > capacity:
@@ -660,14 +669,15 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
                     found_document = grown_document
                     found_bound = grown_bound
             for i in range(length):
-                value = np.int64(near_bounds[i])
+                # Above it only where damaged lists hold a document twice.
+                value = min(np.int64(near_bounds[i]), TOP)
                 if value < threshold:
                     continue
                 found_segment[found] = s
                 found_document[found] = base + near[i]
                 found_bound[found] = value
                 found += 1
-                reached = value >> BUCKET_BITS
+                reached = max(np.int64(0), value - error) >> BUCKET_BITS
                 histogram[reached] += 1
                 above_hope += reached >= hope
                 if reached >= bucket:
@@ -687,7 +697,7 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
             if hope == bucket:
                 above_hope = above
 
-    threshold = max(np.int64(1), (bucket << BUCKET_BITS) - error)
+    threshold = _threshold(bucket)
     kept_found = np.int64(0)
     for i in range(found):
         if found_bound[i] >= threshold:
@@ -695,6 +705,11 @@ def _pass(table, forms, rows, sizes, luts, error, k, documents, bucket, hopeful,
             found_document[kept_found] = found_document[i]
             kept_found += 1
     return bucket, highest, found_segment[:kept_found].copy(), found_document[:kept_found].copy()
+
+
+@compiled
+def _run_size(form, sparse_counts, dense_counts, place):
+    return np.int64(sparse_counts[place]) if form == SPARSE_FORM else np.int64(dense_counts[place])
 
 
 @compiled
@@ -730,35 +745,23 @@ def locate(table, terms, segments, documents, positions):
             count = np.int64(0)
             for i in range(first, last):
                 document = np.int64(documents[i])
-                entry = np.int64(-1)
+                positions[t, i] = -1
+                if form == ABSENT:
+                    continue
                 if form == TINY_FORM:
-                    entry = _find_tiny(tiny_documents, rows[t], sizes[t], document)
-                elif form != ABSENT:
-                    if block < 0:
-                        block = 0
-                        start = sparse_starts[rows[t]] if form == SPARSE_FORM else dense_starts[rows[t]]
-                        count = np.int64(
-                            sparse_counts[rows[t] * blocks] if form == SPARSE_FORM else dense_counts[rows[t] * blocks]
-                        )
-                    while block < document >> BLOCK_BITS:
-                        start += count
-                        block += 1
-                        if form == SPARSE_FORM:
-                            count = np.int64(sparse_counts[rows[t] * blocks + block])
-                        else:
-                            count = np.int64(dense_counts[rows[t] * blocks + block])
-                    place = document & (BLOCK - 1)
-                    if count == 0:
-                        entry = -1
-                    elif form == SPARSE_FORM:
-                        entry = _find_sparse(sparse_documents, start, count, place)
-                        if entry >= 0:
-                            entry += table[s, FIRST_SPARSE_CODE]
-                    else:
-                        entry = _find_dense(distances, checkpoints, start, count, place)
-                        if entry >= 0:
-                            entry += table[s, FIRST_DENSE_CODE]
-                positions[t, i] = entry
+                    start, count = rows[t], sizes[t]
+                elif block < 0:
+                    block = 0
+                    start = sparse_starts[rows[t]] if form == SPARSE_FORM else dense_starts[rows[t]]
+                    count = _run_size(form, sparse_counts, dense_counts, rows[t] * blocks)
+                while form != TINY_FORM and block < document >> BLOCK_BITS:
+                    start += count
+                    block += 1
+                    count = _run_size(form, sparse_counts, dense_counts, rows[t] * blocks + block)
+                positions[t, i] = _find(
+                    form, distances, checkpoints, sparse_documents, tiny_documents, table[s, FIRST_SPARSE_CODE],
+                    table[s, FIRST_DENSE_CODE], start, count, document,
+                )  # fmt: skip
         first = last
 
 

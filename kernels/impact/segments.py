@@ -15,28 +15,27 @@ from numpy.typing import NDArray
 from kernels.impact.postings import BLOCK, DTYPES, ImpactPostings
 
 DOCUMENTS = 0
-TERMS = 1
-KINDS = 2
-GROUPS = 3
-CODES = 4
-TINY_DOCUMENTS = 5
-SPARSE_STARTS = 6
-SPARSE_COUNTS = 7
-SPARSE_BOUNDS = 8
-SPARSE_DOCUMENTS = 9
-DENSE_STARTS = 10
-DENSE_COUNTS = 11
-DENSE_BOUNDS = 12
-DENSE_DISTANCES = 13
-CHECKPOINTS = 14
-FIRST_SPARSE_CODE = 15
-FIRST_DENSE_CODE = 16
-DENSE_SIZES = 17
-ALLOWED = 18
+KINDS = 1
+GROUPS = 2
+CODES = 3
+TINY_DOCUMENTS = 4
+SPARSE_STARTS = 5
+SPARSE_COUNTS = 6
+SPARSE_BOUNDS = 7
+SPARSE_DOCUMENTS = 8
+DENSE_STARTS = 9
+DENSE_COUNTS = 10
+DENSE_BOUNDS = 11
+DENSE_DISTANCES = 12
+CHECKPOINTS = 13
+FIRST_SPARSE_CODE = 14
+FIRST_DENSE_CODE = 15
+DENSE_SIZES = 16
+ALLOWED = 17
 # A selective filter's documents one by one, and how many; 0 when the mask alone is to be read.
-ALLOWED_LIST = 19
-ALLOWED_COUNT = 20
-COLUMNS = 21
+ALLOWED_LIST = 18
+ALLOWED_COUNT = 19
+COLUMNS = 20
 
 # Up to that share of a segment, a list of documents is read faster than their mask.
 LISTED_SHARE = 1 / 32
@@ -84,7 +83,6 @@ class Segments:
         self.table = np.zeros((len(self.parts), COLUMNS), np.int64)
         for row, part in zip(self.table, self.parts, strict=True):
             row[DOCUMENTS] = part.size
-            row[TERMS] = len(part.kinds)
             row[FIRST_SPARSE_CODE] = len(part.tiny_documents)
             row[FIRST_DENSE_CODE] = len(part.tiny_documents) + len(part.sparse_documents)
             for name, column in _COLUMN_OF.items():
@@ -92,13 +90,6 @@ class Segments:
         self.live = [None if mask is None else whole_blocks(mask) for mask in self.live]
         self._write_masks(self.table, self.live)
         self._last: tuple[object, NDArray[np.int64], object, object] | None = None
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    @property
-    def most_documents(self) -> int:
-        return max((part.size for part in self.parts), default=0)
 
     def restricted(self, allowed: Sequence[NDArray[np.bool_]] | None) -> tuple[NDArray[np.int64], object]:
         """Return a table that only lets `allowed` documents pass, and an object that must outlive its use.
@@ -111,7 +102,7 @@ class Segments:
         last = self._last
         if last is not None and last[0] is allowed:
             return last[1], last
-        masks: list[NDArray[np.bool_] | None] = []
+        masks: list[NDArray[np.bool_]] = []
         for mask, live, part in zip(allowed, self.live, self.parts, strict=True):
             if mask.shape != (part.size,):
                 raise ValueError(f"a mask has shape {mask.shape}, the segment {part.size} documents")
@@ -120,7 +111,7 @@ class Segments:
         self._write_masks(table, masks)
         lists: list[NDArray[np.int32]] = []
         for row, narrowed in zip(table, masks, strict=True):
-            if narrowed is not None and np.count_nonzero(narrowed) <= LISTED_SHARE * len(narrowed):
+            if np.count_nonzero(narrowed) <= LISTED_SHARE * row[DOCUMENTS]:
                 lists.append(np.flatnonzero(narrowed).astype(np.int32))
                 row[ALLOWED_LIST], row[ALLOWED_COUNT] = lists[-1].ctypes.data, len(lists[-1])
         last = (allowed, table, masks, lists)

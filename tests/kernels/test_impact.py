@@ -157,6 +157,20 @@ def test_several_segments_with_deletions_and_filters(data):
     assert all(every[s][d] > 0 for s, d in pairs)
 
 
+def test_a_segment_of_loose_codes_does_not_loosen_the_others():
+    # As after adding a few documents of another length: their codes stand for a wide range of values.
+    generator = np.random.default_rng(4)
+    sizes = [BLOCK, 20]
+    plains = [random_plain(generator, size, [size // 20, size // 5, size // 2]) for size in sizes]
+    weights = np.array([3.0, 2.0, 1.0])
+    segments = Segments([lay_out(*plain, size) for plain, size in zip(plains, sizes, strict=True)])
+    uppers, lowers = np.stack([CODES, np.minimum(1.0, 1.6 * CODES)]), np.stack([CODES, 0.5 * CODES])
+    found_segments, found = candidates(segments.table, np.tile(np.arange(3), (2, 1)), weights, uppers, lowers, 10)
+    scores = impact_reference(of_terms(plains[0], range(3)), weights, BLOCK)
+    assert set(best_documents(scores, 10).tolist()) <= set(found[found_segments == 0].tolist())
+    assert len(found) < 10 + 20 + 30
+
+
 def test_the_best_in_the_last_block_are_found_though_the_first_blocks_promise_more():
     # The first block alone holds k good documents, so little is expected of the rest; all the best are there.
     size = 3 * BLOCK
@@ -206,7 +220,7 @@ def test_places_and_sizes_of_postings():
 
 def test_refusals_and_nothing_to_search():
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        candidates(np.zeros((1, 19), np.int64), np.zeros((1, 1), np.int64), np.ones(1), CODES[None], CODES[None], 0)
+        candidates(np.zeros((1, 20), np.int64), np.zeros((1, 1), np.int64), np.ones(1), CODES[None], CODES[None], 0)
     empty = lay_out(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.uint8), 0)
     assert len(search([empty], np.array([[-1]]), np.ones(1), 5)[1]) == 0
     assert len(search([], np.zeros((0, 1), np.int64), np.ones(1), 5)[1]) == 0
