@@ -36,9 +36,9 @@ from retriever.analysis import code, english, porter, standard_tokenizer, whites
 from retriever.analysis.analyser import Token
 from retriever.analysis.folding import ascii_fold
 from retriever.analysis.snowball import Stemmer
+from retriever.analysis.term_cache import TermCache
 from retriever.errors import InvalidInput
 
-CACHE_SIZE = 1_000_000
 # A pattern may backtrack without end, and an index may come from someone else.
 REGEX_SECONDS = 30.0
 REGEX = re.compile(r"regex\((.*)\)", re.DOTALL)
@@ -125,8 +125,7 @@ class CustomAnalyser:
         words = settings.stop_words
         chosen = english.STOP_WORDS if words == "english" else words if isinstance(words, tuple) else ()
         self._stop_words = frozenset(map(self._normalise, chosen))
-        # Token as written -> term, "" for one that is dropped. A race only computes an entry twice.
-        self._terms: dict[str, str] = {}
+        self._cache = TermCache(self._make)
 
     @classmethod
     def parse(cls, content: str) -> "CustomAnalyser":
@@ -144,23 +143,11 @@ class CustomAnalyser:
         return f"custom 2 ({self.settings.canonical()}{stemmer})"
 
     def terms(self, text: str) -> list[str]:
-        tokens = self._words(text)
-        terms = list(map(self._terms.get, tokens))
-        if None in terms:
-            terms = list(map(self._term, tokens))
-        return [term for term in terms if term]
+        return self._cache.terms(self._words(text))
 
     def tokens(self, text: str) -> list[Token]:
-        found = ((self._term(text[start:end]), start, end) for start, end in self._places(text))
+        found = ((self._cache.term(text[start:end]), start, end) for start, end in self._places(text))
         return [Token(term, start, end) for term, start, end in found if term]
-
-    def _term(self, token: str) -> str:
-        term = self._terms.get(token)
-        if term is None:
-            if len(self._terms) >= CACHE_SIZE:
-                self._terms = {}
-            term = self._terms[token] = self._make(token)
-        return term
 
     def _make(self, token: str) -> str:
         word = self._normalise(token)

@@ -6,6 +6,7 @@ StandardTokenizer, possessive 's removed, lower case, 33 stop words, Porter stem
 from retriever.analysis.analyser import Token
 from retriever.analysis.porter import stem
 from retriever.analysis.standard_tokenizer import spans, words
+from retriever.analysis.term_cache import TermCache
 
 # fmt: off
 STOP_WORDS = frozenset([
@@ -15,7 +16,6 @@ STOP_WORDS = frozenset([
 ])
 # fmt: on
 APOSTROPHES = "'\u2019\uff07"
-CACHE_SIZE = 1_000_000
 
 
 class EnglishAnalyser:
@@ -24,37 +24,22 @@ class EnglishAnalyser:
     name = "lucene-english"
 
     def __init__(self) -> None:
-        # Token as written -> term, "" for a stop word. A race only computes an entry twice.
-        self._terms: dict[str, str] = {}
+        self._cache = TermCache(self._make)
 
     def fingerprint(self) -> str:
         return "lucene-english 2 (standard tokenizer, possessive, lower case, 33 stop words, porter)"
 
     def terms(self, text: str) -> list[str]:
-        tokens = words(text)
-        known = self._terms
-        terms = list(map(known.get, tokens))
-        if None in terms:
-            new = {token for token, term in zip(tokens, terms, strict=True) if term is None}
-            made = {token: self._term(token) for token in new}
-            terms = [made[token] if term is None else term for token, term in zip(tokens, terms, strict=True)]
-        return list(filter(None, terms))
+        return self._cache.terms(words(text))
 
     def tokens(self, text: str) -> list[Token]:
-        found = ((self._term(text[start:end]), start, end) for start, end in spans(text))
+        found = ((self._cache.term(text[start:end]), start, end) for start, end in spans(text))
         return [Token(term, start, end) for term, start, end in found if term]
 
-    def _term(self, token: str) -> str:
-        term = self._terms.get(token)
-        if term is None:
-            if len(self._terms) >= CACHE_SIZE:
-                self._terms = {}
-            # Most words have been seen in lower case.
-            term = self._terms.get(lower(token))
-            if term is None:
-                term = normalise(token)
-            self._terms[token] = term
-        return term
+    def _make(self, token: str) -> str:
+        # Most words have been seen in lower case.
+        lowered = lower(token)
+        return normalise(token) if lowered == token else self._cache.term(lowered)
 
 
 def normalise(token: str) -> str:

@@ -25,8 +25,8 @@ import regex
 from retriever.analysis.analyser import Token
 from retriever.analysis.folding import fold
 from retriever.analysis.standard_tokenizer import spans, words
+from retriever.analysis.term_cache import TermCache
 
-CACHE_SIZE = 1_000_000
 EXTEND = r"[\p{WB=Format}\p{WB=Extend}\p{WB=ZWJ}]*"
 CJK = rf"[\p{{Script=Han}}\p{{Script=Hiragana}}\p{{WB=Katakana}}\p{{Script=Hangul}}\p{{Script=Bopomofo}}]{EXTEND}"
 COMPLEX = rf"\p{{LB=SA}}{EXTEND}"
@@ -44,8 +44,8 @@ class MultilingualAnalyser:
     name = "multilingual"
 
     def __init__(self) -> None:
-        # Token or unit of a bigram as in NFKC -> term. A race only computes an entry twice.
-        self._terms: dict[str, str] = {}
+        # Of tokens and units of bigrams, as they are in NFKC.
+        self._cache = TermCache(fold)
 
     def fingerprint(self) -> str:
         return "multilingual 2 (NFKC, bigrams of CJK characters and of South East Asian clusters, UAX 29, folded)"
@@ -55,18 +55,11 @@ class MultilingualAnalyser:
             text = _normal(text)
             if RUN.search(text):
                 return self._run_terms(text)
-        return self._word_terms(text)
+        return self._cache.terms(words(text))
 
     def tokens(self, text: str) -> list[Token]:
         normal, starts, ends = _aligned(text)
         return [Token(term, starts[start], ends[end - 1]) for term, start, end in self._found(normal)]
-
-    def _word_terms(self, text: str) -> list[str]:
-        tokens = words(text)
-        terms = list(map(self._terms.get, tokens))
-        if None in terms:
-            terms = list(map(self._term, tokens))
-        return [term for term in terms if term]
 
     def _run_terms(self, text: str) -> list[str]:
         """Return the terms of `_found`, about twice as fast."""
@@ -74,11 +67,11 @@ class MultilingualAnalyser:
         done = 0
         for run in RUN.finditer(text):
             if run.start() > done:
-                terms += self._word_terms(text[done : run.start()])
-            units = [term for unit in _units(run).findall(run.group()) if (term := self._term(unit))]
+                terms += self._cache.terms(words(text[done : run.start()]))
+            units = [term for unit in _units(run).findall(run.group()) if (term := self._cache.term(unit))]
             terms += map(add, units, units[1:]) if len(units) > 1 else units
             done = run.end()
-        return terms + self._word_terms(text[done:])
+        return terms + self._cache.terms(words(text[done:]))
 
     def _found(self, text: str) -> Iterator[tuple[str, int, int]]:
         """Yield the terms of a text in NFKC with their places in it."""
@@ -91,24 +84,18 @@ class MultilingualAnalyser:
 
     def _words(self, text: str, at: int) -> Iterator[tuple[str, int, int]]:
         for start, end in spans(text):
-            if term := self._term(text[start:end]):
+            if term := self._cache.term(text[start:end]):
                 yield term, at + start, at + end
 
     def _bigrams(self, pattern: regex.Pattern[str], run: str, at: int) -> Iterator[tuple[str, int, int]]:
-        units = [(self._term(found.group()), at + found.start(), at + found.end()) for found in pattern.finditer(run)]
+        units = [
+            (self._cache.term(found.group()), at + found.start(), at + found.end()) for found in pattern.finditer(run)
+        ]
         units = [unit for unit in units if unit[0]]
         if len(units) == 1:
             yield units[0]
         for (first, start, _), (second, _, end) in pairwise(units):
             yield first + second, start, end
-
-    def _term(self, token: str) -> str:
-        term = self._terms.get(token)
-        if term is None:
-            if len(self._terms) >= CACHE_SIZE:
-                self._terms = {}
-            term = self._terms[token] = fold(token)
-        return term
 
 
 def _units(run: regex.Match[str]) -> regex.Pattern[str]:

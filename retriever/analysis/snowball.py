@@ -13,9 +13,9 @@ from typing import Any
 
 from retriever.analysis.analyser import Token
 from retriever.analysis.standard_tokenizer import spans, words
+from retriever.analysis.term_cache import TermCache
 from retriever.errors import BackendUnavailable, InvalidInput
 
-CACHE_SIZE = 1_000_000
 APOSTROPHES = str.maketrans("\u2018\u2019\uff07", "'''")
 TURKISH = str.maketrans({"I": "ı", "İ": "i"})
 
@@ -60,30 +60,17 @@ class SnowballAnalyser:
         """Raises InvalidInput naming the languages, BackendUnavailable without PyStemmer."""
         self._stemmer = Stemmer(language)
         self.name = f"snowball:{language}"
-        # Token as written -> term. A race only computes an entry twice.
-        self._terms: dict[str, str] = {}
+        self._cache = TermCache(lambda token: self._stemmer.stem(self._stemmer.lower(token)))
 
     def fingerprint(self) -> str:
         return f"snowball 2 (standard tokenizer, NFC, lower case, no stop words, {self._stemmer.fingerprint()})"
 
     def terms(self, text: str) -> list[str]:
-        tokens = words(text)
-        terms = list(map(self._terms.get, tokens))
-        if None in terms:
-            terms = list(map(self._term, tokens))
-        return [term for term in terms if term]
+        return self._cache.terms(words(text))
 
     def tokens(self, text: str) -> list[Token]:
-        found = ((self._term(text[start:end]), start, end) for start, end in spans(text))
+        found = ((self._cache.term(text[start:end]), start, end) for start, end in spans(text))
         return [Token(term, start, end) for term, start, end in found if term]
-
-    def _term(self, token: str) -> str:
-        term = self._terms.get(token)
-        if term is None:
-            if len(self._terms) >= CACHE_SIZE:
-                self._terms = {}
-            term = self._terms[token] = self._stemmer.stem(self._stemmer.lower(token))
-        return term
 
 
 def _load() -> Any:
