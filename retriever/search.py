@@ -195,10 +195,22 @@ def _execute(index: "Index", state: _State, mask: "Mask | None") -> None:
         state.warn("phrase_candidates_cut")
 
 
+@contextmanager
+def _degrading(states: Sequence[_State], request: Request, stage: str) -> Iterator[None]:
+    """Let a fault of a model only degrade the answers when there is another first stage."""
+    try:
+        yield
+    except FAULTS:
+        if len(request.pipeline.first) == 1:
+            raise
+        for state in states:
+            state.answer.degraded.append(f"{stage}_failed")
+
+
 def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Mask | None") -> None:
     """Encode all queries together and search; with another first stage left, a failure only degrades."""
     queries = [state.query for state in states]
-    try:
+    with _degrading(states, request, "dense"):
         encoder = index.encoder
         if encoder is None:
             raise InvalidInput(f"{index.path} has no vectors; build it with --parts bm25,dense.")
@@ -213,18 +225,12 @@ def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Ma
         else:
             found, exact = index.search_dense(vectors, request.depth, mask)
         searched = time.perf_counter()
-    except FAULTS:
-        if len(request.pipeline.first) == 1:
-            raise
-        for state in states:
-            state.answer.degraded.append("dense_failed")
-        return
-    for state, candidates, count in zip(states, found, counts, strict=True):
-        state.found["dense"] = candidates
-        state.answer.exact &= exact
-        state.answer.truncated |= count > encoder.max_tokens
-        state.answer.timings["encode"] = (encoded - started) * 1e3 / len(states)
-        state.answer.timings["dense"] = (searched - encoded) * 1e3 / len(states)
+        for state, candidates, count in zip(states, found, counts, strict=True):
+            state.found["dense"] = candidates
+            state.answer.exact &= exact
+            state.answer.truncated |= count > encoder.max_tokens
+            state.answer.timings["encode"] = (encoded - started) * 1e3 / len(states)
+            state.answer.timings["dense"] = (searched - encoded) * 1e3 / len(states)
 
 
 def _dense_within(
@@ -243,30 +249,24 @@ def _dense_within(
 def _sparse(index: "Index", states: Sequence[_State], request: Request, mask: "Mask | None") -> None:
     """Weigh the terms of all queries together and search; with another first stage left, a failure only degrades."""
     queries = [state.query for state in states]
-    try:
+    with _degrading(states, request, "sparse"):
         encoder = index.sparse_encoder
         if encoder is None:
             raise InvalidInput(f"{index.path} has no learned sparse part; build it with --parts bm25,sparse.")
         started = time.perf_counter()
         counts = encoder.count_tokens(queries)
         weights = encoder.encode_queries(queries)
-        encoded = time.perf_counter()
+        encoding = (time.perf_counter() - started) * 1e3 / len(states)
         for query, terms in zip(queries, weights, strict=True):
             if not all(map(math.isfinite, terms.values())):
                 raise ModelFault(f"the sparse encoder gave a weight that is not finite for {query!r}.")
-        found = [index.search_sparse(terms, request.depth, mask) for terms in weights]
-        searched = time.perf_counter()
-    except FAULTS:
-        if len(request.pipeline.first) == 1:
-            raise
-        for state in states:
-            state.answer.degraded.append("sparse_failed")
-        return
-    for state, candidates, count in zip(states, found, counts, strict=True):
-        state.found["sparse"] = candidates
-        state.answer.truncated |= count > encoder.max_tokens
-        state.answer.timings["encode_sparse"] = (encoded - started) * 1e3 / len(states)
-        state.answer.timings["sparse"] = (searched - encoded) * 1e3 / len(states)
+        for state, terms, count in zip(states, weights, counts, strict=True):
+            # In the syntax only what fulfils the query may be found.
+            matching = state.execution.masks() if state.execution else mask
+            with state.timed("sparse"):
+                state.found["sparse"] = index.search_sparse(terms, request.depth, matching)
+            state.answer.truncated |= count > encoder.max_tokens
+            state.answer.timings["encode_sparse"] = encoding
 
 
 def _fuse(state: _State, pipeline: PipelineSpec) -> None:

@@ -7,11 +7,11 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
 from retriever.filters import matching_rows
 from retriever.index.bm25 import Bm25, inverse_document_frequencies
 from retriever.index.impacts import Impacts
-from retriever.index.manifest import Manifest, read_manifest, read_pointer
+from retriever.index.manifest import DensePart, ImpactPart, Manifest, read_manifest, read_pointer
 from retriever.index.query import Execution, QuerySearch
 from retriever.index.records import FieldType, Records
 from retriever.index.segment import SegmentReader, require_size
@@ -31,6 +31,8 @@ from retriever.protocols import Encoder, Reranker, TermEncoder
 from retriever.storage import sha256_of
 from retriever.term_encoder import load_term_encoder
 from retriever.types import Answer, Document
+
+Loaded = TypeVar("Loaded", Encoder, TermEncoder)
 
 Mask = list[NDArray[np.bool_]]
 """For each segment the documents that a filter allows."""
@@ -49,15 +51,22 @@ class Candidates:
 
 
 @dataclass
+class _Model(Generic[Loaded]):
+    """An encoder that is loaded when it is first needed: what the caller chose, or None for the manifest's name."""
+
+    chosen: Loaded | str | None
+    load: Callable[..., Loaded]
+    loaded: Loaded | None = None
+
+
+@dataclass
 class _Models:
     """What is loaded, or checked, once and shared by all generations of an index."""
 
-    encoder: Encoder | str | None
-    sparse_encoder: TermEncoder | str | None
+    encoder: _Model[Encoder]
+    sparse_encoder: _Model[TermEncoder]
     device: str | None
     offline: bool
-    loaded: Encoder | None = None
-    loaded_sparse: TermEncoder | None = None
     rerankers: dict[str, Reranker] = field(default_factory=dict)
     checked: set[tuple[str, str]] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -82,7 +91,8 @@ def open_index(
 
     Raises UnknownIndex, IndexCorrupt or IndexMismatch.
     """
-    return Index(Path(path), _Models(encoder, sparse_encoder, device, offline))
+    dense, sparse = _Model(encoder, load_encoder), _Model(sparse_encoder, load_term_encoder)
+    return Index(Path(path), _Models(dense, sparse, device, offline))
 
 
 class Index:
@@ -168,21 +178,7 @@ class Index:
         Raises IndexMismatch unless its fingerprint is the one that the index was made with.
         """
         part = self.manifest.dense
-        if part is None:
-            return None
-        with self._models.lock:
-            loaded = self._models.loaded
-            if loaded is None:
-                chosen = self._models.encoder
-                if chosen is None or isinstance(chosen, str):
-                    loaded = load_encoder(
-                        chosen or part.encoder, device=self._models.device, offline=self._models.offline
-                    )
-                else:
-                    loaded = chosen
-            _require_same_encoder(self.path, part.fingerprint, loaded.fingerprint())
-            self._models.loaded = loaded
-        return loaded
+        return self._matching(self._models.encoder, part) if part else None
 
     @property
     def sparse_encoder(self) -> TermEncoder | None:
@@ -191,21 +187,19 @@ class Index:
         Raises IndexMismatch unless its fingerprint is the one that the index was made with.
         """
         part = self.manifest.sparse
-        if part is None:
-            return None
+        return self._matching(self._models.sparse_encoder, part) if part else None
+
+    def _matching(self, model: "_Model[Loaded]", part: DensePart | ImpactPart) -> Loaded:
         with self._models.lock:
-            loaded = self._models.loaded_sparse
-            if loaded is None:
-                chosen = self._models.sparse_encoder
-                if chosen is None or isinstance(chosen, str):
-                    loaded = load_term_encoder(
-                        chosen or part.encoder, device=self._models.device, offline=self._models.offline
-                    )
-                else:
-                    loaded = chosen
-            _require_same_encoder(self.path, part.fingerprint, loaded.fingerprint())
-            self._models.loaded_sparse = loaded
-        return loaded
+            found = model.loaded
+            if found is None and model.chosen is not None and not isinstance(model.chosen, str):
+                found = model.chosen
+            if found is None:
+                name = model.chosen if isinstance(model.chosen, str) else part.encoder
+                found = model.load(name, device=self._models.device, offline=self._models.offline)
+            _require_same_encoder(self.path, part.fingerprint, found.fingerprint())
+            model.loaded = found
+        return found
 
     def reranker(self, model: str) -> Reranker:
         """Return the cross-encoder of that name or folder, loaded once. Raises BackendUnavailable."""

@@ -86,6 +86,17 @@ def test_hybrid_of_three_parts_and_filters(tmp_path):
     assert described["bytes"]["sparse"] > 0
 
 
+def test_the_query_syntax_holds_for_what_weights_find(tmp_path):
+    documents = [Document("both", "wing flow"), Document("one", "wing heat"), Document("other", "flow")]
+    build(tmp_path / "index", documents)
+    with open_index(tmp_path / "index", sparse_encoder=HashingTermEncoder()) as index:
+        for pipeline in ("sparse", "hybrid"):
+            hits = index.search("wing -heat", 5, pipeline=pipeline, syntax=True).hits
+            assert [hit.id for hit in hits] == ["both"]
+            hits = index.search("+wing", 5, pipeline=pipeline, syntax=True).hits
+            assert {hit.id for hit in hits} == {"both", "one"}
+
+
 def test_another_encoder_is_refused(tmp_path):
     path = tmp_path / "index"
     build(path, random_documents(20, seed=0))
