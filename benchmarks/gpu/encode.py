@@ -13,7 +13,8 @@ they are not close the run ends with exit code 1.
 import argparse
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,26 +119,20 @@ def main() -> int:
                 if dtype == torch.float32:
                     time_tokeniser(table, model.tokenizer, texts, length, seconds)
                 for name, inputs in (("encode", texts), ("encode one query", texts[:1])):
-                    add(
-                        table,
-                        name,
-                        dtype,
-                        length,
-                        len(inputs),
-                        wall(lambda: model.encode(inputs, batch_size=batch), device, seconds),  # noqa: B023
-                    )
+                    timing = wall(partial(model.encode, inputs, batch_size=batch), device, seconds)
+                    add(table, name, dtype, length, len(inputs), timing)
             model = load_cross_encoder(folder, dtype, device)
             for length in sizes["rerank_lengths"]:
                 query = "how do I read the lines of a file"
                 documents = texts_of(model.tokenizer, length - 9, RERANKED)
                 pairs = [(query, document) for document in documents]
-                timing = wall(lambda: model.predict(pairs, batch_size=RERANKED), device, seconds)  # noqa: B023
+                timing = wall(partial(model.predict, pairs, batch_size=RERANKED), device, seconds)
                 add(table, "rerank", dtype, length, RERANKED, timing)
     return 0
 
 
 def time_tokeniser(table: Table, tokenizer: Any, texts: list[str], length: int, seconds: float) -> None:
-    tokenise: Callable[[], object] = lambda: tokenizer(texts, truncation=True, max_length=512)  # noqa: E731
+    tokenise = partial(tokenizer, texts, truncation=True, max_length=512)
     add(table, "tokenise", None, length, len(texts), wall(tokenise, "cpu", seconds))
 
 

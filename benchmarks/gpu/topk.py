@@ -14,6 +14,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -34,13 +35,22 @@ MEASURED = (
 )  # fmt: skip
 
 
+class FilteredSearch(Protocol):
+    """A search that takes a mask of documents as well."""
+
+    def __call__(
+        self, queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
 def torch_topk(queries: Tensor, documents: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Search as one writes it without us; scores are rounded to the dtype of the vectors."""
     return torch.topk(queries @ documents.T, k, dim=1)
 
 
-def implementations(device: str) -> dict[str, Search]:
-    found: dict[str, Search] = {"torch": torch_topk, "blocked": topk_blocked}
+def ours(device: str) -> dict[str, FilteredSearch]:
+    """Return our implementations by name."""
+    found: dict[str, FilteredSearch] = {"blocked": topk_blocked}
     if device == "cuda" and importlib.util.find_spec("triton") is not None:
         from kernels.topk.triton import topk_triton
 
@@ -71,11 +81,9 @@ def disagreements(device: str) -> Iterator[str]:
         some = torch.rand(N, generator=generator, device=device) < 0.1
         for allowed in (None, some):
             expected = topk_reference(queries, documents, k, allowed)
-            for name, search in implementations(device).items():
-                if name != "torch":
-                    found = search(queries, documents, k, allowed)  # type: ignore[call-arg]
-                    if not all(map(torch.equal, found, expected)):
-                        yield f"{name} differs from the definition at Q={Q} N={N} H={H} k={k} {dtype}"
+            for name, search in ours(device).items():
+                if not all(map(torch.equal, search(queries, documents, k, allowed), expected)):
+                    yield f"{name} differs from the definition at Q={Q} N={N} H={H} k={k} {dtype}"
 
 
 def is_close(search: Search, queries: Tensor, documents: Tensor, k: int) -> bool:
@@ -109,6 +117,7 @@ def main() -> int:
         return 1
     sizes = SMOKE if arguments.smoke else FULL
     seconds = 0.01 if arguments.smoke else arguments.seconds
+    searches: dict[str, Search] = {"torch": torch_topk, **ours(device)}
     with Table(arguments.output, device) as table, full_float32():
         ceiling = bandwidth(device, 1 << (20 if arguments.smoke else 32), seconds)
         for N, H, dtype in itertools.product(sizes["N"], sizes["H"], DTYPES):
@@ -116,7 +125,7 @@ def main() -> int:
             for Q, k in itertools.product(sizes["Q"], sizes["k"]):
                 queries = random_vectors(Q, H, dtype, device, seed=3)
                 picked = choose(queries, documents, k).__name__.removeprefix("topk_")
-                for name, search in implementations(device).items():
+                for name, search in searches.items():
                     row = {"N": N, "H": H, "Q": Q, "k": k, "dtype": str(dtype)[6:], "implementation": name}
                     # torch's own scores in a half precision are rounded to it: only ours are held to float32.
                     found = time_one(

@@ -103,12 +103,12 @@ def _building(built: dict[str, Any], corpus: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _take_turns(running: dict[str, Process], rounds: int) -> dict[str, dict[str, float | None]]:
+def _take_turns(running: dict[str, Process], rounds: int) -> dict[str, dict[str, float]]:
     """Return for each engine the figures of each depth; each round gives every engine one pass."""
-    figures: dict[str, dict[str, float | None]] = {name: {} for name in running}
+    figures: dict[str, dict[str, float]] = {name: {} for name in running}
     for k in DEPTHS:
         passes: dict[str, list[list[float]]] = {name: [] for name in running}
-        batches: dict[tuple[str, int], list[float]] = {}
+        batches: dict[tuple[str, int], list[float]] = {(name, threads): [] for name in running for threads in THREADS}
         # The first two passes are for caches and Java's compiler.
         for turn in range(-2, rounds):
             for name, process in running.items():
@@ -118,20 +118,17 @@ def _take_turns(running: dict[str, Process], rounds: int) -> dict[str, dict[str,
         for _ in range(rounds):
             for name, process in running.items():
                 for threads in THREADS:
-                    took = process.ask("batch", k=k, threads=threads)["seconds"]
-                    if took is not None:
-                        batches.setdefault((name, threads), []).append(took)
+                    batches[name, threads].append(process.ask("batch", k=k, threads=threads)["seconds"])
         for name in running:
             figures[name] |= _latency(np.array(passes[name]), k)
             for threads in THREADS:
-                took = batches.get((name, threads))
-                rate = len(passes[name][0]) / float(np.median(took)) if took else None
-                figures[name][f"k{k}_qps_{threads}"] = rate
+                seconds = float(np.median(batches[name, threads]))
+                figures[name][f"k{k}_qps_{threads}"] = len(passes[name][0]) / seconds
             print(f"k={k} {name}: {figures[name][f'k{k}_mean_ms']:.3f} ms", flush=True)
     return figures
 
 
-def _latency(seconds: NDArray[np.float64], k: int) -> dict[str, float | None]:
+def _latency(seconds: NDArray[np.float64], k: int) -> dict[str, float]:
     """Take (rounds, queries) seconds to milliseconds over queries."""
     milliseconds = np.median(seconds, axis=0) * 1000
     return {
@@ -147,7 +144,7 @@ def _ratios(row: dict[str, Any], ours: dict[str, Any] | None) -> dict[str, float
     for k in DEPTHS:
         mean, rate = f"k{k}_mean_ms", f"k{k}_qps_2"
         ratios[f"k{k}_time_to_ours"] = row[mean] / ours[mean] if ours else None
-        ratios[f"k{k}_qps_ours_to"] = ours[rate] / row[rate] if ours and ours[rate] and row[rate] else None
+        ratios[f"k{k}_qps_ours_to"] = ours[rate] / row[rate] if ours else None
     return ratios
 
 

@@ -41,9 +41,8 @@ class Bm25s(Driver):
         pairs = zip(found.documents[0].tolist(), found.scores[0].tolist(), strict=True)
         return [(str(document), score) for document, score in pairs if score > 0]
 
-    def batch(self, k: int, threads: int) -> bool:
+    def batch(self, k: int, threads: int) -> None:
         self._retrieve(self._queries, k, threads)
-        return True
 
     def count(self) -> int:
         return len(self._queries)

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,6 @@ class Bmp(Driver):
     def hits(self, query: int, k: int) -> list[tuple[str, float]]:
         ids, scores = self.search(query, k)
         return list(zip(ids, scores, strict=True))
-
-    def batch(self, k: int, threads: int) -> bool:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda query: self.search(query, k), range(len(self._queries))))
-        return True
 
     def count(self) -> int:
         return len(self._queries)

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import zstandard
 
@@ -35,9 +35,9 @@ def plain_corpus(path: Path, documents: int | None) -> Path:
 def lines(path: Path) -> Iterator[str]:
     """Yield the lines of a JSONL file, compressed by zstd or not."""
     with path.open("rb") as file:
-        raw = file
+        raw: BinaryIO = file
         if path.suffix == ".zst":
-            raw = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file)  # type: ignore[assignment]
+            raw = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file)
         yield from io.TextIOWrapper(raw, encoding="utf-8")
 
 

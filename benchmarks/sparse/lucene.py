@@ -74,9 +74,8 @@ class Lucene(Driver):
     def hits(self, query: int, k: int) -> list[tuple[str, float]]:
         return self._exact.search(self._queries[query], k)
 
-    def batch(self, k: int, threads: int) -> bool:
+    def batch(self, k: int, threads: int) -> None:
         self._searcher.batch_search(*self._batch, k, threads)
-        return True
 
     def count(self) -> int:
         return len(self._queries)

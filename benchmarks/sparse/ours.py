@@ -4,7 +4,6 @@ import importlib.metadata
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,6 @@ class Ours(Driver):
     def hits(self, query: int, k: int) -> list[tuple[str, float]]:
         found, _ = self._index.search_bm25(self._queries[query], k, None)
         return [(id_, float(score)) for id_, score in found.ranking()]
-
-    def batch(self, k: int, threads: int) -> bool:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda query: self.search(query, k), range(len(self._queries))))
-        return True
 
     def count(self) -> int:
         return len(self._queries)

@@ -1,12 +1,7 @@
-"""Our kernel on learned impacts; left out as long as there is no `kernels.impact`.
-
-All that it asks of that package stands in `Impacts`: candidates from the kernel, scored exactly by their codes.
-"""
+"""Our kernel on learned impacts, without the index around it: candidates from the kernel, scored by their codes."""
 
 import importlib.metadata
-import importlib.util
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +10,13 @@ from numpy.typing import NDArray
 
 from benchmarks.sparse import matrix
 from benchmarks.sparse.protocol import Driver, serve
+from kernels.impact import Segments, candidates, lay_out, locate
 
 
 class Impacts:
     """The postings of one segment; a code is its own value."""
 
     def __init__(self, postings: matrix.Rows, documents: int) -> None:
-        from kernels.impact import Segments, lay_out
-
         lengths = np.diff(postings.indptr)
         # The kernel numbers only terms that occur.
         self._numbers = np.where(lengths > 0, np.cumsum(lengths > 0) - 1, -1)
@@ -34,8 +28,6 @@ class Impacts:
         self, terms: NDArray[np.int32], weights: NDArray[np.uint8], k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return scores and documents of the best k, ties by number."""
-        from kernels.impact import candidates, locate
-
         table, _ = self._segments.restricted(None)
         numbers = self._numbers[terms][None].astype(np.int64)
         if not (numbers >= 0).any():
@@ -55,8 +47,6 @@ class OursImpacts(Driver):
         return importlib.metadata.version("retriever-engine")
 
     def build(self, corpus: Path, index: Path) -> float:
-        if importlib.util.find_spec("kernels.impact") is None:
-            raise NotImplementedError("there is no kernels.impact yet")
         documents, queries = matrix.read(corpus)
         start = time.perf_counter()
         postings = documents.transposed(matrix.width(documents, queries))
@@ -76,11 +66,6 @@ class OursImpacts(Driver):
     def hits(self, query: int, k: int) -> list[tuple[str, float]]:
         scores, documents = self.search(query, k)
         return [(str(document), float(score)) for score, document in zip(scores, documents, strict=True)]
-
-    def batch(self, k: int, threads: int) -> bool:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda query: self.search(query, k), range(self.count())))
-        return True
 
     def count(self) -> int:
         return self._queries.count

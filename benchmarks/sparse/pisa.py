@@ -79,9 +79,8 @@ class Pisa(Driver):
         found, ids, scores = self._pisa.run([(0, self._queries[query][1])], k, 1)
         return list(zip(ids[:found].tolist(), scores[:found].tolist(), strict=True))
 
-    def batch(self, k: int, threads: int) -> bool:
+    def batch(self, k: int, threads: int) -> None:
         self._pisa.run(self._queries, k, threads)
-        return True
 
     def count(self) -> int:
         return len(self._queries)

@@ -10,7 +10,9 @@ import resource
 import sys
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +20,42 @@ K1, B = 0.9, 0.4
 BUILD_THREADS = 2
 
 
-class Driver:
+class Driver(ABC):
     """One engine. `build` and `open` come first; a query is then named by its place in the query file."""
 
+    @abstractmethod
     def version(self) -> str:
         """Return the version of the engine."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, corpus: Path, index: Path) -> float:
         """Build from the corpus and return the seconds that the engine itself is to answer for."""
-        raise NotImplementedError
 
     def disk(self, index: Path) -> int:
         """Return the bytes that searching needs on disk."""
         files = index.rglob("*") if index.is_dir() else [index]
         return sum(file.stat().st_size for file in files if file.is_file())
 
+    @abstractmethod
     def open(self, index: Path, queries: Path) -> None:
         """Open what `build` made and read the queries; neither is timed."""
-        raise NotImplementedError
 
-    def search(self, query: int, k: int) -> object:
+    @abstractmethod
+    def search(self, query: int, k: int) -> Any:
         """Answer one query with one thread; what comes back is the engine's own form of a result."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hits(self, query: int, k: int) -> list[tuple[str, float]]:
         """Return ids and scores of one query, best first; not timed."""
-        raise NotImplementedError
 
-    def batch(self, k: int, threads: int) -> bool:
-        """Answer all queries with so many threads; False when the engine has no way to."""
-        return False
-
+    @abstractmethod
     def count(self) -> int:
         """Return how many queries were read."""
-        raise NotImplementedError
+
+    def batch(self, k: int, threads: int) -> None:
+        """Answer all queries with so many threads: Python's own, unless the engine has a way of its own."""
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda query: self.search(query, k), range(self.count())))
 
 
 def serve(driver: Driver) -> None:
@@ -82,8 +85,8 @@ def _answer(driver: Driver, request: dict[str, Any]) -> dict[str, Any]:
             return {"seconds": time_each(driver.search, driver.count(), request["k"])}
         case "batch":
             start = time.perf_counter()
-            able = driver.batch(request["k"], request["threads"])
-            return {"seconds": time.perf_counter() - start if able else None}
+            driver.batch(request["k"], request["threads"])
+            return {"seconds": time.perf_counter() - start}
         case "hits":
             return {"hits": [driver.hits(query, request["k"]) for query in range(driver.count())]}
         case "memory":

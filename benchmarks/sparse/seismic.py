@@ -72,11 +72,10 @@ class Seismic(Driver):
     def hits(self, query: int, k: int) -> list[tuple[str, float]]:
         return [(id_, score) for _, score, id_ in self.search(query, k)] if len(self._terms[query]) else []
 
-    def batch(self, k: int, threads: int) -> bool:
+    def batch(self, k: int, threads: int) -> None:
         cut, heap = self._settings[k]
         names = np.array([str(number) for number in range(self.count())], dtype=seismic.get_seismic_string())
         self._index.batch_search(names, self._terms, self._weights, k, cut, heap, num_threads=threads)
-        return True
 
     def count(self) -> int:
         return len(self._terms)

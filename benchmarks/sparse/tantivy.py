@@ -1,9 +1,8 @@
-"""tantivy through tantivy-py. It has no batch call; a pool of Python threads stands in for one."""
+"""tantivy through tantivy-py. It has no call for a batch; threads of Python share the queries."""
 
 import importlib.metadata
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +54,6 @@ class Tantivy(Driver):
 
     def hits(self, query: int, k: int) -> list[tuple[str, float]]:
         return [(self._searcher.doc(place)["id"][0], score) for score, place in self.search(query, k)]
-
-    def batch(self, k: int, threads: int) -> bool:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda query: self.search(query, k), range(len(self._queries))))
-        return True
 
     def count(self) -> int:
         return len(self._queries)

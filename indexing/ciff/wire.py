@@ -108,6 +108,8 @@ def postings_list(term: bytes, documents: NDArray[np.int32], frequencies: NDArra
     return b"".join([varint(len(head) + size), head, out[:size].tobytes()])
 
 
+# retriever/index/vocabulary.py has the same two loops; imported from there, the code that numba keeps of this file
+# would not change with them (see kernels/compiling.py).
 @njit(nogil=True, cache=True)
 def _put(out, at, value):
     while value >= 128:
