@@ -16,7 +16,7 @@ from retriever.feedback import Frequencies, rm3, rocchio
 from retriever.fusion import reciprocal_rank, weighted_minmax
 from retriever.highlight import highlights
 from retriever.pipeline import Fusion, PipelineSpec, Rerank, Rm3, Rocchio
-from retriever.types import Answer, Document, Hit
+from retriever.types import Answer, Document, Explanation, Facets, Hit
 
 if TYPE_CHECKING:
     from retriever.index.query import Execution
@@ -46,6 +46,9 @@ class Request:
     offset: int
     deadline_ms: float | None
     syntax: bool = False
+    facets: tuple[str, ...] = ()
+    facet_values: int = 10
+    explain: bool = False
 
     def __post_init__(self) -> None:
         for name, value, least in (("k", self.k, 1), ("offset", self.offset, 0)):
@@ -81,6 +84,7 @@ class _State:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     terms: list[str] = field(default_factory=list)
+    weights: Mapping[str, float] = field(default_factory=dict)
     execution: "Execution | None" = None
 
     def warn(self, warning: str) -> None:
@@ -122,6 +126,8 @@ def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> 
             if not state.terms:
                 state.warn("no_terms")
         _fuse(state, request.pipeline)
+        if request.facets:
+            _count(index, state, request, mask)
         if request.pipeline.rerank is not None:
             _rerank(index, state, request.pipeline.rerank, request.deadline_ms)
         _finish(index, state, request)
@@ -145,6 +151,7 @@ def _bm25(index: "Index", state: _State, request: Request, mask: "Mask | None") 
     if state.execution is not None:
         with state.timed("bm25"):
             state.found["bm25"] = index.best_of_query(state.execution, depth)
+        state.weights = state.execution.flat_weights() or {}
         return
     if feedback is not None:
         depth = feedback.documents
@@ -154,7 +161,11 @@ def _bm25(index: "Index", state: _State, request: Request, mask: "Mask | None") 
         found, state.terms = index.search_bm25(state.query, depth, mask)
     if feedback is not None:
         with state.timed("feedback"):
-            found = index.search_terms(_expanded(index, state.query, found, feedback), request.depth, mask)
+            state.weights = _expanded(index, state.query, found, feedback)
+            found = index.search_terms(state.weights, request.depth, mask)
+    elif request.explain or request.facets:
+        assert index.analyser is not None
+        state.weights = Counter(index.analyser.terms(state.query))
     state.found["bm25"] = found
 
 
@@ -346,6 +357,31 @@ def _score_until(
     return None if time.perf_counter() > deadline else (collected, truncated)
 
 
+def _count(index: "Index", state: _State, request: Request, mask: "Mask | None") -> None:
+    """Count the facets over what matches; see `retriever.types.Facets`."""
+    with state.timed("facets"):
+        complete = True
+        if state.execution is not None:
+            matching = state.execution.masks()
+            complete = state.execution.exact
+        else:
+            terms = list(state.weights) if "bm25" in request.pipeline.first else []
+            matching = (
+                index.holding(terms, mask)
+                if terms
+                else [np.zeros(segment.documents, np.bool_) for segment in index.segments]
+            )
+            for stage, found in state.found.items():
+                if stage != "bm25":
+                    complete &= len(found.rows) < request.depth
+                    index.add_rows(matching, found.rows)
+        state.answer.facets = Facets(
+            {name: index.count_values(name, matching, request.facet_values) for name in request.facets},
+            sum(int(np.count_nonzero(part)) for part in matching),
+            complete,
+        )
+
+
 def _finish(index: "Index", state: _State, request: Request) -> None:
     """Cut the page out of the ranking and dress the hits."""
     answer = state.answer
@@ -355,7 +391,8 @@ def _finish(index: "Index", state: _State, request: Request) -> None:
         else:
             page = state.ranking[request.offset : request.wanted]
             rows = [state.rows[id_] for id_, _ in page]
-            documents = index.documents(rows) if request.documents or request.highlight else {}
+            needed = request.documents or request.highlight or request.explain
+            documents = index.documents(rows) if needed else {}
             hits = [
                 Hit(id_, score, state.scores[id_], documents.get(row))
                 for (id_, score), row in zip(page, rows, strict=True)
@@ -366,8 +403,26 @@ def _finish(index: "Index", state: _State, request: Request) -> None:
             for hit in hits:
                 if hit.document is not None:
                     hit.highlights = highlights(hit.document.text, terms, index.analyser)
+    if request.explain:
+        with state.timed("explain"):
+            _explain(index, state, hits)
     answer.hits = hits
     answer.timings["total"] = (time.perf_counter() - state.started) * 1e3
+
+
+def _explain(index: "Index", state: _State, hits: Sequence[Hit]) -> None:
+    ranks = {stage: {id_: rank for rank, id_ in enumerate(found.ids, 1)} for stage, found in state.found.items()}
+    for stage in ("fusion", "rerank"):
+        scored = [(id_, scores[stage]) for id_, scores in state.scores.items() if stage in scores]
+        scored.sort(key=lambda pair: (-pair[1], pair[0]))
+        if scored:
+            ranks[stage] = {id_: rank for rank, (id_, _) in enumerate(scored, 1)}
+    for hit in hits:
+        # With group_by_parent the hit bears the parent's id, the stages saw the chunk.
+        id_ = hit.document.id if hit.document is not None else hit.id
+        hit.explanation = Explanation({stage: places[id_] for stage, places in ranks.items() if id_ in places})
+        if "bm25" in hit.scores and state.weights and hit.document is not None:
+            hit.explanation.terms = index.explain_terms(state.weights, hit.document)
 
 
 def _grouped(index: "Index", state: _State, request: Request) -> tuple[list[Hit], dict[int, Document]]:

@@ -41,6 +41,51 @@ class Query:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class TermScore:
+    """What one analysed term of a query adds to the BM25 score of a document.
+
+    weight     of the term in the query: how often it occurs there, times its boost
+    frequency  how often it occurs in the document
+    score      what it adds; the float64 sum over all terms, rounded to float32, is the BM25 score
+    """
+
+    term: str
+    weight: float
+    idf: float
+    frequency: int
+    score: float
+
+
+@dataclass(slots=True)
+class Explanation:
+    """Where a score comes from.
+
+    ranks  the document's place, from 1, in the list of each stage that scored it
+    terms  what each term adds to the score of "bm25", the largest first; empty where that stage did not score the
+           document, or where the query has more to it than terms (phrases, prefixes, nested groups)
+    """
+
+    ranks: dict[str, int] = field(default_factory=dict)
+    terms: list[TermScore] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Facets:
+    """How often the values of declared fields occur in the documents that match a query.
+
+    counts     by field: (value, documents) pairs, the most frequent first, ties in order of value
+    documents  how many documents were counted: with the query syntax all that fulfil the query; otherwise all
+               that hold one of its terms, where a pipeline searches by words, together with the best `depth` of
+               each stage that searches by a model; always within the filter, chunks counted one by one
+    complete   False where such a stage gave no more than its `depth`, so that there may be others as good
+    """
+
+    counts: dict[str, list[tuple[str | float, int]]]
+    documents: int
+    complete: bool
+
+
 @dataclass(slots=True)
 class Hit:
     """One document of an answer.
@@ -55,6 +100,7 @@ class Hit:
     scores: dict[str, float] = field(default_factory=dict)
     document: Document | None = None
     highlights: list[tuple[int, int]] = field(default_factory=list)
+    explanation: Explanation | None = None
 
 
 @dataclass(slots=True)
@@ -66,6 +112,7 @@ class Answer:
     truncated   the query was cut to the encoder's maximum length
     degraded    stages that failed and were left out, such as "rerank_failed"; empty when all is well
     timings     milliseconds by stage, and "total"
+    facets      counts over what matches, when they were asked for
     """
 
     hits: list[Hit]
@@ -76,6 +123,7 @@ class Answer:
     degraded: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    facets: Facets | None = None
 
     @property
     def status(self) -> str:

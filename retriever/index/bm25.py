@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from kernels.bm25 import bm25_search, bounds, frequency_table
 from kernels.impact import Segments, posting_sizes
-from retriever.index.inverted import LENGTHS, InvertedReader, length_norms
+from retriever.index.inverted import LENGTHS, InvertedReader, encode_length, length_norms
 from retriever.index.selection import best_by_segment
+from retriever.types import TermScore
 
 MOST_KNOWN = 200_000
 
@@ -89,6 +90,35 @@ class Bm25:
             self._known = {}
         self._known[term] = entry
         return entry
+
+    def holding(self, terms: Sequence[str]) -> list[NDArray[np.bool_]]:
+        """Return for each segment (N,) the live documents that hold any of the terms. Reads all their postings."""
+        found = self.find(terms)
+        masks = []
+        for numbers, reader in zip(found.tolist(), self.readers, strict=True):
+            mask = np.zeros(reader.documents, np.bool_)
+            for number in numbers:
+                if number >= 0:
+                    mask[reader.documents_of(number)] = True
+            masks.append(mask if reader.live is None else mask & reader.live)
+        return masks
+
+    def explain(self, weights: Mapping[str, float], frequencies: Mapping[str, int]) -> list[TermScore]:
+        """Return what each term adds to the score of a document, the largest first.
+
+        weights      of the terms in the query, as for `search`
+        frequencies  of all terms of the document
+        """
+        inverse = self._prepared[0][encode_length(sum(frequencies.values()))]
+        parts = []
+        for term, weight in weights.items():
+            frequency = frequencies.get(term, 0)
+            entry = self._look_up(term) if frequency else None
+            if entry is not None:
+                boosted = np.float32(weight) * entry[1]
+                score = boosted - boosted / (np.float32(1) + np.float32(frequency) * inverse)
+                parts.append(TermScore(term, float(weight), float(entry[1]), frequency, float(score)))
+        return sorted(parts, key=lambda part: (-part.score, part.term))
 
     def search(
         self,

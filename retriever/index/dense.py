@@ -179,6 +179,12 @@ class DenseReader:
 
                 self._on_device = torch.from_numpy(np.array(self.vectors)).to(self._device)
 
+    def adopt(self, older: "DenseReader") -> None:
+        """Take over what a reader of the same file has loaded."""
+        with older._lock, self._lock:
+            if older._sha256 == self._sha256 and len(older.vectors) == len(self.vectors):
+                self._index, self._on_device = older._index, older._on_device
+
     def search(
         self,
         queries: NDArray[np.float32],

@@ -349,7 +349,7 @@ class Execution:
 
     def best(self, k: int) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:
         """Return for each segment (scores, documents), best first, that hold the best k of all."""
-        weights = self._flat()
+        weights = self.flat_weights()
         if weights is not None:
             root = self.plan.root
             allowed = self.masks() if root.must or root.must_not else self._allowed
@@ -357,7 +357,7 @@ class Execution:
             return found or [(np.zeros(0, np.float32), np.zeros(0, np.int32)) for _ in self._readers]
         return [self._best_of(segment, k) for segment in range(len(self._readers))]
 
-    def _flat(self) -> dict[str, float] | None:
+    def flat_weights(self) -> dict[str, float] | None:
         """Return the weights of all scoring terms, or None if there is more to the scores than terms.
 
         A required group of mere alternatives matches wherever one of its terms occurs, so they always count.

@@ -184,6 +184,13 @@ class Records:
         )
         return list(self._connection().execute(query, (name, limit)))
 
+    def segment_values(self, segment: int, name: str) -> list[tuple[str | float, int]]:
+        """Return (value, ordinal) of a field for all rows of a segment, deleted ones included."""
+        first = row_of(segment, 0)
+        query = "SELECT value, row FROM fields INDEXED BY field_rows WHERE row >= ? AND row < ? AND name = ?"
+        rows = self._connection().execute(query, (first, row_of(segment + 1, 0), name))
+        return [(value, row - first) for value, row in rows]
+
     def segment_documents(self, segment: int) -> Iterator[tuple[int, Document]]:
         """Yield (ordinal, document) of all rows of a segment, deleted ones included, in order."""
         first = row_of(segment, 0)

@@ -21,8 +21,9 @@ from retriever.encoder import CANARY_TOLERANCE, canary_drift, differences, encod
 from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
 from retriever.filters import matching_rows
 from retriever.index.bm25 import Bm25, inverse_document_frequencies
+from retriever.index.facets import column_of, count_values
 from retriever.index.impacts import Impacts
-from retriever.index.manifest import DensePart, ImpactPart, Manifest, read_manifest, read_pointer
+from retriever.index.manifest import DensePart, ImpactPart, Manifest, Segment, read_manifest, read_pointer
 from retriever.index.query import Execution, QuerySearch
 from retriever.index.records import FieldType, Records
 from retriever.index.segment import SegmentReader, require_size
@@ -30,7 +31,7 @@ from retriever.pipeline import PipelineSpec
 from retriever.protocols import Encoder, Reranker, TermEncoder
 from retriever.storage import sha256_of
 from retriever.term_encoder import load_term_encoder
-from retriever.types import Answer, Document
+from retriever.types import Answer, Document, TermScore
 
 Loaded = TypeVar("Loaded", Encoder, TermEncoder)
 
@@ -98,7 +99,8 @@ def open_index(
 class Index:
     """One generation of an index; safe for concurrent use, immutable."""
 
-    def __init__(self, path: Path, models: _Models) -> None:
+    def __init__(self, path: Path, models: _Models, older: "Index | None" = None) -> None:
+        """older: a generation before this one; what both have in common is not read again."""
         self.path = path
         self._models = models
         self.manifest, self.fingerprint = read_manifest(path)
@@ -110,7 +112,11 @@ class Index:
         if self.manifest.inverted:
             self._analyser = _matching_analyser(self.manifest)
         device = models.device or "cpu"
-        self.segments = [SegmentReader(path, self.manifest, segment, device) for segment in self.manifest.segments]
+        known = {reader.number: reader for reader in older.segments} if older else {}
+        self.segments: list[SegmentReader] = [
+            _open_segment(path, self.manifest, segment, device, known.get(segment.number))
+            for segment in self.manifest.segments
+        ]
         self.records = Records(path, self.manifest.generation)
         self._impacts: Impacts | None = None
         if self.manifest.sparse:
@@ -146,9 +152,16 @@ class Index:
 
     def latest(self) -> "Index":
         """Return this index, or the newer generation that has been published since, models shared."""
-        if read_pointer(self.path) == self._pointer:
-            return self
-        return Index(self.path, self._models)
+        while True:
+            pointer = read_pointer(self.path)
+            if pointer == self._pointer:
+                return self
+            try:
+                return Index(self.path, self._models, self)
+            except (IndexCorrupt, FileNotFoundError):
+                # Its files may be gone because a writer is two generations further by now.
+                if read_pointer(self.path) == pointer:
+                    raise
 
     @property
     def generation(self) -> int:
@@ -265,9 +278,43 @@ class Index:
 
     def facets(self, name: str, limit: int = 20) -> list[tuple[str | float, int]]:
         """Return the most frequent values of a declared field with their counts. Scans the field."""
-        if name not in self.fields:
-            raise InvalidInput(f"{name!r} is not a field of this index; it has: {', '.join(self.fields)}.")
+        self._require_field(name)
         return self.records.values(name, limit)
+
+    def _require_field(self, name: str) -> None:
+        if name not in self.fields:
+            declared = ", ".join(self.fields) or "none; declare them with --field when building"
+            raise InvalidInput(f"{name[:80]!r} is not a field of this index; it has: {declared}.")
+
+    def count_values(self, name: str, documents: Mask, limit: int) -> list[tuple[str | float, int]]:
+        """Return the `limit` most frequent values of a declared field among documents, ties in order of value.
+
+        Cost: the first time about a microsecond for each value in a segment. Raises InvalidInput.
+        """
+        self._require_field(name)
+        for segment in self.segments:
+            if name not in segment.columns:
+                segment.columns[name] = column_of(self.records.segment_values(segment.number, name))
+        columns = [segment.columns[name] for segment in self.segments]
+        return count_values(zip(columns, documents, strict=True), limit)
+
+    def holding(self, terms: Sequence[str], mask: Mask | None) -> Mask:
+        """Return the documents of each segment that hold any of the analysed terms, within a filter's `mask`."""
+        found = self._statistics().holding(terms)
+        return found if mask is None else [part & allowed for part, allowed in zip(found, mask, strict=True)]
+
+    def add_rows(self, documents: Mask, rows: Sequence[int]) -> None:
+        """Mark documents, given by row, in masks of all segments."""
+        given = np.array(rows, np.int64)
+        for segment, part in zip(self.segments, documents, strict=True):
+            ordinals = given - segment.row(0)
+            part[ordinals[(ordinals >= 0) & (ordinals < segment.documents)]] = True
+
+    def explain_terms(self, weights: Mapping[str, float], document: Document) -> list[TermScore]:
+        """Return what each analysed term of a query adds to a document's BM25 score. Analyses the document anew."""
+        bm25 = self._statistics()
+        assert self._analyser is not None
+        return bm25.explain(weights, Counter(self._analyser.terms(document.content)))
 
     def describe(self) -> dict[str, Any]:
         """Return what the index is made of, ready for JSON."""
@@ -422,6 +469,9 @@ class Index:
         offset: int = 0,
         deadline_ms: float | None = None,
         syntax: bool = False,
+        facets: Sequence[str] = (),
+        facet_values: int = 10,
+        explain: bool = False,
     ) -> list[Answer]:
         """Answer queries, one `Answer` each, in order.
 
@@ -435,6 +485,9 @@ class Index:
         deadline_ms      time for the whole query; reranking is left out, and said so, when it runs out
         syntax           read queries as docs/query-syntax.md says; every hit of every stage fulfils the query, models
                          see its words that are not excluded
+        facets           declared fields whose values are counted over what matches, see `retriever.types.Facets`
+        facet_values     how many values of each are returned, the most frequent ones
+        explain          say for each hit what each term adds; costs an analysis of each hit's text
 
         Raises InvalidInput for an empty query, k or offset out of range, a faulty filter or pipeline, or a query that
         is not of the syntax.
@@ -442,8 +495,9 @@ class Index:
         from retriever.search import Request, run
 
         request = Request(
-            k, self._pipeline(pipeline), filter, group_by_parent, highlight, documents, offset, deadline_ms, syntax
-        )
+            k, self._pipeline(pipeline), filter, group_by_parent, highlight, documents, offset, deadline_ms, syntax,
+            tuple(facets), facet_values, explain,
+        )  # fmt: skip
         name = pipeline if isinstance(pipeline, str) else "custom" if pipeline else self.default_pipeline
         return run(self, queries, request, name)
 
@@ -455,6 +509,17 @@ class Index:
             known = ", ".join(self.manifest.pipelines)
             raise InvalidInput(f"unknown pipeline {name!r}; this index offers {known}.")
         return self.manifest.pipelines[name]
+
+
+def _open_segment(
+    path: Path, manifest: Manifest, segment: Segment, device: str, older: SegmentReader | None
+) -> SegmentReader:
+    if older is not None and older.entry == segment:
+        return older
+    reader = SegmentReader(path, manifest, segment, device)
+    if older is not None:
+        reader.adopt(older)
+    return reader
 
 
 def _require_sound(path: Path, manifest: Manifest, checked: set[tuple[str, str]]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from retriever.errors import IndexCorrupt
 from retriever.index.dense import FAISS_FILE, DenseReader
+from retriever.index.facets import Column
 from retriever.index.impacts import ImpactReader
 from retriever.index.inverted import InvertedReader
 from retriever.index.manifest import Manifest, Segment
@@ -44,6 +45,9 @@ class SegmentReader:
             require_size(folder / name, entry.bytes)
         self.number = segment.number
         self.documents = segment.documents
+        self.entry = segment
+        self.columns: dict[str, Column] = {}
+        """Fields that were counted before; a race only reads one twice."""
         try:
             self._open(folder, manifest, segment, device)
         except (ValueError, OSError) as error:
@@ -86,6 +90,14 @@ class SegmentReader:
                 f"segment {segment.name}: the manifest says {segment.documents} documents, but {found}; "
                 "restore it or rebuild the index."
             )
+
+    def adopt(self, older: "SegmentReader") -> None:
+        """Take over what a reader of the same files has read into memory; tombstones may differ."""
+        if older.entry.records_sha256 != self.entry.records_sha256:
+            return
+        self.columns = older.columns
+        if self.dense and older.dense:
+            self.dense.adopt(older.dense)
 
     def row(self, ordinal: int) -> int:
         """Return the row of a document in the records."""

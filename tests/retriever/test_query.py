@@ -222,7 +222,7 @@ def check(indexes, number, query, k, condition=None):
 def test_answers_are_those_of_the_definition(indexes, number, query, k, condition, slowly):
     with pytest.MonkeyPatch.context() as patch:
         if slowly:
-            patch.setattr(Execution, "_flat", lambda self: None)
+            patch.setattr(Execution, "flat_weights", lambda self: None)
         check(indexes, number, query, k, condition)
 
 
@@ -256,7 +256,7 @@ def test_words_and_groups(indexes, number, query, k):
 )
 def test_one_search_where_terms_always_count(indexes, text, flat):
     execution = indexes[1].execute_query(text, None)
-    assert (execution._flat() is not None) == flat
+    assert (execution.flat_weights() is not None) == flat
 
 
 def test_plain_words_score_as_without_the_syntax(indexes):
