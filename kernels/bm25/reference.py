@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+Postings = Sequence[tuple[NDArray[np.int32], NDArray[np.unsignedinteger]]]
+
 
 def bm25_reference(
-    postings: Sequence[tuple[NDArray[np.int32], NDArray[np.unsignedinteger]]],
-    weights: NDArray[np.float32],
-    norms: NDArray[np.uint8],
-    inverse: NDArray[np.float32],
+    postings: Postings, weights: NDArray[np.float32], norms: NDArray[np.uint8], inverse: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return (N,) scores of all documents, 0 where no query term occurs.
 
@@ -24,9 +23,20 @@ def bm25_reference(
     norms     (N,) document length as a byte
     inverse   (256,) inverse length normalisation of each such byte
     """
-    scores = np.zeros(len(norms), np.float64)
-    for (documents, frequencies), weight in zip(postings, weights, strict=True):
-        for document, frequency in zip(documents, frequencies, strict=True):
-            saturation = np.float32(1) + np.float32(frequency) * inverse[norms[document]]
-            scores[document] += np.float32(weight - weight / saturation)
+    return bm25_in_fields_reference([(postings, weights, norms, inverse)])
+
+
+def bm25_in_fields_reference(
+    fields: Sequence[tuple[Postings, NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]],
+) -> NDArray[np.float32]:
+    """Return (N,) the sums of the scores of all fields, given for each field what `bm25_reference` takes.
+
+    The parts of all fields are added in float64 before they become float32, as by one BooleanQuery over them all.
+    """
+    scores = np.zeros(len(fields[0][2]), np.float64)
+    for postings, weights, norms, inverse in fields:
+        for (documents, frequencies), weight in zip(postings, weights, strict=True):
+            for document, frequency in zip(documents, frequencies, strict=True):
+                saturation = np.float32(1) + np.float32(frequency) * inverse[norms[document]]
+                scores[document] += np.float32(weight - weight / saturation)
     return scores.astype(np.float32)

@@ -60,53 +60,39 @@ DENSE_FORM = 2
 
 
 @compiled
-def find_terms(table, segment, terms, forms, rows, sizes):
-    """For each term of a segment (-1: absent) tell its form, its row or start there, and a tiny term's size."""
-    kinds = uint8_array(table[segment, KINDS], 1 << 40)
-    groups = int64_array(table[segment, GROUPS], 1 << 40)
-    for t in range(len(terms)):
-        term = terms[t]
-        forms[t] = ABSENT
-        if term < 0:
-            continue
-        group = term // GROUP
-        kind = kinds[term]
-        if kind <= TINY:
-            start = groups[group * 3]
-            for other in range(group * GROUP, term):
-                if kinds[other] <= TINY:
-                    start += kinds[other]
-            forms[t] = TINY_FORM
-            rows[t] = start
-            sizes[t] = kind
-            continue
-        row = groups[group * 3 + (1 if kind == SPARSE_KIND else 2)]
+def find_term(row, term):
+    """Return a term's form (-1: absent), its row or start there, and a tiny term's size, by a row of a table."""
+    if term < 0:
+        return ABSENT, np.int64(0), np.int64(0)
+    kinds = uint8_array(row[KINDS], 1 << 40)
+    groups = int64_array(row[GROUPS], 1 << 40)
+    group = term // GROUP
+    kind = kinds[term]
+    if kind <= TINY:
+        start = groups[group * 3]
         for other in range(group * GROUP, term):
-            row += kinds[other] == kind
-        forms[t] = SPARSE_FORM if kind == SPARSE_KIND else DENSE_FORM
-        rows[t] = row
+            if kinds[other] <= TINY:
+                start += kinds[other]
+        return TINY_FORM, start, np.int64(kind)
+    place = groups[group * 3 + (1 if kind == SPARSE_KIND else 2)]
+    for other in range(group * GROUP, term):
+        place += kinds[other] == kind
+    return SPARSE_FORM if kind == SPARSE_KIND else DENSE_FORM, place, np.int64(0)
 
 
 @compiled
 def posting_sizes(table, terms, counts):
     """Write how many postings each term has in each segment, deleted documents included, into `counts` (S, T)."""
-    n = terms.shape[1]
-    forms = np.empty(n, np.int64)
-    rows = np.zeros(n, np.int64)
-    sizes = np.zeros(n, np.int64)
     for s in range(len(table)):
-        find_terms(table, s, terms[s], forms, rows, sizes)
         sparse_starts = int64_array(table[s, SPARSE_STARTS], 1 << 36)
         dense_sizes = int64_array(table[s, DENSE_SIZES], 1 << 36)
-        for t in range(n):
-            if forms[t] == ABSENT:
-                counts[s, t] = 0
-            elif forms[t] == TINY_FORM:
-                counts[s, t] = sizes[t]
-            elif forms[t] == SPARSE_FORM:
-                counts[s, t] = sparse_starts[rows[t] + 1] - sparse_starts[rows[t]]
-            else:
-                counts[s, t] = dense_sizes[rows[t]]
+        for t in range(terms.shape[1]):
+            form, row, size = find_term(table[s], terms[s, t])
+            if form == SPARSE_FORM:
+                size = sparse_starts[row + 1] - sparse_starts[row]
+            elif form == DENSE_FORM:
+                size = dense_sizes[row]
+            counts[s, t] = size
 
 
 @compiled
@@ -130,14 +116,17 @@ def _add_tiny(accumulators, documents, codes, start, count, base, lut):
 
 
 @compiled
-def _add(form, accumulators, distances, places, documents, codes, first_sparse, first_dense, start, count, base, lut):
-    """Add what a run contributes to the documents of its block."""
+def _add(lists, form, accumulators, start, count, base, lut):
+    """Add what a run contributes to the documents of its block; `lists` is the term's row of the table."""
+    codes = uint8_array(lists[CODES], 1 << 40)
     if form == DENSE_FORM:
-        _add_dense(accumulators, distances, codes, start, first_dense, count, lut)
+        distances = uint8_array(lists[DENSE_DISTANCES], 1 << 40)
+        _add_dense(accumulators, distances, codes, start, lists[FIRST_DENSE_CODE], count, lut)
     elif form == SPARSE_FORM:
-        _add_sparse(accumulators, places, codes, start, first_sparse, count, lut)
+        places = uint16_array(lists[SPARSE_DOCUMENTS], 1 << 38)
+        _add_sparse(accumulators, places, codes, start, lists[FIRST_SPARSE_CODE], count, lut)
     else:
-        _add_tiny(accumulators, documents, codes, start, count, base, lut)
+        _add_tiny(accumulators, uint32_array(lists[TINY_DOCUMENTS], 1 << 38), codes, start, count, base, lut)
 
 
 @compiled
@@ -224,11 +213,14 @@ def _take_tiny(accumulators, documents, start, count, base, wanted, near, near_b
 
 
 @compiled
-def _take(form, accumulators, distances, places, documents, start, count, base, wanted, near, near_bounds, length):
+def _take(lists, form, accumulators, start, count, base, wanted, near, near_bounds, length):
     if form == DENSE_FORM:
+        distances = uint8_array(lists[DENSE_DISTANCES], 1 << 40)
         return _take_dense(accumulators, distances, start, count, wanted, near, near_bounds, length)
     if form == SPARSE_FORM:
+        places = uint16_array(lists[SPARSE_DOCUMENTS], 1 << 38)
         return _take_sparse(accumulators, places, start, count, wanted, near, near_bounds, length)
+    documents = uint32_array(lists[TINY_DOCUMENTS], 1 << 38)
     return _take_tiny(accumulators, documents, start, count, base, wanted, near, near_bounds, length)
 
 
@@ -317,21 +309,23 @@ def _find_tiny(documents, start, count, document):
 
 
 @compiled
-def _find(form, distances, checkpoints, places, documents, first_sparse, first_dense, start, count, document):
+def _find(lists, form, start, count, document):
     """Return where the code of a document's posting in a run is among all codes, or -1."""
     if form == TINY_FORM:
-        return _find_tiny(documents, start, count, document)
+        return _find_tiny(uint32_array(lists[TINY_DOCUMENTS], 1 << 38), start, count, document)
     if count == 0:
         return -1
     if form == SPARSE_FORM:
-        entry = _find_sparse(places, start, count, document & (BLOCK - 1))
-        return -1 if entry < 0 else first_sparse + entry
+        entry = _find_sparse(uint16_array(lists[SPARSE_DOCUMENTS], 1 << 38), start, count, document & (BLOCK - 1))
+        return -1 if entry < 0 else lists[FIRST_SPARSE_CODE] + entry
+    distances = uint8_array(lists[DENSE_DISTANCES], 1 << 40)
+    checkpoints = uint16_array(lists[CHECKPOINTS], 1 << 38)
     entry = _find_dense(distances, checkpoints, start, count, document & (BLOCK - 1))
-    return -1 if entry < 0 else first_dense + entry
+    return -1 if entry < 0 else lists[FIRST_DENSE_CODE] + entry
 
 
 @compiled
-def _contribution_tables(weights, uppers, lowers, largest, luts, errors):
+def _contribution_tables(fields, weights, uppers, lowers, largest, luts, errors):
     """Fill `luts` (S, T, 256) and `errors` (S,): the most that an accumulator can lie above the score, in units.
 
     largest  (T,) largest code of each term; the sum of the largest contributions fits an accumulator
@@ -341,7 +335,7 @@ def _contribution_tables(weights, uppers, lowers, largest, luts, errors):
     for t in range(terms):
         highest = 0.0
         for s in range(segments):
-            highest = max(highest, uppers[s, largest[t]])
+            highest = max(highest, uppers[s, fields[t], largest[t]])
         most += weights[t] * highest
     scale = (TOP - 2 * terms) / most if most > 0 else 0.0
     for s in range(segments):
@@ -352,16 +346,17 @@ def _contribution_tables(weights, uppers, lowers, largest, luts, errors):
         errors[s] = 1
         for t in range(terms):
             widest = 0
+            upper, lower = uppers[s, fields[t]], lowers[s, fields[t]]
             for code in range(1, largest[t] + 1):
-                value = np.int64(np.ceil(weights[t] * uppers[s, code] * scale))
-                widest = max(widest, value - np.int64(np.floor(weights[t] * lowers[s, code] * scale)))
+                value = np.int64(np.ceil(weights[t] * upper[code] * scale))
+                widest = max(widest, value - np.int64(np.floor(weights[t] * lower[code] * scale)))
                 luts[s, t, code] = value
             errors[s] += widest
 
 
 @compiled
-def search_impacts(table, terms, weights, uppers, lowers, k, accumulators):
-    """Do what `candidates` says; `accumulators` (BLOCK,) are 0 before and after."""
+def search_impacts(table, fields, terms, weights, uppers, lowers, k, accumulators):
+    """Do what `candidates_in_fields` says; `accumulators` (BLOCK,) are 0 before and after."""
     segments = len(table)
     n = len(weights)
     documents = np.int64(0)
@@ -370,33 +365,31 @@ def search_impacts(table, terms, weights, uppers, lowers, k, accumulators):
     sizes = np.zeros((segments, n), np.int64)
     largest = np.zeros(n, np.int64)
     for s in range(segments):
-        documents += table[s, ALLOWED_COUNT] if table[s, ALLOWED_LIST] != 0 else table[s, DOCUMENTS]
-        find_terms(table, s, terms[s], forms[s], rows[s], sizes[s])
-        blocks = max(1, (table[s, DOCUMENTS] + BLOCK - 1) // BLOCK)
-        codes = uint8_array(table[s, CODES], 1 << 40)
-        sparse_bounds = uint8_array(table[s, SPARSE_BOUNDS], 1 << 40)
-        dense_bounds = uint8_array(table[s, DENSE_BOUNDS], 1 << 40)
+        documents += table[s, 0, ALLOWED_COUNT] if table[s, 0, ALLOWED_LIST] != 0 else table[s, 0, DOCUMENTS]
+        blocks = max(1, (table[s, 0, DOCUMENTS] + BLOCK - 1) // BLOCK)
         for t in range(n):
-            if forms[s, t] == TINY_FORM:
-                for posting in range(rows[s, t], rows[s, t] + sizes[s, t]):
+            lists = table[s, fields[t]]
+            form, row, size = find_term(lists, terms[s, t])
+            forms[s, t], rows[s, t], sizes[s, t] = form, row, size
+            if form == TINY_FORM:
+                codes = uint8_array(lists[CODES], 1 << 40)
+                for posting in range(row, row + size):
                     largest[t] = max(largest[t], codes[posting])
-            elif forms[s, t] == SPARSE_FORM:
+            elif form != ABSENT:
+                bounds = uint8_array(lists[SPARSE_BOUNDS if form == SPARSE_FORM else DENSE_BOUNDS], 1 << 40)
                 for b in range(blocks):
-                    largest[t] = max(largest[t], sparse_bounds[rows[s, t] * blocks + b])
-            elif forms[s, t] == DENSE_FORM:
-                for b in range(blocks):
-                    largest[t] = max(largest[t], dense_bounds[rows[s, t] * blocks + b])
+                    largest[t] = max(largest[t], bounds[row * blocks + b])
 
     luts = np.zeros((segments, n, 256), np.uint16)
     errors = np.zeros(segments, np.int64)
-    _contribution_tables(weights, uppers, lowers, largest, luts, errors)
+    _contribution_tables(fields, weights, uppers, lowers, largest, luts, errors)
     bucket, highest, found_segment, found_document = _pass(
-        table, forms, rows, sizes, luts, errors, k, documents, np.int64(0), True, accumulators
+        table, fields, forms, rows, sizes, luts, errors, k, documents, np.int64(0), True, accumulators
     )
     if highest > _threshold(bucket):
         # The expectation was too high and may have hidden documents; what was found is a safe start.
         bucket, highest, found_segment, found_document = _pass(
-            table, forms, rows, sizes, luts, errors, k, documents, bucket, False, accumulators
+            table, fields, forms, rows, sizes, luts, errors, k, documents, bucket, False, accumulators
         )
     return found_segment, found_document
 
@@ -415,7 +408,7 @@ def _expected(k, seen, documents):
 
 
 @compiled
-def _pass(table, forms, rows, sizes, luts, errors, k, documents, bucket, hopeful, accumulators):
+def _pass(table, fields, forms, rows, sizes, luts, errors, k, documents, bucket, hopeful, accumulators):
     """Go over all blocks once and return (bucket that k documents reach, highest threshold used, candidates).
 
     hopeful  use the threshold to expect from the documents seen so far, if the best lie evenly; the candidates
@@ -450,35 +443,18 @@ def _pass(table, forms, rows, sizes, luts, errors, k, documents, bucket, hopeful
     near_bounds = np.empty(BLOCK + 1, np.int32)
 
     for s in range(segments):
-        size = table[s, DOCUMENTS]
+        # What is true of the documents stands in the row of the first field.
+        first = table[s, 0]
+        size = first[DOCUMENTS]
         blocks = max(1, (size + BLOCK - 1) // BLOCK)
-        codes = uint8_array(table[s, CODES], 1 << 40)
-        tiny_documents = uint32_array(table[s, TINY_DOCUMENTS], 1 << 38)
-        sparse_starts = int64_array(table[s, SPARSE_STARTS], 1 << 36)
-        sparse_counts = uint16_array(table[s, SPARSE_COUNTS], 1 << 38)
-        sparse_bounds = uint8_array(table[s, SPARSE_BOUNDS], 1 << 40)
-        sparse_documents = uint16_array(table[s, SPARSE_DOCUMENTS], 1 << 38)
-        dense_starts = int64_array(table[s, DENSE_STARTS], 1 << 36)
-        dense_counts = uint32_array(table[s, DENSE_COUNTS], 1 << 38)
-        dense_bounds = uint8_array(table[s, DENSE_BOUNDS], 1 << 40)
-        distances = uint8_array(table[s, DENSE_DISTANCES], 1 << 40)
-        checkpoints = uint16_array(table[s, CHECKPOINTS], 1 << 38)
-        first_sparse = table[s, FIRST_SPARSE_CODE]
-        first_dense = table[s, FIRST_DENSE_CODE]
         error = errors[s]
-        restricted = table[s, ALLOWED] != 0
-        allowed = uint8_array(table[s, ALLOWED], 1 << 40)
-        listed = table[s, ALLOWED_LIST] != 0
-        allowed_list = uint32_array(table[s, ALLOWED_LIST], 1 << 38)
+        restricted = first[ALLOWED] != 0
+        allowed = uint8_array(first[ALLOWED], 1 << 40)
+        listed = first[ALLOWED_LIST] != 0
+        allowed_list = uint32_array(first[ALLOWED_LIST], 1 << 38)
         next_allowed = np.int64(0)
         for t in range(n):
-            form = forms[s, t]
-            if form == TINY_FORM:
-                cursors[t] = rows[s, t]
-            elif form == SPARSE_FORM:
-                cursors[t] = sparse_starts[rows[s, t]]
-            elif form == DENSE_FORM:
-                cursors[t] = dense_starts[rows[s, t]]
+            cursors[t] = _first_entry(table[s, fields[t]], forms[s, t], rows[s, t])
 
         for b in range(blocks):
             base = b << BLOCK_BITS
@@ -491,17 +467,19 @@ def _pass(table, forms, rows, sizes, luts, errors, k, documents, bucket, hopeful
                     continue
                 count = np.int64(0)
                 bound = np.int64(0)
+                lists = table[s, fields[t]]
                 if form == TINY_FORM:
+                    codes = uint8_array(lists[CODES], 1 << 40)
+                    tiny_documents = uint32_array(lists[TINY_DOCUMENTS], 1 << 38)
                     end = rows[s, t] + sizes[s, t]
                     while cursors[t] + count < end and tiny_documents[cursors[t] + count] < base + BLOCK:
                         bound = max(bound, np.int64(luts[s, t, codes[cursors[t] + count]]))
                         count += 1
-                elif form == SPARSE_FORM:
-                    count = _run_size(form, sparse_counts, dense_counts, rows[s, t] * blocks + b)
-                    bound = np.int64(luts[s, t, sparse_bounds[rows[s, t] * blocks + b]])
                 else:
-                    count = _run_size(form, sparse_counts, dense_counts, rows[s, t] * blocks + b)
-                    bound = np.int64(luts[s, t, dense_bounds[rows[s, t] * blocks + b]])
+                    run = rows[s, t] * blocks + b
+                    count = _run_size(lists, form, run)
+                    bounds_of_runs = uint8_array(lists[SPARSE_BOUNDS if form == SPARSE_FORM else DENSE_BOUNDS], 1 << 40)
+                    bound = np.int64(luts[s, t, bounds_of_runs[run]])
                 if count == 0:
                     continue
                 # Insertion keeps the terms in ascending order of their bounds.
@@ -522,7 +500,7 @@ def _pass(table, forms, rows, sizes, luts, errors, k, documents, bucket, hopeful
 
             first_allowed = next_allowed
             if listed:
-                while next_allowed < table[s, ALLOWED_COUNT] and allowed_list[next_allowed] < base + BLOCK:
+                while next_allowed < first[ALLOWED_COUNT] and allowed_list[next_allowed] < base + BLOCK:
                     next_allowed += 1
                 seen += next_allowed - first_allowed
                 if next_allowed == first_allowed:
@@ -554,10 +532,7 @@ def _pass(table, forms, rows, sizes, luts, errors, k, documents, bucket, hopeful
 
             for slot in range(weak, m):
                 t = active[slot]
-                _add(
-                    forms[s, t], accumulators, distances, sparse_documents, tiny_documents, codes, first_sparse,
-                    first_dense, starts[slot], counts[slot], base, luts[s, t],
-                )  # fmt: skip
+                _add(table[s, fields[t]], forms[s, t], accumulators, starts[slot], counts[slot], base, luts[s, t])
 
             length = 0
             if listed:
@@ -573,9 +548,10 @@ def _pass(table, forms, rows, sizes, luts, errors, k, documents, bucket, hopeful
             elif walked <= WALK:
                 wanted = max(np.int64(1), threshold - weak_bound)
                 for slot in range(weak, m):
+                    t = active[slot]
                     length = _take(
-                        forms[s, active[slot]], accumulators, distances, sparse_documents, tiny_documents,
-                        starts[slot], counts[slot], base, wanted, near, near_bounds, length,
+                        table[s, fields[t]], forms[s, t], accumulators, starts[slot], counts[slot], base, wanted,
+                        near, near_bounds, length,
                     )  # fmt: skip
                 if restricted:
                     length = _allowed_only(allowed, base, near, near_bounds, length)
@@ -597,10 +573,7 @@ def _pass(table, forms, rows, sizes, luts, errors, k, documents, bucket, hopeful
                     weak_bound -= bounds[weak]
                     wanted = max(np.int64(1), threshold - weak_bound)
                     t = active[weak]
-                    _add(
-                        forms[s, t], accumulators, distances, sparse_documents, tiny_documents, codes, first_sparse,
-                        first_dense, starts[weak], counts[weak], base, luts[s, t],
-                    )  # fmt: skip
+                    _add(table[s, fields[t]], forms[s, t], accumulators, starts[weak], counts[weak], base, luts[s, t])
                     hits = _maxima(accumulators, chunks, wanted, maxima)
                 # What was too much to look up here will be so in the next block, most likely.
                 most_weak = weak if weak < weak_before else most_weak + 1
@@ -619,24 +592,20 @@ def _pass(table, forms, rows, sizes, luts, errors, k, documents, bucket, hopeful
                 t = active[slot]
                 form = forms[s, t]
                 lut = luts[s, t]
+                lists = table[s, fields[t]]
+                codes = uint8_array(lists[CODES], 1 << 40)
                 rest -= bounds[slot]
                 kept = 0
                 flooded = length * LOOKUP > counts[slot] + WALK
                 if flooded:
-                    _add(
-                        form, accumulators, distances, sparse_documents, tiny_documents, codes, first_sparse,
-                        first_dense, starts[slot], counts[slot], base, lut,
-                    )  # fmt: skip
+                    _add(lists, form, accumulators, starts[slot], counts[slot], base, lut)
                 for i in range(length):
                     place = near[i]
                     value = near_bounds[i]
                     if flooded:
                         value += accumulators[np.uint64(place)]
                     else:
-                        position = _find(
-                            form, distances, checkpoints, sparse_documents, tiny_documents, first_sparse,
-                            first_dense, starts[slot], counts[slot], base + place,
-                        )  # fmt: skip
+                        position = _find(lists, form, starts[slot], counts[slot], base + place)
                         if position >= 0:
                             value += lut[codes[position]]
                     if value + rest >= threshold:
@@ -708,61 +677,68 @@ def _pass(table, forms, rows, sizes, luts, errors, k, documents, bucket, hopeful
 
 
 @compiled
-def _run_size(form, sparse_counts, dense_counts, place):
-    return np.int64(sparse_counts[place]) if form == SPARSE_FORM else np.int64(dense_counts[place])
+def _first_entry(lists, form, row):
+    """Return where a term's list begins among those of its form."""
+    if form == SPARSE_FORM:
+        return int64_array(lists[SPARSE_STARTS], 1 << 36)[row]
+    if form == DENSE_FORM:
+        return int64_array(lists[DENSE_STARTS], 1 << 36)[row]
+    return row
 
 
 @compiled
-def locate(table, terms, segments, documents, positions):
+def _run_size(lists, form, run):
+    if form == SPARSE_FORM:
+        return np.int64(uint16_array(lists[SPARSE_COUNTS], 1 << 38)[run])
+    return np.int64(uint32_array(lists[DENSE_COUNTS], 1 << 38)[run])
+
+
+@compiled
+def locate_in_fields(table, fields, terms, segments, documents, positions):
     """Write for each term and document where the posting's code is, or -1, into `positions` (T, C).
 
+    table, fields  see `candidates_in_fields`
     The documents must be in order of their segments, and of their blocks within one.
     """
-    n = terms.shape[1]
-    forms = np.empty(n, np.int64)
-    rows = np.zeros(n, np.int64)
-    sizes = np.zeros(n, np.int64)
     first = 0
     while first < len(segments):
         s = segments[first]
         last = first
         while last < len(segments) and segments[last] == s:
             last += 1
-        find_terms(table, s, terms[s], forms, rows, sizes)
-        blocks = max(1, (table[s, DOCUMENTS] + BLOCK - 1) // BLOCK)
-        tiny_documents = uint32_array(table[s, TINY_DOCUMENTS], 1 << 38)
-        sparse_starts = int64_array(table[s, SPARSE_STARTS], 1 << 36)
-        sparse_counts = uint16_array(table[s, SPARSE_COUNTS], 1 << 38)
-        sparse_documents = uint16_array(table[s, SPARSE_DOCUMENTS], 1 << 38)
-        dense_starts = int64_array(table[s, DENSE_STARTS], 1 << 36)
-        dense_counts = uint32_array(table[s, DENSE_COUNTS], 1 << 38)
-        distances = uint8_array(table[s, DENSE_DISTANCES], 1 << 40)
-        checkpoints = uint16_array(table[s, CHECKPOINTS], 1 << 38)
-        for t in range(n):
-            form = forms[t]
+        blocks = max(1, (table[s, 0, DOCUMENTS] + BLOCK - 1) // BLOCK)
+        for t in range(len(fields)):
+            lists = table[s, fields[t]]
+            form, row, size = find_term(lists, terms[s, t])
             block = -1
-            start = np.int64(0)
-            count = np.int64(0)
+            start = row
+            count = size
             for i in range(first, last):
                 document = np.int64(documents[i])
                 positions[t, i] = -1
                 if form == ABSENT:
                     continue
-                if form == TINY_FORM:
-                    start, count = rows[t], sizes[t]
-                elif block < 0:
+                if form != TINY_FORM and block < 0:
                     block = 0
-                    start = sparse_starts[rows[t]] if form == SPARSE_FORM else dense_starts[rows[t]]
-                    count = _run_size(form, sparse_counts, dense_counts, rows[t] * blocks)
+                    start = _first_entry(lists, form, row)
+                    count = _run_size(lists, form, row * blocks)
                 while form != TINY_FORM and block < document >> BLOCK_BITS:
                     start += count
                     block += 1
-                    count = _run_size(form, sparse_counts, dense_counts, rows[t] * blocks + block)
-                positions[t, i] = _find(
-                    form, distances, checkpoints, sparse_documents, tiny_documents, table[s, FIRST_SPARSE_CODE],
-                    table[s, FIRST_DENSE_CODE], start, count, document,
-                )  # fmt: skip
+                    count = _run_size(lists, form, row * blocks + block)
+                positions[t, i] = _find(lists, form, start, count, document)
         first = last
+
+
+def locate(
+    table: NDArray[np.int64],
+    terms: NDArray[np.int64],
+    segments: NDArray[np.int32],
+    documents: NDArray[np.int32],
+    positions: NDArray[np.int64],
+) -> None:
+    """Do what `locate_in_fields` says where a segment has one field; `table` is (S, COLUMNS)."""
+    locate_in_fields(table[:, None], np.zeros(terms.shape[1], np.int64), terms, segments, documents, positions)
 
 
 def candidates(
@@ -773,13 +749,29 @@ def candidates(
     lowers: NDArray[np.float64],
     k: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Do what `candidates_in_fields` says where a segment has one field; table, uppers and lowers lack that axis."""
+    fields = np.zeros(len(weights), np.int64)
+    return candidates_in_fields(table[:, None], fields, terms, weights, uppers[:, None], lowers[:, None], k)
+
+
+def candidates_in_fields(
+    table: NDArray[np.int64],
+    fields: NDArray[np.int64],
+    terms: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    uppers: NDArray[np.float64],
+    lowers: NDArray[np.float64],
+    k: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return (segments, documents) that hold all of the top k, in order of segment and block.
 
-    table    see `Segments.restricted`; its masks must be alive
-    terms    (S, T) each query term's number in each segment, -1 where it does not occur
+    table    (S, F, COLUMNS) for each segment the rows of its fields, which number the same documents; see
+             `Segments.restricted`. The masks are those of the first field's row and must be alive
+    fields   (T,) the field of each query term
+    terms    (S, T) each query term's number in each segment, in its field; -1 where it does not occur
     weights  (T,) of the terms in the query, above 0
-    uppers   (S, 256) what a code can stand for at most, times the weight; entry 0 is not read
-    lowers   (S, 256) and at least
+    uppers   (S, F, 256) what a code can stand for at most, times the weight; entry 0 is not read
+    lowers   (S, F, 256) and at least
 
     Only documents that hold a term are returned, so there may be fewer than k; there are more when scores
     lie close together. The scores are not returned: score the candidates at full precision.
@@ -789,6 +781,6 @@ def candidates(
     if len(table) == 0 or len(weights) == 0:
         return np.zeros(0, np.int32), np.zeros(0, np.int32)
     found: tuple[NDArray[np.int32], NDArray[np.int32]] = search_impacts(
-        table, terms, weights, uppers, lowers, k, np.zeros(BLOCK, np.uint16)
+        table, fields, terms, weights, uppers, lowers, k, np.zeros(BLOCK, np.uint16)
     )
     return found

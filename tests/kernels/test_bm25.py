@@ -7,13 +7,16 @@ from hypothesis import strategies as st
 
 from kernels.bm25 import (
     Frequencies,
+    bm25_in_fields_reference,
     bm25_reference,
     bm25_search,
+    bm25_search_in_fields,
     bounds,
     encode,
     frequency_table,
     meanings,
     score_all,
+    score_all_in_fields,
 )
 from kernels.impact import Segments, lay_out, whole_blocks
 
@@ -90,6 +93,74 @@ def test_equals_the_definition_bit_for_bit(data):
     every = np.concatenate(expected)
     wanted = np.sort(every[every > 0])[::-1][:k]
     assert np.sort(scores)[::-1][: len(wanted)].tolist() == wanted.tolist()
+
+
+def search_in_fields(parts, fields, terms, weights, norms, built, k, live=None, allowed=None):
+    """parts: for each segment one collection for each field; norms and built likewise for each field."""
+    count = len(norms)
+    segments = [Segments([row[f].postings for row in parts], live if f == 0 else None) for f in range(count)]
+    pairs = [bounds(built[f], norms[f], EVERY_BYTE) for f in range(count)]
+    uppers, lowers = (np.tile(np.array([pair[i] for pair in pairs]), (len(parts), 1, 1)) for i in (0, 1))
+    inverse = np.array([(1 / n).astype(np.float32) for n in norms])
+    first, _masks = segments[0].restricted(allowed)
+    tables = np.stack([first, *(other.table for other in segments[1:])], axis=1)
+    frequencies = np.stack([frequency_table([row[f].frequencies for row in parts]) for f in range(count)], axis=1)
+    found = bm25_search_in_fields(tables, frequencies, fields, terms, weights, inverse, uppers, lowers, k)
+    everything = [
+        score_all_in_fields(tables, frequencies, s, fields, terms[s], weights, inverse) for s in range(len(parts))
+    ]
+    return inverse, found, everything
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_fields_equal_the_definition_bit_for_bit(data):
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    means = data.draw(st.lists(st.sampled_from([3, 20, 45]), min_size=1, max_size=3))
+    built = [norms_of(0.9, 0.4, mean) for mean in means]
+    asked = data.draw(st.sampled_from([built, [norms_of(0.9, 0.4, mean * 1.3) for mean in means]]))
+    sizes = data.draw(st.lists(st.sampled_from([1, 30, 800]), min_size=1, max_size=3))
+    terms, k = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([1, 10, 500]))
+    parts = [[Collection(generator, size, terms, b) for b in built] for size in sizes]
+    live = [generator.random(size) < 0.8 if generator.random() < 0.5 else None for size in sizes]
+    share = data.draw(st.sampled_from([None, 0.5, 0.01]))
+    allowed = None if share is None else [generator.random(size) < share for size in sizes]
+    fields = np.repeat(np.arange(len(means)), terms)
+    weights = ((generator.random(len(fields)) + 0.1) * np.array([5.0, 1.0, 0.01])[fields]).astype(np.float32)
+    numbers = np.tile(np.arange(terms), (len(parts), len(means)))
+    inverse, (segments, documents, scores), everything = search_in_fields(
+        parts, fields, numbers, weights, asked, built, k, live, allowed
+    )
+    expected = [
+        bm25_in_fields_reference(
+            [(part.plain, weights[fields == f], part.length_bytes, inverse[f]) for f, part in enumerate(row)]
+        )
+        for row in parts
+    ]
+    assert [part.tolist() for part in everything] == [part.tolist() for part in expected]
+    for s, part in enumerate(expected):
+        for mask in (live[s], None if allowed is None else allowed[s]):
+            if mask is not None:
+                part[~mask] = 0
+    assert scores.tolist() == [expected[s][d] for s, d in zip(segments, documents, strict=True)]
+    every = np.concatenate(expected)
+    wanted = np.sort(every[every > 0])[::-1][:k]
+    assert np.sort(scores)[::-1][: len(wanted)].tolist() == wanted.tolist()
+
+
+def test_fields_over_several_blocks():
+    """The same terms in two fields of 150,000 documents, dense and sparse lists, under a threshold from the start."""
+    generator = np.random.default_rng(9)
+    built = [norms_of(0.9, 0.4, 5), norms_of(0.9, 0.4, 40)]
+    parts = [[Collection(generator, 150_000, 4, b) for b in built]]
+    fields = np.repeat([1, 0], 4)
+    weights = (generator.random(8) + 0.1).astype(np.float32)
+    _, (_, documents, scores), everything = search_in_fields(
+        parts, fields, np.tile(np.arange(4), 2)[None], weights, built, built, 100
+    )
+    assert len(documents) < 20_000
+    assert scores.tolist() == everything[0][documents].tolist()
+    assert np.sort(scores)[::-1][:100].tolist() == np.sort(everything[0])[::-1][:100].tolist()
 
 
 def test_scoring_every_document_equals_the_definition():
