@@ -1,1 +1,1 @@
-"""One file a published method; it reads like the paper's algorithm box."""
+"""Published systems, one file each."""

@@ -1,0 +1,139 @@
+"""Fitting a model with the sentence-transformers trainers: resumable, and stopped by a loss that is not finite."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from retriever.errors import InvalidInput, ModelFault
+from retriever.storage import write_atomically
+from training.batch import BatchLoss, RowCollator
+from training.settings import FitSettings
+from training.shuffling import ShuffledBatchSampler
+
+FINISHED = "fit.json"
+
+
+def fit_encoder(
+    model: Any,
+    loss: BatchLoss,
+    collator: RowCollator,
+    folder: Path,
+    settings: FitSettings,
+    *,
+    seed: int,
+    examples: int,
+    batch_sampler: Callable[..., Any] = ShuffledBatchSampler,
+) -> dict[str, Any]:
+    """Fit a bi-encoder on rows 0 ... examples - 1 and save it in `folder`; returns steps, seconds and losses.
+
+    An interrupted fit goes on from the newest checkpoint in `folder`, with the same data in the same order.
+    Raises ModelFault when the loss is not finite; the model as it was before that batch lies in folder/stopped.
+    """
+    from sentence_transformers.sentence_transformer import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+
+    if (folder / FINISHED).is_file():
+        return dict(json.loads((folder / FINISHED).read_text()))
+    if examples < settings.batch_size:
+        raise InvalidInput(f"{examples} queries do not fill one batch; lower batch_size={settings.batch_size}.")
+    arguments = SentenceTransformerTrainingArguments(
+        **arguments_of(settings, folder, seed), batch_sampler=batch_sampler
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows(examples),
+        data_collator=collator,
+        loss=loss,
+    )
+    trainer.add_callback(_epoch_of(collator))
+    report = run(trainer, model, folder)
+    model.eval()
+    model.save_pretrained(str(folder), create_model_card=False)
+    write_atomically(folder / FINISHED, json.dumps(report, indent=1).encode())
+    return report
+
+
+def rows(count: int) -> Any:
+    """Return the trainer's data set: nothing but row numbers, the collator knows the rest."""
+    from datasets import Dataset
+
+    return Dataset.from_dict({"row": list(range(count))})
+
+
+def arguments_of(settings: FitSettings, folder: Path, seed: int) -> dict[str, Any]:
+    """Return the keyword arguments for any of the trainers' TrainingArguments."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    bfloat16 = settings.precision == "bfloat16" or (
+        settings.precision == "auto" and cuda and torch.cuda.is_bf16_supported()
+    )
+    return {
+        "output_dir": str(folder / "checkpoints"),
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.steps or -1,
+        "per_device_train_batch_size": settings.batch_size,
+        "dataloader_drop_last": True,
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "warmup_steps": settings.warmup,
+        "max_grad_norm": settings.max_grad_norm,
+        "bf16": bfloat16,
+        "use_cpu": not cuda,
+        "seed": seed,
+        "save_strategy": "steps" if settings.save_steps else "no",
+        "save_steps": settings.save_steps or 500,
+        "save_total_limit": 1,
+        "logging_strategy": "steps",
+        "logging_steps": 50,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": not sys.stderr.isatty(),
+        "dataloader_pin_memory": cuda,
+    }
+
+
+def run(trainer: Any, model: Any, folder: Path) -> dict[str, Any]:
+    """Train, from the newest checkpoint where there is one; returns steps, seconds and the losses on the way."""
+    from transformers import PrinterCallback
+    from transformers.trainer_utils import get_last_checkpoint
+
+    trainer.remove_callback(PrinterCallback)
+    checkpoints = folder / "checkpoints"
+    checkpoint = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    started = time.monotonic()
+    try:
+        # What the trainer says must not go to standard output, which belongs to the report.
+        with contextlib.redirect_stdout(sys.stderr):
+            trainer.train(resume_from_checkpoint=checkpoint)
+    except ModelFault as error:
+        stopped = folder / "stopped"
+        model.save_pretrained(str(stopped), create_model_card=False)
+        step = trainer.state.global_step
+        raise ModelFault(f"step {step}: {error} The model as it was before that step is in {stopped}.") from error
+    history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "steps": trainer.state.global_step,
+        "resumed_from": trainer.state.global_step if checkpoint is None else int(Path(checkpoint).name.split("-")[1]),
+        "seconds": round(time.monotonic() - started, 1),
+        "losses": history,
+    }
+
+
+def _epoch_of(collator: RowCollator) -> Any:
+    """Return a callback that tells the collator the epoch."""
+    from transformers import TrainerCallback
+
+    class Epoch(TrainerCallback):  # type: ignore[misc]
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            # Steps are whole, so that a fraction just below a whole number means that number.
+            collator.epoch = int((state.epoch or 0) + 1e-6)
+
+    return Epoch()

@@ -1,0 +1,40 @@
+"""Which documents are relevant to which query, by row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Judgments:
+    """Relevant documents of each query, as compressed sparse rows.
+
+    offsets    int64[Q + 1]
+    documents  int32[nnz], ascending within a query
+    """
+
+    offsets: NDArray[np.int64]
+    documents: NDArray[np.int32]
+
+    @classmethod
+    def of_lists(cls, relevant: Sequence[Sequence[int]]) -> "Judgments":
+        """Collect one list of document rows for each query."""
+        ordered = [np.unique(np.asarray(rows, np.int32)) for rows in relevant]
+        offsets = np.concatenate([[0], np.cumsum([len(rows) for rows in ordered])]).astype(np.int64)
+        return cls(offsets, np.concatenate(ordered) if ordered else np.zeros(0, np.int32))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def relevant(self, query: int) -> NDArray[np.int32]:
+        """Return the relevant documents of a query, ascending."""
+        return self.documents[self.offsets[query] : self.offsets[query + 1]]
+
+    def mask(self, queries: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool (Q, D): whether the document of each column is relevant to the query of each row."""
+        found = np.zeros((len(queries), len(documents)), np.bool_)
+        for place, query in enumerate(queries):
+            found[place] = np.isin(documents, self.relevant(int(query)))
+        return found

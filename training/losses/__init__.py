@@ -1,0 +1,1 @@
+"""Losses of the published systems, as functions of scores; larger scores are better."""

@@ -1,0 +1,47 @@
+"""The README of a trained model: what it is, what it was trained on, what was measured."""
+
+from typing import Any
+
+import yaml
+
+
+def model_card(report: dict[str, Any]) -> str:
+    """Return Markdown with the metadata block that model hubs read."""
+    settings = report["settings"]
+    head = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": report.get("pipeline_tag", "sentence-similarity"),
+        "base_model": settings["base"],
+        "tags": ["retrieval", report["recipe"]],
+    }
+    lines = [
+        "---",
+        yaml.safe_dump(head, sort_keys=False).strip(),
+        "---",
+        f"# {settings['base']} trained by `{report['recipe']}`",
+        "",
+        f"Source of the method: {report['source']}. Trained on {report['queries']:,} queries; "
+        "`training_report.json` has the digests of the data, all settings, and the environment.",
+        "",
+        *_measures(report["evaluation"]),
+        "",
+        "## Settings",
+        "",
+        "```yaml",
+        yaml.safe_dump(settings, sort_keys=False).strip(),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _measures(evaluation: dict[str, Any]) -> list[str]:
+    lines = ["| split | measure | queries | start | end | difference (95 %) | p |", "|---|---|---|---|---|---|---|"]
+    for split, measures in evaluation.items():
+        for name, found in measures.items():
+            low, high = found["interval"]
+            lines.append(
+                f"| {split} | {name} | {found['queries']:,} | {found['start']:.4f} | {found['end']:.4f} "
+                f"| {found['difference']:+.4f} ({low:+.4f} to {high:+.4f}) | {found['p']:.2g} |"
+            )
+    return lines

@@ -1,0 +1,61 @@
+"""Where the documents of a training example come from: one relevant, some that are not."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.judgments import Judgments
+
+Rows = NDArray[np.int64]
+
+Draw = Callable[[Rows, np.random.Generator], tuple[Rows, Rows]]
+"""Of query rows (B,) the rows of a relevant document each (B,) and of negatives (B, h)."""
+
+Sampler = Callable[[int, int, np.random.Generator], NDArray[np.int32]]
+"""Of (query row, how many, generator) at most so many rows of mined negatives."""
+
+
+def positives_only(judgments: Judgments) -> Draw:
+    """Draw a relevant document uniformly and no negatives: those of the batch do."""
+
+    def draw(queries: Rows, generator: np.random.Generator) -> tuple[Rows, Rows]:
+        return draw_positives(judgments, queries, generator), np.zeros((len(queries), 0), np.int64)
+
+    return draw
+
+
+def with_negatives(judgments: Judgments, documents: int, count: int, mined: Sampler | None = None) -> Draw:
+    """Draw a relevant document and `count` negatives of each query.
+
+    documents  size of the corpus
+    mined      gives hard negatives; where they are too few, or none are mined, random documents fill up
+    No negative is relevant to its query.
+    """
+
+    def draw(queries: Rows, generator: np.random.Generator) -> tuple[Rows, Rows]:
+        positives = draw_positives(judgments, queries, generator)
+        negatives = np.empty((len(queries), count), np.int64)
+        for place, query in enumerate(queries.tolist()):
+            hard = mined(query, count, generator) if mined else np.zeros(0, np.int32)
+            negatives[place, : len(hard)] = hard
+            for column in range(len(hard), count):
+                negatives[place, column] = _random_negative(judgments, query, documents, generator)
+        return positives, negatives
+
+    return draw
+
+
+def draw_positives(judgments: Judgments, queries: Rows, generator: np.random.Generator) -> Rows:
+    """Return one relevant document of each query, drawn uniformly."""
+    starts = judgments.offsets[queries]
+    return judgments.documents[generator.integers(starts, judgments.offsets[queries + 1])].astype(np.int64)
+
+
+def _random_negative(judgments: Judgments, query: int, documents: int, generator: np.random.Generator) -> int:
+    relevant = judgments.relevant(query)
+    if len(relevant) >= documents:
+        raise ValueError(f"every document is relevant to query row {query}: it has no negatives.")
+    # Uniform over the others: the i-th of those that are not relevant.
+    place = int(generator.integers(0, documents - len(relevant)))
+    return place + int(np.searchsorted(relevant - np.arange(len(relevant)), place, side="right"))

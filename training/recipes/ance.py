@@ -1,0 +1,62 @@
+"""ANCE: negatives mined anew by the model itself after every so many steps.
+
+Xiong et al. 2020, "Approximate Nearest Neighbor Negative Contrastive Learning", arXiv:2007.00808. Mining alternates
+with training here instead of running beside it, so negatives are never older than one cycle.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+from torch import Tensor
+
+from training.batch import Batch
+from training.encoders import scale_of
+from training.losses.contrastive import info_nce
+from training.mined import uniform_of
+from training.negatives import with_negatives
+from training.recipe import Recipe
+from training.settings import EncoderSettings
+from training.task import Task
+
+
+class AnceSettings(EncoderSettings):
+    """cycles    how often negatives are mined; fit.epochs or fit.steps are those of one cycle
+    depth     so many of the model's best documents are the negatives to draw from
+    count     drawn for each query and step
+    in_batch  whether the other queries' documents are negatives too; the paper has each query's own only
+    """
+
+    cycles: int = Field(3, ge=1, le=100)
+    depth: int = Field(200, ge=1, le=1000)
+    count: int = Field(1, ge=1, le=100)
+    in_batch: bool = False
+
+
+def train(task: Task[AnceSettings]) -> Path:
+    """Mine and fit in turns, each cycle from where the last one ended."""
+    settings, collection = task.settings, task.collection
+    model = task.open_base()
+    scale = scale_of(settings, model)
+
+    def objective(batch: Batch) -> Tensor:
+        scores = scale * batch.scores()
+        if settings.in_batch:
+            return info_nce(scores, batch.relevant)
+        own = scale * batch.own_scores()
+        return info_nce(own, batch.own_relevant())
+
+    for cycle in range(settings.cycles):
+        mined = uniform_of(task.mine(f"mine-{cycle}", model, settings.depth))
+        draw = with_negatives(collection.judgments, len(collection.documents), settings.count, mined)
+        folder = task.fit(f"fit-{cycle}", model, objective, draw)
+        model = task.open_base(folder)
+    return folder
+
+
+RECIPE = Recipe(
+    "ance",
+    "Negatives mined anew by the model itself in every cycle.",
+    "ANCE, arXiv:2007.00808",
+    AnceSettings,
+    train,
+)

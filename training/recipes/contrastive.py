@@ -1,0 +1,55 @@
+"""The baseline: softmax over the batch, with or without hard negatives.
+
+Karpukhin et al. 2020, "Dense Passage Retrieval", arXiv:2004.04906.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from training.batch import Batch
+from training.encoders import scale_of
+from training.losses.contrastive import info_nce
+from training.mined import uniform_of
+from training.negatives import positives_only, with_negatives
+from training.recipe import Recipe
+from training.settings import EncoderSettings
+from training.task import Task
+
+
+class ContrastiveSettings(EncoderSettings):
+    """hard   where each query's own negatives come from: none, the whole corpus, or the base's best `depth`
+    count  of such negatives for each query
+    """
+
+    hard: Literal["none", "random", "mined"] = "none"
+    count: int = Field(1, ge=1, le=100)
+    depth: int = Field(100, ge=1, le=1000)
+
+
+def train(task: Task[ContrastiveSettings]) -> Path:
+    """Fit the base with the softmax loss."""
+    model = task.open_base()
+    settings, collection = task.settings, task.collection
+    scale = scale_of(settings, model)
+
+    def objective(batch: Batch) -> Tensor:
+        return info_nce(scale * batch.scores(), batch.relevant)
+
+    if settings.hard == "none":
+        draw = positives_only(collection.judgments)
+    else:
+        mined = uniform_of(task.mine("mine", model, settings.depth)) if settings.hard == "mined" else None
+        draw = with_negatives(collection.judgments, len(collection.documents), settings.count, mined)
+    return task.fit("contrastive", model, objective, draw)
+
+
+RECIPE = Recipe(
+    "contrastive",
+    "In-batch negatives and a softmax: the baseline.",
+    "DPR, arXiv:2004.04906",
+    ContrastiveSettings,
+    train,
+)

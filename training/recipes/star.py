@@ -1,0 +1,57 @@
+"""STAR: static hard negatives, and the documents of the batch beside them for stability.
+
+Zhan et al. 2021, "Optimizing Dense Retrieval Model Training with Hard Negatives", arXiv:2104.08051;
+jingtaozhan/DRhard, star/train.py.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+from torch import Tensor
+
+from training.batch import Batch
+from training.encoders import scale_of
+from training.losses.contrastive import pairwise_softplus
+from training.mined import uniform_of
+from training.negatives import with_negatives
+from training.recipe import Recipe
+from training.settings import EncoderSettings
+from training.task import Task
+
+
+class StarSettings(EncoderSettings):
+    """depth     so many of the base's best documents are the negatives to draw from, fixed during training
+    count     drawn for each query and step
+    in_batch  whether the other queries' relevant documents are negatives too; without them the training is the
+              unstable one that the paper warns of
+    """
+
+    depth: int = Field(200, ge=1, le=1000)
+    count: int = Field(1, ge=1, le=100)
+    in_batch: bool = True
+
+
+def train(task: Task[StarSettings]) -> Path:
+    """Mine with the base, then fit it; the base should be a warmed-up retriever."""
+    model = task.open_base()
+    settings, collection = task.settings, task.collection
+    scale = scale_of(settings, model)
+    mined = uniform_of(task.mine("mine", model, settings.depth))
+
+    def objective(batch: Batch) -> Tensor:
+        negatives = ~batch.relevant
+        if not settings.in_batch:
+            negatives[:, : batch.size] = False
+        return pairwise_softplus(scale * batch.scores(), negatives)
+
+    draw = with_negatives(collection.judgments, len(collection.documents), settings.count, mined)
+    return task.fit("star", model, objective, draw)
+
+
+RECIPE = Recipe(
+    "star",
+    "Static hard negatives beside those of the batch, stable.",
+    "STAR, arXiv:2104.08051",
+    StarSettings,
+    train,
+)
