@@ -1,5 +1,7 @@
 """The bi-encoder: a sentence-transformers model with its whole recipe bound to it."""
 
+import copy
+import functools
 import hashlib
 import json
 import threading
@@ -69,6 +71,7 @@ class DenseEncoder:
         self._batch_tokens = 65536 if model.device.type == "cuda" else 4096
         # A fast tokenizer holds truncation and padding as state, which threads would change under each other.
         self._lock = threading.RLock()
+        self._counter = TokenCounter(model.tokenizer)
 
     @property
     def width(self) -> int:
@@ -80,6 +83,16 @@ class DenseEncoder:
     def max_tokens(self) -> int:
         return int(self.model.max_seq_length or 512)
 
+    @property
+    def batch_tokens(self) -> int:
+        """Padded tokens of one forward pass at most."""
+        return self._batch_tokens
+
+    @property
+    def normalises(self) -> bool:
+        """Whether every vector has unit length."""
+        return self._normalise
+
     def fingerprint(self) -> dict[str, str]:
         """Return the parts of the recipe that change vectors: weights, tokenizer, prompts, pooling,
         normalisation, maximum length and title rule. Where the model lies is not among them."""
@@ -90,7 +103,19 @@ class DenseEncoder:
 
         Memory is that of the counts and of COUNTED_CHARACTERS of text, or of the longest text where that is more.
         """
-        return token_counts(self.model, self._lock, texts)
+        return self._counter.count(texts)
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return (T, H) vectors of texts as they are, without any prompt."""
+        return self._encode(texts, functools.partial(self.model.encode, prompt=""))
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids without special tokens.
+
+        Raises InvalidInput when this model's tokenizer does not give these very ids for that text: then they come
+        from another tokenizer, and the text would be another one than was meant.
+        """
+        return self._counter.text_of(ids)
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """Return (Q, H) vectors; the model's query prompt is applied."""
@@ -119,22 +144,67 @@ class DenseEncoder:
         return vectors
 
 
-def token_counts(model: Any, lock: threading.RLock, texts: Sequence[str]) -> list[int]:
-    """Return the number of tokens of each text for a sentence-transformers model, see `DenseEncoder.count_tokens`."""
-    counts: list[int] = []
-    for batch in _portions(texts):
-        # verbose=False: lengths beyond the model's are what this function is asked for.
-        with lock:
-            encoded = model.tokenizer(
-                batch,
+class TokenCounter:
+    """Counts tokens beside a model that is busy, on a tokenizer of its own; safe for concurrent use."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = copy.deepcopy(tokenizer)
+        self._lock = threading.Lock()
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text, see `DenseEncoder.count_tokens`."""
+        counts: list[int] = []
+        for batch in _portions(texts):
+            counts += map(len, self._ids(batch))
+        return counts
+
+    def count_pairs(self, first: str, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of `first` with each text behind it, special tokens included."""
+        counts: list[int] = []
+        for batch in _portions(texts):
+            counts += map(len, self._ids([first] * len(batch), batch))
+        return counts
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, see `DenseEncoder.text_of`."""
+        size = len(self._tokenizer)
+        if not all(0 <= number < size for number in ids):
+            raise InvalidInput(
+                f"token ids of this model go from 0 to {size - 1}; other tokenizers' do not fit, send text."
+            )
+        with self._lock:
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            again = self._tokenizer(text, truncation=False, padding=False, add_special_tokens=False, verbose=False)
+        if again["input_ids"] != list(ids):
+            raise InvalidInput(
+                "these token ids are not what this model's tokenizer makes of any text; send text, or ids of its own "
+                "tokenizer without special tokens."
+            )
+        return text
+
+    def cut(self, text: str, tokens: int) -> str:
+        """Return the beginning of a text that has at most so many tokens, special tokens not counted."""
+        with self._lock:
+            encoded = self._tokenizer(
+                text, truncation=False, padding=False, add_special_tokens=False, return_offsets_mapping=True,
+                verbose=False,
+            )  # fmt: skip
+        offsets = encoded["offset_mapping"]
+        return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
+
+    def _ids(self, *batches: list[str]) -> list[list[int]]:
+        # verbose=False: lengths beyond the model's are what is asked for.
+        with self._lock:
+            encoded = self._tokenizer(
+                *batches,
                 truncation=False,
                 padding=False,
                 return_attention_mask=False,
                 return_token_type_ids=False,
                 verbose=False,
             )
-        counts += map(len, encoded["input_ids"])
-    return counts
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
 
 
 def length_batches(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:

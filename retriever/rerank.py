@@ -1,13 +1,14 @@
 """The cross-encoder: reads query and document together and gives one score for the pair."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retriever.encoder import TokenCounter, length_batches
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.models import resolve
 from retriever.models.folder import read_object
@@ -63,10 +64,37 @@ class CrossEncoderReranker:
         self._batch_tokens = max_batch_tokens or (65536 if on_gpu else 4096)
         # A fast tokenizer holds truncation and padding as state, which threads would change under each other.
         self._lock = threading.Lock()
+        self._counter = TokenCounter(self._model.tokenizer)
 
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def batch_tokens(self) -> int:
+        """Padded tokens of one forward pass at most."""
+        return self._batch_tokens
+
+    @property
+    def max_characters(self) -> int:
+        """What of a query or a document is read at most; more could only be cut off."""
+        return CHARACTERS_PER_TOKEN * self.max_tokens
+
+    def count_tokens(self, query: str, contents: Sequence[str]) -> list[int]:
+        """Return the tokens of the query with each text, special tokens included, without truncation."""
+        return self._counter.count_pairs(query, contents)
+
+    def cut(self, content: str, tokens: int) -> str:
+        """Return the beginning of a text that has at most so many tokens."""
+        return self._counter.cut(content, tokens)
+
+    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """Return (B,) raw logits of queries with texts, in one forward pass.
+
+        Nothing is split or checked here: torch.OutOfMemoryError and numbers that are not finite are the caller's.
+        """
+        with self._lock:
+            return self._forward(list(pairs))
 
     def score(self, query: str, documents: Sequence[Document]) -> tuple[NDArray[np.float32], int]:
         """Return ((D,) raw logits, larger is better; how many documents were cut to the model's length).
@@ -74,13 +102,13 @@ class CrossEncoderReranker:
         A score depends on the query and the document's title and text alone, so equal documents tie.
         Raises ModelFault when a score is not finite.
         """
-        limit = CHARACTERS_PER_TOKEN * self.max_tokens
+        limit = self.max_characters
         # Each distinct content is scored once, in an order that the caller's does not change.
         contents = sorted({document.content[:limit] for document in documents})
+        lengths = self.count_tokens(query[:limit], contents)
         with self._lock:
-            lengths = self._count_tokens(query[:limit], contents)
             scores = np.empty(len(contents), np.float32)
-            for batch in self._batches(lengths):
+            for batch in length_batches([min(length, self.max_tokens) for length in lengths], self._batch_tokens):
                 scores[batch] = self._predict([(query[:limit], contents[i]) for i in batch])
         if not np.isfinite(scores).all():
             raise ModelFault(
@@ -94,28 +122,6 @@ class CrossEncoderReranker:
             for i, document in zip(places, documents, strict=True)
         )
         return scores[np.array(places, np.int64)], truncated
-
-    def _count_tokens(self, query: str, contents: Sequence[str]) -> list[int]:
-        """Return the tokens of each pair without truncation, special tokens included."""
-        if not contents:
-            return []
-        encoded = self._model.tokenizer(
-            [query] * len(contents), list(contents), truncation=False, padding=False, verbose=False
-        )
-        return [len(ids) for ids in encoded["input_ids"]]
-
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Yield positions in batches of similar length, so that little is padding."""
-        batch: list[int] = []
-        for position in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-            # The newest is the longest, so its length is the padded one.
-            padded = (len(batch) + 1) * min(lengths[position], self.max_tokens)
-            if batch and padded > self._batch_tokens:
-                yield batch
-                batch = []
-            batch.append(position)
-        if batch:
-            yield batch
 
     def _predict(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
         """Score one batch; when the GPU's memory does not hold it, score its halves."""

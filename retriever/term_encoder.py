@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retriever.encoder import length_batches, recipe_of, token_counts
+from retriever.encoder import TokenCounter, length_batches, recipe_of
 from retriever.errors import BackendUnavailable
 from retriever.progress import without_transformers_bars
 from retriever.types import Document
@@ -106,6 +106,7 @@ class SparseTermEncoder:
         in_portions = _pool_in_portions(self.model)
         self._batch_tokens = 16384 if model.device.type == "cuda" else 4096 if in_portions else 1024
         self._lock = threading.RLock()
+        self._counter = TokenCounter(model.tokenizer)
 
     @property
     def max_tokens(self) -> int:
@@ -117,7 +118,16 @@ class SparseTermEncoder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text without truncation, special tokens included."""
-        return token_counts(self.model, self._lock, texts)
+        return self._counter.count(texts)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Padded tokens of one forward pass at most."""
+        return self._batch_tokens
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, see `retriever.encoder.DenseEncoder.text_of`."""
+        return self._counter.text_of(ids)
 
     def encode_queries(self, queries: Sequence[str]) -> list[dict[str, float]]:
         """Return the terms of each query with their weights; the model's query prompt or module is applied."""
