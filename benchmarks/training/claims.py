@@ -1,0 +1,179 @@
+"""Claims about training methods: arms trained by several seeds, kept as records, compared by paired tests.
+
+An arm's record holds the measures of every query, so an interrupted run goes on with the arms that are missing.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retriever.evaluation.collections import Collection
+from retriever.evaluation.records import environment
+from retriever.evaluation.significance import Comparison, compare, holm
+from retriever.storage import write_atomically
+from training.collection import Corpus, TrainingCollection, open_training_collection, read_corpus
+from training.evaluation import PerQuery
+from training.recipe import measure_splits, split_of
+from training.recipes.registry import recipe
+from training.stages import Stages
+from training.task import Task
+
+MEASURES = ("nDCG@10", "RR@10", "R@100")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one arm is better than another; with `margin` that the two differ by less than it."""
+
+    better: str
+    worse: str
+    measure: str = "nDCG@10"
+    margin: float | None = None
+
+
+class Experiment:
+    """Arms over one collection: trained once, measured on every held-out split.
+
+    models   trained models are kept here, by arm and seed, for arms that start from them
+    records  one JSON for each arm and seed
+    """
+
+    def __init__(self, data: Path, work: Path, *, splits: Sequence[str] = ("dev", "test")) -> None:
+        self.data = data
+        self.models = work / "models"
+        self.records = work / "records"
+        self.records.mkdir(parents=True, exist_ok=True)
+        self.corpus: Corpus = read_corpus(data)
+        self.held_out: list[Collection] = [found for split in splits if (found := split_of(data, split))]
+
+    def collection(self, max_queries: int | None, seed: int) -> TrainingCollection:
+        return open_training_collection(self.data, max_queries=max_queries, seed=seed, corpus=self.corpus)
+
+    def arm(self, name: str, seed: int, method: str, settings: Mapping[str, Any]) -> Path:
+        """Train by a recipe unless that is done, measure it, and return the model's folder."""
+        model, record = self.models / f"{name}-{seed}", self.records / f"{name}-{seed}.json"
+        if record.is_file() and model.is_dir():
+            return model
+        found = recipe(method)
+        chosen = found.settings.model_validate({**settings, "seed": seed})
+        work = self.models / f".{name}-{seed}"
+        # Two digests that differ mean two trainings; an interrupted one of other settings is of no use.
+        plan = {"recipe": method, "settings": chosen.model_dump(mode="json")}
+        digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]
+        task: Task[Any] = Task(self.collection(chosen.max_queries, seed), chosen, Stages(work / digest, plan), True)
+        started = time.monotonic()
+        trained = found.train(task)
+        seconds = time.monotonic() - started
+        self.keep(name, seed, measure_splits(task.open_base(trained), self.corpus, self.held_out), plan | {
+            "training_seconds": round(seconds, 1), "stages": task.stages.reports})  # fmt: skip
+        shutil.copytree(trained, model, ignore=shutil.ignore_patterns("checkpoints", "done.json", "fit.json"))
+        shutil.rmtree(work)
+        return model
+
+    def keep(self, name: str, seed: int, measured: Mapping[str, PerQuery], about: Mapping[str, Any]) -> None:
+        """Write the record of an arm."""
+        content = {"arm": name, "seed": seed, **about, "environment": environment(), "per_query": measured}
+        write_atomically(self.records / f"{name}-{seed}.json", json.dumps(content, default=str).encode())
+
+    def read(self, name: str, seed: int) -> dict[str, Any]:
+        return dict(json.loads((self.records / f"{name}-{seed}.json").read_text()))
+
+    def per_query(self, name: str, seeds: Sequence[int], split: str, measure: str) -> dict[str, float]:
+        """Return the mean over seeds of each query."""
+        values = [self.read(name, seed)["per_query"][split][measure] for seed in seeds]
+        return {query: statistics.fmean(value[query] for value in values) for query in values[0]}
+
+    def by_seed(self, name: str, seeds: Sequence[int], split: str, measure: str) -> list[float]:
+        """Return the mean over queries of each seed."""
+        values = [self.read(name, seed)["per_query"][split][measure] for seed in seeds]
+        return [statistics.fmean(value.values()) for value in values]
+
+
+def arms_table(experiment: Experiment, arms: Sequence[str], seeds: Sequence[int], split: str = "test") -> list[str]:
+    """Return a Markdown table: mean and spread over seeds of each arm."""
+    lines = [f"| arm | {' | '.join(MEASURES)} | nDCG@10 by seed |", "|---" * (len(MEASURES) + 2) + "|"]
+    for arm in arms:
+        cells = []
+        for measure in MEASURES:
+            values = experiment.by_seed(arm, seeds, split, measure)
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            cells.append(f"{statistics.fmean(values):.4f} ± {spread:.4f}")
+        each = ", ".join(f"{value:.4f}" for value in experiment.by_seed(arm, seeds, split, "nDCG@10"))
+        lines.append(f"| {arm} | {' | '.join(cells)} | {each} |")
+    return lines
+
+
+def test_claims(
+    experiment: Experiment, claims: Sequence[Claim], seeds: Sequence[int], split: str = "test"
+) -> list[tuple[Claim, Comparison, float]]:
+    """Return each claim with its paired test over queries (means over seeds) and the p after Holm's correction.
+
+    For a claim of equivalence it is the p of the two one-sided tests.
+    """
+    found = []
+    for claim in claims:
+        worse = experiment.per_query(claim.worse, seeds, split, claim.measure)
+        better = experiment.per_query(claim.better, seeds, split, claim.measure)
+        found.append(compare(worse, better, margin=claim.margin))
+    raw = [c.p if c.equivalence_p is None else c.equivalence_p for c in found]
+    return list(zip(claims, found, holm(raw), strict=True))
+
+
+def claims_table(tested: Sequence[tuple[Claim, Comparison, float]]) -> list[str]:
+    """Return a Markdown table of claims."""
+    lines = ["| claim | measure | difference (95 %) | p (Holm) | holds |", "|---|---|---|---|---|"]
+    for claim, found, p in tested:
+        low, high = found.interval
+        if claim.margin is None:
+            text, holds = f"{claim.better} > {claim.worse}", found.difference > 0 and p < 0.05
+        else:
+            text, holds = f"{claim.better} within ±{claim.margin} of {claim.worse}", p < 0.05
+        difference = f"{found.difference:+.4f} ({low:+.4f} to {high:+.4f})"
+        lines.append(f"| {text} | {claim.measure} | {difference} | {p:.2g} | {'yes' if holds else 'no'} |")
+    return lines
+
+
+def write_csv(path: Path, experiment: Experiment, arms: Sequence[str], seeds: Sequence[int]) -> None:
+    """Write one line for each arm, seed, split and measure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["collection", "arm", "seed", "split", "measure", "mean", "training_seconds"])
+        for arm in arms:
+            for seed in seeds:
+                record = experiment.read(arm, seed)
+                for split, measures in record["per_query"].items():
+                    for measure, values in measures.items():
+                        mean = f"{statistics.fmean(values.values()):.5f}"
+                        seconds = record.get("training_seconds", "")
+                        writer.writerow([experiment.data.name, arm, seed, split, measure, mean, seconds])
+
+
+def arguments(description: str, collection: str, **defaults: Any) -> argparse.Namespace:
+    """Parse what every experiment takes: data, work folder, seeds, where the results go."""
+    parser = argparse.ArgumentParser(description=description)
+    folder = Path(os.environ.get("RETRIEVER_TEST_DATA", "../shared/data"))
+    parser.add_argument("--data", type=Path, default=folder / collection, help="BEIR folder")
+    parser.add_argument("--work", type=Path, default=Path(".cache/claims") / collection, help="models and records")
+    parser.add_argument("--results", type=Path, default=Path("docs/results/training"), help="tables")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its own choice")
+    parser.set_defaults(**defaults)
+    parsed = parser.parse_args()
+    if parsed.threads:
+        import torch
+
+        torch.set_num_threads(parsed.threads)
+    return parsed
+
+
+Arm = Callable[[Experiment, int], Path]

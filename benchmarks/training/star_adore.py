@@ -1,0 +1,51 @@
+"""STAR and ADORE against their baselines (sheet of arXiv:2104.08051), from one warmed-up model per seed.
+
+    python -m benchmarks.training.star_adore --data nl2bash
+
+The base is the body of splade-tiny (BERT-tiny, 4.4 million weights) with mean pooling, so that all arms and seeds
+train on two cores within the hour. All arms of a seed begin with the same warm-up and see the same number of batches.
+"""
+
+from typing import Any
+
+from benchmarks.training.claims import Claim, Experiment, arguments, arms_table, claims_table, test_claims, write_csv
+
+COMMON: dict[str, Any] = {"document_tokens": 64, "query_tokens": 32}
+STEPS = 210
+ARMS = ("warm-up", "in-batch", "random", "static only", "star", "adore(in-batch)", "adore(star)")
+CLAIMS = (
+    Claim("star", "in-batch"),
+    Claim("star", "static only"),
+    Claim("adore(in-batch)", "in-batch"),
+    Claim("adore(star)", "star"),
+    Claim("star", "static only", "R@100"),
+)
+
+
+def train(experiment: Experiment, seed: int) -> None:
+    """Train every arm of a seed."""
+    quick = {"batch_size": 64, "learning_rate": 3e-4, "save_steps": 0}
+    warm = experiment.arm("warm-up", seed, "contrastive", COMMON | {
+        "base": "splade-tiny", "fit": quick | {"steps": STEPS}})  # fmt: skip
+    further = COMMON | {"base": str(warm), "fit": quick | {"learning_rate": 1e-4, "steps": STEPS}}
+    in_batch = experiment.arm("in-batch", seed, "contrastive", further)
+    experiment.arm("random", seed, "contrastive", further | {"hard": "random"})
+    experiment.arm("static only", seed, "star", further | {"in_batch": False})
+    star = experiment.arm("star", seed, "star", further)
+    for name, start in (("in-batch", in_batch), ("star", star)):
+        experiment.arm(f"adore({name})", seed, "adore", COMMON | {
+            "base": str(start), "fit": quick | {"learning_rate": 5e-5, "steps": STEPS}})  # fmt: skip
+
+
+def main() -> None:
+    given = arguments(__doc__, "nl2bash")
+    experiment = Experiment(given.data, given.work)
+    for seed in given.seeds:
+        train(experiment, seed)
+    write_csv(given.results / "star_adore.csv", experiment, ARMS, given.seeds)
+    print("\n".join(arms_table(experiment, ARMS, given.seeds)), end="\n\n")
+    print("\n".join(claims_table(test_claims(experiment, CLAIMS, given.seeds))))
+
+
+if __name__ == "__main__":
+    main()
