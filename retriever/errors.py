@@ -53,3 +53,9 @@ class ModelFault(RetrievalError):
     """A model gave NaN, infinite or constant scores; its result was not used."""
 
     exit_code = 9
+
+
+class OutOfMemory(RetrievalError, RuntimeError):
+    """A device has too little memory for what was asked at once; send less, or give the model a smaller batch."""
+
+    exit_code = 10

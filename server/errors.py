@@ -22,6 +22,7 @@ from retriever.errors import (
     IndexMismatch,
     InvalidInput,
     ModelFault,
+    OutOfMemory,
     RetrievalError,
     StorageFull,
     UnknownIndex,
@@ -38,6 +39,7 @@ STATUS: dict[type[RetrievalError], tuple[int, str]] = {
     IndexLocked: (503, "index_locked"),
     BackendUnavailable: (503, "backend_unavailable"),
     StorageFull: (507, "storage_full"),
+    OutOfMemory: (507, "out_of_memory"),
     RetrievalError: (500, "retrieval_error"),
 }
 """Status and code of each class; a class that is missing takes those of its nearest parent."""

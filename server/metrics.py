@@ -9,6 +9,36 @@ from retriever.types import Answer
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
+# Sizes of batches, in inputs and in tokens.
+INPUTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+
+
+class BatchMetrics:
+    """The numbers of one model's batches."""
+
+    def __init__(self, metrics: "Metrics", model: str) -> None:
+        self.queue_requests = metrics.queue_requests.labels(model)
+        self.queue_tokens = metrics.queue_tokens.labels(model)
+        self.wait_seconds = metrics.batch_wait_seconds.labels(model)
+        self.rejected = metrics.batch_rejected.labels(model)
+        self.abandoned = metrics.abandoned.labels(model)
+        self.out_of_memory = metrics.out_of_memory.labels(model)
+        self._inputs = metrics.batch_inputs.labels(model)
+        self._tokens = metrics.batch_tokens.labels(model)
+        self._seconds = metrics.batch_seconds.labels(model)
+        self._read = metrics.model_tokens.labels(model)
+        self._padding = metrics.padding_tokens.labels(model)
+
+    def observe(self, inputs: int, tokens: int, padded: int, seconds: float) -> None:
+        """Count a batch that was computed."""
+        self._inputs.observe(inputs)
+        self._tokens.observe(tokens)
+        self._seconds.observe(seconds)
+        self._read.inc(tokens)
+        self._padding.inc(padded - tokens)
+
+
 class Metrics:
     """The counters of one app."""
 
@@ -46,10 +76,48 @@ class Metrics:
         self.running = Gauge("retriever_running_requests", "Requests being worked on.", registry=self.registry)
         self.waiting = Gauge("retriever_waiting_requests", "Requests waiting for a thread.", registry=self.registry)
         self.generation = Gauge(
-            "retriever_index_generation", "Generation of the index that is served.", registry=self.registry
+            "retriever_index_generation", "Generation of the index that is served.", ("index",), registry=self.registry
         )
         self.documents = Gauge(
-            "retriever_index_documents", "Documents of the index that is served.", registry=self.registry
+            "retriever_index_documents", "Documents of the index that is served.", ("index",), registry=self.registry
+        )
+
+        self._add_batches()
+
+    def _add_batches(self) -> None:
+        model, registry = ("model",), self.registry
+        self.queue_requests = Gauge(
+            "retriever_queue_requests", "Requests that wait for a model.", model, registry=registry
+        )
+        self.queue_tokens = Gauge("retriever_queue_tokens", "Tokens that wait for a model.", model, registry=registry)
+        self.batch_inputs = Histogram(
+            "retriever_batch_inputs", "Texts of a batch.", model, buckets=INPUTS, registry=registry
+        )
+        self.batch_tokens = Histogram(
+            "retriever_batch_tokens", "Tokens of a batch, without padding.", model, buckets=TOKENS, registry=registry
+        )
+        self.batch_seconds = Histogram(
+            "retriever_batch_seconds", "Time to compute a batch.", model, buckets=SECONDS, registry=registry
+        )
+        self.batch_wait_seconds = Histogram(
+            "retriever_batch_wait_seconds",
+            "Time from a request's arrival at a model until its first text is computed.",
+            model,
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.model_tokens = Counter("retriever_model_tokens", "Tokens that a model read.", model, registry=registry)
+        self.padding_tokens = Counter(
+            "retriever_padding_tokens", "Tokens of padding that a model computed.", model, registry=registry
+        )
+        self.batch_rejected = Counter(
+            "retriever_batch_rejected", "Requests that a model's queue turned away.", model, registry=registry
+        )
+        self.abandoned = Counter(
+            "retriever_abandoned", "Requests whose client left before a model was done.", model, registry=registry
+        )
+        self.out_of_memory = Counter(
+            "retriever_out_of_memory", "Batches that did not fit into memory.", model, registry=registry
         )
 
     def observe_answers(self, answers: Sequence[Answer]) -> None:

@@ -33,7 +33,22 @@ class Limits(BaseModel):
         description="Requests that may wait for a thread; beyond it the answer is 429.",
     )
     queue_seconds: float = Field(
-        default=10.0, gt=0, description="Longest wait for a thread; beyond it the answer is 429."
+        default=10.0, gt=0, description="Longest wait for a thread or a model; beyond it the answer is 429."
+    )
+    batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=4_194_304,
+        description="Padded tokens of one batch of a model; None takes 4096 on a CPU, more on a GPU.",
+    )
+    batch_wait_ms: float = Field(
+        default=1.0, ge=0, le=1000, description="Longest time that a batch waits for other requests' texts."
+    )
+    batch_queue: int = Field(
+        default=512,
+        ge=1,
+        le=100_000,
+        description="Requests that may wait for one model; beyond it the answer is 429.",
     )
     rerank_depth: int = Field(default=200, ge=1, le=1000, description="Most documents that a search may have reranked.")
     deadline_ms: float = Field(
@@ -62,6 +77,18 @@ class Settings(BaseSettings):
     )
     rerank_depth: int = Field(
         default=50, ge=1, le=1000, description="How many documents of a search the configured reranker reads."
+    )
+    embedding_models: list[str] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Encoders that /v1/embeddings offers beside those of the indexes, as a JSON list of names and "
+        "folders.",
+    )
+    rerank_models: list[str] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Cross-encoders that the rerank routes offer beside `reranker`, as a JSON list of names and "
+        "folders.",
     )
     device: str | None = Field(
         default=None, description="Where models run: cpu, cuda, cuda:1, mps; None lets torch choose."
