@@ -17,7 +17,7 @@ class ClientLeft(Exception):
 
 
 class Admission:
-    """Lets as many POST requests run as there are threads, and as many wait as the queue holds."""
+    """Lets as many requests that do work run as there are threads, and as many wait as the queue holds."""
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
         self.app = app
@@ -27,7 +27,7 @@ class Admission:
         self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "DELETE"):
             await self.app(scope, receive, send)
             return
         arrived = time.perf_counter()

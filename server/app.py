@@ -9,47 +9,46 @@ import anyio
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from retriever.index.sealed import Index, open_index
+from retriever.index.sealed import Index
 from server.access import Access
 from server.admission import Admission
 from server.bodies import BodyGuard
 from server.dependencies import Service
 from server.errors import add_error_handlers
+from server.indexes import Indexes
 from server.metrics import Metrics
 from server.observation import Observation
 from server.readiness import Readiness
-from server.routes import health, models, search
+from server.routes import aliases, health, models, search
+from server.routes import indexes as index_routes
 from server.routes.page import page_router
-from server.served_index import ServedIndex
 from server.settings import Settings
 
 log = logging.getLogger("server.index")
 
 DESCRIPTION = """
-Search over one sealed index, the index's encoder in the form of OpenAI's API, and a reranker in the form of
-Jina's. Every answer says how far it can be trusted.
+Search over sealed indexes, the encoder of the default index in the form of OpenAI's API, and a reranker in the
+form of Jina's. Every answer says how far it can be trusted.
 """
 
 
 def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
-    """Return the app for one index, opened from the settings unless it is given.
+    """Return the app for the index or the folder of indexes that the settings name, or for the index given.
 
     Models are loaded when the app starts; until the canaries agree nothing is answered. The app closes the
-    index when it stops. Raises UnknownIndex, IndexCorrupt or IndexMismatch.
+    indexes when it stops. Raises UnknownIndex, IndexCorrupt or IndexMismatch.
     """
-    if index is None:
-        index = open_index(settings.index, encoder=settings.encoder, device=settings.device, offline=settings.offline)
     metrics = Metrics()
-    served = ServedIndex(index, settings.reranker, metrics)
-    key = settings.api_key_sha256
+    indexes = Indexes(settings, metrics, index)
+    key, write_key = settings.api_key_sha256, settings.write_key_sha256
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Admitted requests, and a few for routes that take no body.
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.limits.threads + 2
-        await anyio.to_thread.run_sync(served.prepare)
+        await anyio.to_thread.run_sync(indexes.prepare)
         yield
-        served.close()
+        indexes.close()
 
     app = FastAPI(
         title="retriever",
@@ -65,14 +64,16 @@ def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
                 Access,
                 host_names=settings.host_names,
                 key_sha256=key.get_secret_value() if key else None,
+                write_key_sha256=write_key.get_secret_value() if write_key else None,
+                writable=settings.writable,
             ),
             Middleware(BodyGuard, limits=settings.limits),
             Middleware(Admission, limits=settings.limits, metrics=metrics),
         ],
     )
-    readiness = Readiness(served, settings.readiness_seconds)
-    app.state.service = Service(settings, served, metrics, readiness)
+    readiness = Readiness(indexes, settings.readiness_seconds)
+    app.state.service = Service(settings, indexes, metrics, readiness)
     add_error_handlers(app)
-    for router in (search.router, models.router, health.router, page_router()):
+    for router in (search.router, index_routes.router, aliases.router, models.router, health.router, page_router()):
         app.include_router(router)
     return app

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def serve(
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")],
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of an index, or of several.")],
     host: Annotated[
         str | None,
         typer.Option(
@@ -29,6 +29,9 @@ def serve(
     rerank_depth: Annotated[
         int | None, typer.Option(min=1, max=1000, help="How many documents it reads; 50 if none is given.")
     ] = None,
+    default_index: Annotated[
+        str | None, typer.Option(help="Of several, the index or alias for requests that name none.")
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="The index's encoder under another name or path.")] = None,
     device: Annotated[str | None, typer.Option(help="Where models run: cpu, cuda, cuda:1, mps.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Make no network call.")] = False,
@@ -38,6 +41,9 @@ def serve(
     queue: Annotated[
         int | None, typer.Option(min=0, help="Requests that may wait; the next one is answered 429.")
     ] = None,
+    writable: Annotated[
+        bool, typer.Option("--writable", help="Accept changes of documents and aliases over HTTP.")
+    ] = False,
     log_queries: Annotated[bool, typer.Option("--log-queries", help="Write queries into the log.")] = False,
     print_settings: Annotated[
         bool, typer.Option("--print-settings", help="Print all settings with their meaning and stop.")
@@ -46,11 +52,14 @@ def serve(
     """Serve an index over HTTP: a search page at /, an API under /v1, its description at /openapi.json.
 
     Every setting is also an environment variable RETRIEVER__NAME; a flag goes before it. To be reached from
-    other machines, set RETRIEVER__API_KEY_SHA256 to the SHA-256 of a key.
+    other machines, set RETRIEVER__API_KEY_SHA256 to the SHA-256 of a key. Nothing can be changed unless
+    --writable is given; where a key is set, writing needs another one, RETRIEVER__WRITE_KEY_SHA256.
 
     Examples:
 
       retriever serve my-index
+
+      retriever serve folder-of-indexes --default-index docs
 
       retriever serve my-index --port 9000 --reranker my-cross-encoder --offline
 
@@ -65,9 +74,11 @@ def serve(
         port=port,
         reranker=reranker,
         rerank_depth=rerank_depth,
+        default_index=default_index,
         encoder=encoder,
         device=device,
         offline=offline or None,
+        writable=writable or None,
         log_queries=log_queries or None,
         limits={name: value for name, value in limits.items() if value is not None} or None,
     )
@@ -127,7 +138,7 @@ def _run(settings: "Settings") -> None:
         service = app.state.service
         typer.echo(f"loading the models of {settings.index} ...", err=True)
         # Here and not when the app starts, so that a failure ends in its own message and exit code.
-        service.index.prepare()
+        service.indexes.prepare()
         log_to_stderr()
         config = uvicorn.Config(
             app,

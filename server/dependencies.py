@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from server.errors import Refusal
+from server.indexes import Indexes
 from server.metrics import Metrics
 from server.readiness import Readiness
 from server.served_index import ServedIndex
@@ -17,9 +18,14 @@ class Service:
     """Everything that one app is made of."""
 
     settings: Settings
-    index: ServedIndex
+    indexes: Indexes
     metrics: Metrics
     readiness: Readiness
+
+    @property
+    def index(self) -> ServedIndex:
+        """The default index, which routes without a name answer from."""
+        return self.indexes.default
 
 
 async def _service(request: Request) -> Service:
@@ -32,7 +38,7 @@ AnyService = Annotated[Service, Depends(_service)]
 
 
 async def _prepared(service: AnyService) -> Service:
-    if not service.index.prepared:
+    if not service.indexes.prepared:
         raise Refusal(503, "models are being loaded; try again in a few seconds.", headers={"Retry-After": "2"})
     return service
 

@@ -47,6 +47,7 @@ STATUS: dict[type[RetrievalError], tuple[int, str]] = {
 CODES = {
     400: "bad_request",
     401: "unauthorized",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     408: "request_timeout",
@@ -82,6 +83,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "The body is not JSON that this service reads.",
         401: "The API key is missing or wrong.",
+        403: "The key, or the service, may only read.",
+        404: "There is no such thing here.",
         408: "The body took too long to arrive.",
         413: "The body is too large.",
         415: "The body is not uncompressed JSON.",
@@ -89,6 +92,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         424: "A model gave unusable numbers.",
         429: "Too many requests are waiting; try again after Retry-After seconds.",
         503: "The index or a model cannot be used now.",
+        507: "The disk is full; nothing was changed.",
     }.items()
 }
 """The errors of a route that takes a body, for its OpenAPI description."""

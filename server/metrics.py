@@ -70,7 +70,8 @@ class Metrics:
         self.rejected = Counter("retriever_rejected", "Requests turned away with 429.", registry=self.registry)
         self.reload_failures = Counter(
             "retriever_reload_failures",
-            "New generations of the index that could not be served.",
+            "New generations of an index that could not be served.",
+            ("index",),
             registry=self.registry,
         )
         self.running = Gauge("retriever_running_requests", "Requests being worked on.", registry=self.registry)
@@ -132,10 +133,10 @@ class Metrics:
             for stage, milliseconds in answer.timings.items():
                 self.stage_seconds.labels(stage).observe(milliseconds / 1e3)
 
-    def observe_index(self, generation: int, documents: int) -> None:
-        """Record which index is served."""
-        self.generation.set(generation)
-        self.documents.set(documents)
+    def observe_index(self, name: str, generation: int, documents: int) -> None:
+        """Record which generation of an index is served."""
+        self.generation.labels(name).set(generation)
+        self.documents.labels(name).set(documents)
 
     def expose(self) -> bytes:
         """Return all numbers in the text format."""

@@ -4,7 +4,7 @@ import threading
 import time
 
 from retriever.errors import RetrievalError
-from server.served_index import ServedIndex
+from server.indexes import Indexes
 
 CANARY_QUERY = "the quick brown fox"
 
@@ -12,8 +12,8 @@ CANARY_QUERY = "the quick brown fox"
 class Readiness:
     """Answers with the reason why the service is not ready, or None."""
 
-    def __init__(self, served: ServedIndex, reuse_seconds: float) -> None:
-        self._served = served
+    def __init__(self, indexes: Indexes, reuse_seconds: float) -> None:
+        self._indexes = indexes
         self._reuse_seconds = reuse_seconds
         self._lock = threading.Lock()
         self._checked_at = float("-inf")
@@ -25,7 +25,7 @@ class Readiness:
         """Return why requests should go elsewhere, or None; the outcome is reused for a short time."""
         if self.draining:
             return "the service is stopping"
-        if not self._served.prepared:
+        if not self._indexes.prepared:
             return "models are being loaded"
         with self._lock:
             if time.monotonic() - self._checked_at >= self._reuse_seconds:
@@ -35,7 +35,7 @@ class Readiness:
 
     def _ask(self) -> str | None:
         try:
-            with self._served.lease() as index:
+            with self._indexes.default.lease() as index:
                 spec = index.pipelines[index.default_pipeline].without("rerank")
                 answer = index.search(CANARY_QUERY, 1, pipeline=spec, documents=False)
                 # Documents have vectors, so a dense search of an index that is not empty finds some.

@@ -6,6 +6,7 @@ refused, since guessing hides mistakes.
 
 from typing import Annotated, Any, Literal, Self
 
+from fastapi import Path
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -27,9 +28,16 @@ MAX_QUERIES = 64
 MAX_INPUTS = 256
 MAX_RERANKED = 1000
 MAX_DEADLINE_MS = 600_000
+MAX_FACETS = 16
+MAX_FACET_VALUES = 1000
+MAX_EXPLAINED = 100
 
-Stage = Literal["bm25", "dense", "rerank"]
+Stage = Literal["bm25", "sparse", "dense", "rerank"]
 InputType = Literal["query", "document"]
+
+
+# Any text is taken, so that what cannot be a name is no index (404) rather than a fault of the request.
+IndexName = Annotated[str, Path(max_length=1000, description="An index or an alias; GET /v1/indexes lists them.")]
 
 
 class Body(BaseModel):
@@ -76,6 +84,22 @@ class SearchRequest(Body):
         description='Read each query in the query syntax (docs/query-syntax.md): +word -word "a phrase" retriev* '
         "fuzzy~1. Otherwise such signs are plain text.",
     )
+    facets: list[StrictStr] = Field(
+        default_factory=list,
+        max_length=MAX_FACETS,
+        description="Declared fields whose values are counted over all documents that match, not only those returned.",
+    )
+    facet_values: StrictInt = Field(10, ge=1, le=MAX_FACET_VALUES, description="How many values of each facet.")
+    explain: StrictBool = Field(
+        False,
+        description=f"Say for each hit its place in each stage and what each term adds; k may be {MAX_EXPLAINED} then.",
+    )
+    min_relevance: StrictInt | StrictFloat | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Least probability of being relevant; refused unless the index holds a calibration.",
+    )
     include_documents: StrictBool = Field(True, description="Return titles, texts and metadata.")
     deadline_ms: StrictInt | StrictFloat | None = Field(
         default=None,
@@ -105,6 +129,8 @@ class SearchRequest(Body):
             raise ValueError("give either query or queries")
         if self.k + self.offset > MAX_K:
             raise ValueError(f"k + offset must be at most {MAX_K}, got {self.k + self.offset}")
+        if self.explain and self.k > MAX_EXPLAINED:
+            raise ValueError(f"k must be at most {MAX_EXPLAINED} with explain, got {self.k}")
         return self
 
     @property
@@ -116,6 +142,45 @@ class SearchRequest(Body):
 def _require_text(text: str, place: str = "") -> None:
     if not text.strip():
         raise ValueError(f"{place}the text is empty; give at least one word")
+
+
+class TermBody(BaseModel):
+    """What one analysed term of the query adds to a hit's BM25 score."""
+
+    term: str
+    weight: float = Field(description="How often it stands in the query, times its boost.")
+    idf: float
+    frequency: int = Field(description="How often it stands in the document.")
+    score: float
+
+
+class ExplanationBody(BaseModel):
+    """Where a hit's scores come from."""
+
+    ranks: dict[str, int] = Field(description="The hit's place, from 1, in the list of each stage.")
+    terms: list[TermBody] = Field(
+        description="What adds up to the score of bm25; empty where that stage did not score the hit, or where the "
+        "query has more to it than terms."
+    )
+
+
+class FacetValue(BaseModel):
+    """A value of a field and how many of the counted documents have it."""
+
+    value: str | float
+    count: int
+
+
+class FacetsBody(BaseModel):
+    """How often the values of declared fields occur in the documents that match the query, returned or not."""
+
+    fields: dict[str, list[FacetValue]]
+    documents: int = Field(
+        description="How many documents were counted: with `syntax` all that fulfil the query; otherwise all that "
+        "hold one of its terms, where the pipeline searches by words, together with the best `depth` of each stage "
+        "that searches by a model. Always within the filter; chunks count one by one."
+    )
+    complete: bool = Field(description="False where a stage that searches by a model gave no more than its depth.")
 
 
 class HitBody(BaseModel):
@@ -136,6 +201,7 @@ class HitBody(BaseModel):
         default_factory=list,
         description="Half-open ranges of `text` in Unicode code points where query terms stand.",
     )
+    explanation: ExplanationBody | None = None
 
 
 class Result(BaseModel):
@@ -148,11 +214,13 @@ class Result(BaseModel):
     degraded: list[str] = Field(description="Stages that failed or ran out of time and were left out.")
     warnings: list[str]
     timings: dict[str, float] = Field(description="Milliseconds by stage, and `total`.")
+    facets: FacetsBody | None = None
 
 
 class IndexState(BaseModel):
     """Which index answered."""
 
+    name: str
     generation: int
     fingerprint: str
 
@@ -314,3 +382,51 @@ class InfoResponse(BaseModel):
     reranker: str | None
     index: dict[str, Any]
     reload_error: Annotated[str | None, Field(description="Why a newer generation of the index is not served, if so.")]
+
+
+class IndexSummary(BaseModel):
+    """One index of the service."""
+
+    name: str
+    aliases: list[str]
+    is_default: bool
+    documents: int | None = Field(default=None, description="null when the index cannot be served.")
+    generation: int | None = None
+    fingerprint: str | None = None
+    error: str | None = Field(default=None, description="Why it, or its newest generation, is not served, if so.")
+
+
+class IndexList(BaseModel):
+    """All indexes of the service."""
+
+    indexes: list[IndexSummary]
+
+
+class IndexDescription(IndexSummary):
+    """One index, with all it is made of."""
+
+    pipelines: dict[str, PipelineSpec]
+    default_pipeline: str
+    fields: dict[str, str]
+    encoder: str | None
+    index: dict[str, Any]
+
+
+class AliasRequest(Body):
+    """The index that an alias is to stand for."""
+
+    index: StrictStr = Field(max_length=64)
+
+
+class AliasBody(BaseModel):
+    """An alias and what it stands for."""
+
+    alias: str
+    index: str
+    before: str | None = Field(default=None, description="What it stood for until now.")
+
+
+class AliasList(BaseModel):
+    """All aliases by name."""
+
+    aliases: dict[str, str]

@@ -26,7 +26,8 @@ class _Generation:
 class ServedIndex:
     """Lends the newest usable generation; a replaced one is closed when its last borrower is done."""
 
-    def __init__(self, index: Index, reranker: str | None, metrics: Metrics) -> None:
+    def __init__(self, name: str, index: Index, reranker: str | None, metrics: Metrics) -> None:
+        self.name = name
         self._current = _Generation(index)
         self._reranker = reranker
         self._metrics = metrics
@@ -56,7 +57,7 @@ class ServedIndex:
         index.check_canaries()
         if self._reranker is not None:
             index.reranker(self._reranker)
-        self._metrics.observe_index(index.generation, len(index))
+        self._metrics.observe_index(self.name, index.generation, len(index))
 
     @contextmanager
     def lease(self) -> Iterator[Index]:
@@ -84,8 +85,8 @@ class ServedIndex:
         except (RetrievalError, OSError) as error:
             self._retry_at = time.monotonic() + RETRY_SECONDS
             self.reload_error = str(error)
-            self._metrics.reload_failures.inc()
-            log.error("the new generation cannot be served, the old one stays: %s", error)
+            self._metrics.reload_failures.labels(self.name).inc()
+            log.error("the new generation of %s cannot be served, the old one stays: %s", self.name, error)
         finally:
             self._renewing.release()
 
@@ -104,7 +105,7 @@ class ServedIndex:
             self._current = _Generation(fresh)
             unused = old.leases == 0
         self.reload_error = None
-        log.info("generation %d replaces %d", fresh.generation, old.index.generation)
+        log.info("generation %d of %s replaces %d", fresh.generation, self.name, old.index.generation)
         if unused:
             old.index.close()
 

@@ -63,7 +63,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RETRIEVER__", env_nested_delimiter="__", extra="ignore", frozen=True)
 
-    index: Path = Field(description="Folder of the index.")
+    index: Path = Field(description="Folder of an index, or a folder whose folders are indexes.")
+    default_index: str | None = Field(
+        default=None,
+        description="Of several indexes, the one, or the alias, for requests that name none. None takes the alias "
+        "`default`, and without it the first index in order of name.",
+    )
     host: str = Field(
         default="127.0.0.1", description="Address to listen on; any but a loopback address needs an API key."
     )
@@ -98,6 +103,14 @@ class Settings(BaseSettings):
         default=None,
         description="SHA-256, in hex, of the key that requests must bring as `Authorization: Bearer KEY`.",
     )
+    writable: bool = Field(
+        default=False,
+        description="Accept changes of documents and aliases. Where an API key is set, writing needs one of its own.",
+    )
+    write_key_sha256: SecretStr | None = Field(
+        default=None,
+        description="SHA-256, in hex, of the key that allows to write, and to read too.",
+    )
     allowed_hosts: list[str] | None = Field(
         default=None,
         description="Names accepted in the Host header, as a JSON list. None accepts any while an API key is "
@@ -125,7 +138,7 @@ class Settings(BaseSettings):
         description="Bounds on requests; set one as RETRIEVER__LIMITS__NAME.",
     )
 
-    @field_validator("api_key_sha256")
+    @field_validator("api_key_sha256", "write_key_sha256")
     @classmethod
     def _digest(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
@@ -144,6 +157,13 @@ class Settings(BaseSettings):
                 "the index. Set RETRIEVER__API_KEY_SHA256 to the SHA-256 of a key, or use "
                 "--host 127.0.0.1"
             )
+        if self.writable and self.api_key_sha256 is not None and self.write_key_sha256 is None:
+            raise ValueError(
+                "refusing to accept changes from everybody who may read: set RETRIEVER__WRITE_KEY_SHA256 to the "
+                "SHA-256 of another key, or leave out --writable"
+            )
+        if self.write_key_sha256 is not None and self.write_key_sha256 == self.api_key_sha256:
+            raise ValueError("the key that writes must be another one than the key that reads")
         return self
 
     @property

@@ -51,13 +51,40 @@ class Candidates:
         return list(zip(self.ids, self.scores, strict=True))
 
 
+class Loader:
+    """Loads each model once for all indexes that are opened with it; safe for concurrent use."""
+
+    def __init__(self) -> None:
+        self._encoders: dict[tuple[str, str | None], Encoder] = {}
+        self._term_encoders: dict[tuple[str, str | None], TermEncoder] = {}
+        self.rerankers: dict[str, Reranker] = {}
+        self._lock = threading.Lock()
+
+    def encoder(self, name: str, *, device: str | None, offline: bool) -> Encoder:
+        """Return the encoder of that name or folder. Raises BackendUnavailable."""
+        with self._lock:
+            if (name, device) not in self._encoders:
+                self._encoders[name, device] = load_encoder(name, device=device, offline=offline)
+            return self._encoders[name, device]
+
+    def term_encoder(self, name: str, *, device: str | None, offline: bool) -> TermEncoder:
+        """Return the encoder of terms of that name or folder. Raises BackendUnavailable."""
+        with self._lock:
+            if (name, device) not in self._term_encoders:
+                self._term_encoders[name, device] = load_term_encoder(name, device=device, offline=offline)
+            return self._term_encoders[name, device]
+
+
 @dataclass
 class _Model(Generic[Loaded]):
-    """An encoder that is loaded when it is first needed: what the caller chose, or None for the manifest's name."""
+    """An encoder that is loaded when it is first needed: what the caller chose, or None for the manifest's name.
+
+    loaded  by name, for another generation may have been made with another encoder
+    """
 
     chosen: Loaded | str | None
     load: Callable[..., Loaded]
-    loaded: Loaded | None = None
+    loaded: dict[str, Loaded] = field(default_factory=dict)
 
 
 @dataclass
@@ -80,6 +107,7 @@ def open_index(
     sparse_encoder: TermEncoder | str | None = None,
     device: str | None = None,
     offline: bool = False,
+    loader: Loader | None = None,
 ) -> "Index":
     """Open the generation in force.
 
@@ -89,11 +117,13 @@ def open_index(
     device   where models run and flat vectors are scanned: "cpu", "cuda", ...; None lets torch choose for
              models and scans on the CPU
     offline  load models without any network call
+    loader   shares models with other indexes
 
     Raises UnknownIndex, IndexCorrupt or IndexMismatch.
     """
-    dense, sparse = _Model(encoder, load_encoder), _Model(sparse_encoder, load_term_encoder)
-    return Index(Path(path), _Models(dense, sparse, device, offline))
+    loader = loader or Loader()
+    dense, sparse = _Model(encoder, loader.encoder), _Model(sparse_encoder, loader.term_encoder)
+    return Index(Path(path), _Models(dense, sparse, device, offline, loader.rerankers))
 
 
 class Index:
@@ -204,14 +234,14 @@ class Index:
 
     def _matching(self, model: "_Model[Loaded]", part: DensePart | ImpactPart) -> Loaded:
         with self._models.lock:
-            found = model.loaded
+            name = model.chosen if isinstance(model.chosen, str) else part.encoder
+            found = model.loaded.get(name)
             if found is None and model.chosen is not None and not isinstance(model.chosen, str):
                 found = model.chosen
             if found is None:
-                name = model.chosen if isinstance(model.chosen, str) else part.encoder
                 found = model.load(name, device=self._models.device, offline=self._models.offline)
             _require_same_encoder(self.path, part.fingerprint, found.fingerprint())
-            model.loaded = found
+            model.loaded[name] = found
         return found
 
     def reranker(self, model: str) -> Reranker:

@@ -56,7 +56,7 @@ def models(service: AnyService) -> ModelList:
     return ModelList(data=found)
 
 
-@router.post("/v1/embeddings", responses={404: RESPONSES[422], **RESPONSES}, tags=["models"])
+@router.post("/v1/embeddings", responses=RESPONSES, tags=["models"])
 def embeddings(body: EmbeddingRequest, request: Request, service: PreparedService) -> EmbeddingResponse:
     """Return the vectors that the index's encoder gives, in the form of OpenAI's API."""
     with service.index.lease() as index:
@@ -112,7 +112,7 @@ def _require_width(asked: int | None, width: int) -> None:
         raise InvalidInput(f"dimensions must be {width}, got {asked}: the encoder was not trained for shorter vectors.")
 
 
-@router.post("/v1/rerank", responses={404: RESPONSES[422], **RESPONSES}, tags=["models"])
+@router.post("/v1/rerank", responses=RESPONSES, tags=["models"])
 def rerank(body: RerankRequest, request: Request, service: PreparedService) -> RerankResponse:
     """Return documents in the order of their relevance to a query, in the form of Jina's API."""
     model = service.settings.reranker

@@ -1,15 +1,27 @@
-"""POST /v1/search."""
+"""POST /v1/search and POST /v1/indexes/{name}/search."""
 
 import math
+from dataclasses import asdict
 
 from fastapi import APIRouter, Request
 
-from retriever.errors import ModelFault
-from retriever.types import Answer, Hit
-from server.dependencies import PreparedService
+from retriever.errors import InvalidInput, ModelFault
+from retriever.types import Answer, Facets, Hit
+from server.dependencies import PreparedService, Service
 from server.errors import RESPONSES
 from server.pipelines import choose_pipeline
-from server.schemas import HitBody, IndexState, Result, SearchRequest, SearchResponse
+from server.schemas import (
+    ExplanationBody,
+    FacetsBody,
+    FacetValue,
+    HitBody,
+    IndexName,
+    IndexState,
+    Result,
+    SearchRequest,
+    SearchResponse,
+)
+from server.served_index import ServedIndex
 
 router = APIRouter()
 
@@ -17,13 +29,28 @@ router = APIRouter()
 PASSED_MS = 1e-3
 
 
+# Plain defs on purpose: scoring holds the CPU, so it runs in the thread pool and health checks go on.
 @router.post("/v1/search", responses=RESPONSES, tags=["search"])
 def search(body: SearchRequest, request: Request, service: PreparedService) -> SearchResponse:
-    """Return the best documents for each query, best first, with the score that every stage gave."""
-    # A plain def on purpose: scoring holds the CPU, so it runs in the thread pool and health checks go on.
+    """Return the best documents of the default index for each query, best first, with the score of every stage."""
+    return _search(body, request, service, service.index)
+
+
+@router.post("/v1/indexes/{name}/search", responses=RESPONSES, tags=["search"])
+def search_index(name: IndexName, body: SearchRequest, request: Request, service: PreparedService) -> SearchResponse:
+    """Return the best documents of an index, or of the one that an alias stands for, for each query."""
+    return _search(body, request, service, service.indexes.find(name))
+
+
+def _search(body: SearchRequest, request: Request, service: Service, served: ServedIndex) -> SearchResponse:
+    if body.min_relevance is not None:
+        raise InvalidInput(
+            f"min_relevance needs scores calibrated as probabilities, and the index {served.name!r} holds no "
+            "calibration; leave it out."
+        )
     waited = request.state.waited_ms
     deadline = body.deadline_ms or service.settings.limits.deadline_ms
-    with service.index.lease() as index:
+    with served.lease() as index:
         name, spec = choose_pipeline(index, service.settings, body.pipeline, body.without)
         answers = index.batch_search(
             body.texts,
@@ -36,10 +63,14 @@ def search(body: SearchRequest, request: Request, service: PreparedService) -> S
             offset=body.offset,
             deadline_ms=max(deadline - waited, PASSED_MS),
             syntax=body.syntax,
+            facets=body.facets,
+            facet_values=body.facet_values,
+            explain=body.explain,
         )
-        state = IndexState(generation=index.generation, fingerprint=index.fingerprint)
+        state = IndexState(name=served.name, generation=index.generation, fingerprint=index.fingerprint)
     service.metrics.observe_answers(answers)
     request.state.notes |= {
+        "index": served.name,
         "pipeline": name,
         "queries": len(answers),
         "hits": sum(len(answer.hits) for answer in answers),
@@ -66,6 +97,18 @@ def _result(answer: Answer, include_documents: bool) -> Result:
         degraded=answer.degraded,
         warnings=answer.warnings,
         timings={stage: round(milliseconds, 3) for stage, milliseconds in answer.timings.items()},
+        facets=_facets(answer.facets) if answer.facets else None,
+    )
+
+
+def _facets(facets: Facets) -> FacetsBody:
+    return FacetsBody(
+        fields={
+            name: [FacetValue(value=value, count=count) for value, count in counts]
+            for name, counts in facets.counts.items()
+        },
+        documents=facets.documents,
+        complete=facets.complete,
     )
 
 
@@ -73,6 +116,8 @@ def _hit(hit: Hit, include_documents: bool) -> HitBody:
     if not all(math.isfinite(score) for score in (hit.score, *hit.scores.values())):
         raise ModelFault(f"a stage scored {hit.id!r} with a number that is not finite: {hit.scores}.")
     body = HitBody(id=hit.id, score=hit.score, scores=hit.scores, highlights=hit.highlights)
+    if hit.explanation is not None:
+        body.explanation = ExplanationBody.model_validate(asdict(hit.explanation))
     document = hit.document
     if document is not None and include_documents:
         body.title = document.title

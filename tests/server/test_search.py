@@ -44,7 +44,7 @@ def test_answer_is_that_of_the_engine_with_every_stage_score(client: Client) -> 
 def test_response_names_index_pipeline_and_stages(client: Client) -> None:
     body = client.search().json()
     with client.service.index.lease() as index:
-        assert body["index"] == {"generation": index.generation, "fingerprint": index.fingerprint}
+        assert body["index"] == {"name": "small", "generation": index.generation, "fingerprint": index.fingerprint}
     assert body["pipeline"] == "hybrid"
     assert body["stages"] == ["bm25", "dense"]
 

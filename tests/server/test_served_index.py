@@ -34,7 +34,7 @@ def test_the_next_request_sees_what_was_added_and_deleted(
     after = client.search().json()["index"]
     assert after["generation"] == before["generation"] + 1
     assert after["fingerprint"] != before["fingerprint"]
-    assert f"retriever_index_generation {float(after['generation'])}" in client.get("/metrics").text
+    assert f'retriever_index_generation{{index="index"}} {float(after["generation"])}' in client.get("/metrics").text
     delete_documents(own_index, [ADDED.id])
     assert hits(client) == []
 
@@ -72,7 +72,7 @@ def test_a_broken_generation_is_not_served(
     assert client.search().json()["index"]["generation"] == generation
     error = client.get("/v1/info").json()["reload_error"]
     assert manifest.name in error
-    assert "retriever_reload_failures_total 1.0" in client.get("/metrics").text
+    assert 'retriever_reload_failures_total{index="index"} 1.0' in client.get("/metrics").text
     assert client.get("/readyz").status_code == 200
     # Mended, it is served after the pause that spares the disk.
     manifest.write_bytes(content)

@@ -1,0 +1,213 @@
+"""The indexes in service: one sealed index, or all that lie side by side in a root folder."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from retriever.errors import InvalidInput, RetrievalError, UnknownIndex
+from retriever.index.sealed import Index, Loader, open_index
+from server.aliases import Aliases
+from server.metrics import Metrics
+from server.names import is_name
+from server.served_index import RETRY_SECONDS, ServedIndex
+from server.settings import Settings
+
+log = logging.getLogger("server.index")
+
+DEFAULT_ALIAS = "default"
+
+
+class Indexes:
+    """Finds indexes by name or alias and opens those that appear in the root folder."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, given: Index | None = None) -> None:
+        """Open `given`, or what the settings name. Raises UnknownIndex, IndexCorrupt or IndexMismatch.
+
+        One faulty index beside others is left out and said so; a faulty default is an error.
+        """
+        self._settings = settings
+        self._metrics = metrics
+        self._loader = Loader()
+        self._opening = threading.Lock()
+        self._open: dict[str, ServedIndex] = {}
+        self._failed: dict[str, tuple[RetrievalError, float]] = {}
+        self._prepared = False
+        self.root: Path | None = None
+        self.aliases: Aliases | None = None
+        if given is not None or not _is_root(settings.index):
+            self._open_single(given or self._open_index(settings.index))
+            return
+        if settings.encoder is not None:
+            raise InvalidInput(
+                f"--encoder names the encoder of one index, and {settings.index} holds several; "
+                "serve one of them, or make the encoders available under their own names."
+            )
+        self.root = settings.index.resolve()
+        self.aliases = Aliases(self.root)
+        for name in self._on_disk():
+            try:
+                self._add(name, self._open_index(self.root / name))
+            except RetrievalError as error:
+                self._fail(name, error)
+        self._default = self._default_name()
+
+    def _open_single(self, index: Index) -> None:
+        name = index.path.resolve().name
+        self._default = name if is_name(name) else "index"
+        self._add(self._default, index)
+
+    def _default_name(self) -> str:
+        """Return what routes without a name answer from; the alias called default may change it at any time."""
+        wanted = self._settings.default_index
+        if wanted is None:
+            wanted = (
+                DEFAULT_ALIAS if DEFAULT_ALIAS in self.all_aliases() else next(iter(self._open or self._failed), "")
+            )
+        self.find(wanted)
+        return wanted
+
+    def _open_index(self, path: Path) -> Index:
+        settings = self._settings
+        return open_index(
+            path, encoder=settings.encoder, device=settings.device, offline=settings.offline, loader=self._loader
+        )
+
+    def _add(self, name: str, index: Index) -> ServedIndex:
+        served = ServedIndex(name, index, self._settings.reranker, self._metrics)
+        self._open[name] = served
+        self._failed.pop(name, None)
+        return served
+
+    def _fail(self, name: str, error: RetrievalError) -> None:
+        self._failed[name] = (error, time.monotonic() + RETRY_SECONDS)
+        log.error("the index %s cannot be served: %s", name, error)
+
+    def _on_disk(self) -> list[str]:
+        assert self.root is not None
+        return sorted(path.name for path in self.root.iterdir() if is_name(path.name) and _is_index(path))
+
+    @property
+    def default(self) -> ServedIndex:
+        """The index that routes without a name answer from."""
+        return self.find(self._default)
+
+    @property
+    def prepared(self) -> bool:
+        """Whether models are loaded and the canaries agreed."""
+        return self._prepared
+
+    def prepare(self) -> None:
+        """Load all models and compare the canaries; does nothing the second time.
+
+        Raises what is wrong with the default index; another that is faulty is left out.
+        """
+        if self._prepared:
+            return
+        default = self.default
+        default.prepare()
+        for name, served in list(self._open.items()):
+            if served is default:
+                continue
+            try:
+                served.prepare()
+            except RetrievalError as error:
+                self._fail(name, error)
+                self._open.pop(name).close()
+        self._prepared = True
+
+    def all_aliases(self) -> dict[str, str]:
+        """Return what each alias stands for; a single index has none."""
+        return self.aliases.all() if self.aliases else {}
+
+    def names(self) -> list[str]:
+        """Return the names of all indexes, faulty ones included, in order."""
+        return sorted({*self._open, *self._failed, *(self._on_disk() if self.root else ())})
+
+    def failure(self, name: str) -> str | None:
+        """Return why an index is not served, or None."""
+        found = self._failed.get(name)
+        return str(found[0]) if found else None
+
+    def get(self, name: str) -> ServedIndex | None:
+        """Return the index of that name if it is, or can be, served; None otherwise."""
+        try:
+            return self.find(name)
+        except RetrievalError:
+            return None
+
+    def find(self, name: str) -> ServedIndex:
+        """Return the index that a name or an alias stands for, ready to answer once the service is.
+
+        Raises UnknownIndex; or what is wrong with the index, found again every RETRY_SECONDS at most.
+        """
+        target = self.all_aliases().get(name, name)
+        served = self._open.get(target)
+        if served is not None:
+            return served
+        if self.root is None or not is_name(target) or not _is_index(self.root / target):
+            raise UnknownIndex(f"there is no index {target[:80]!r} here; GET /v1/indexes lists those that are.")
+        with self._opening:
+            if target in self._open:
+                return self._open[target]
+            if target in self._failed and time.monotonic() < self._failed[target][1]:
+                raise self._failed[target][0]
+            try:
+                index = self._open_index(self.root / target)
+                served = ServedIndex(target, index, self._settings.reranker, self._metrics)
+                if self._prepared:
+                    served.prepare()
+            except RetrievalError as error:
+                self._fail(target, error)
+                raise
+            self._open[target] = served
+            self._failed.pop(target, None)
+            return served
+
+    def set_alias(self, alias: str, index: str | None) -> str | None:
+        """Let an alias stand for an index that can answer, or for nothing; return what it stood for.
+
+        Requests that have begun finish on the old index. Raises UnknownIndex, InvalidInput, or what is wrong with
+        the index; the alias stays as it was then.
+        """
+        if self.aliases is None:
+            raise InvalidInput("one index is served, which has no aliases; serve the folder that holds it.")
+        if not is_name(alias):
+            raise InvalidInput(
+                f"an alias has 1 to 64 letters, digits, dots, dashes and underscores and begins with a letter or "
+                f"digit, got {alias[:80]!r}."
+            )
+        if index is None:
+            if alias not in self.all_aliases():
+                raise UnknownIndex(f"there is no alias {alias!r}; GET /v1/aliases lists those that are.")
+            if alias == self._default:
+                raise InvalidInput(f"{alias!r} names the default index; point it elsewhere instead of removing it.")
+            return self.aliases.set(alias, None)
+        if index in self.all_aliases():
+            raise InvalidInput(f"{index!r} is an alias itself; name the index that it stands for.")
+        if alias in self.names():
+            raise InvalidInput(f"there is an index called {alias!r}; choose another name for the alias.")
+        self.find(index)
+        return self.aliases.set(alias, index)
+
+    def each(self, do: Callable[[ServedIndex], None]) -> None:
+        """Do something to every open index."""
+        for served in list(self._open.values()):
+            do(served)
+
+    def close(self) -> None:
+        """Close all indexes."""
+        self.each(ServedIndex.close)
+
+
+def _is_index(path: Path) -> bool:
+    # A link could lead out of the root, and would give one index two names.
+    return not path.is_symlink() and (path / "CURRENT").is_file()
+
+
+def _is_root(path: Path) -> bool:
+    """Tell whether a folder is no index itself but holds some."""
+    if (path / "CURRENT").exists() or (path / "building").is_dir() or not path.is_dir():
+        return False
+    return any(is_name(child.name) and _is_index(child) for child in path.iterdir())
