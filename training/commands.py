@@ -15,6 +15,54 @@ def train() -> None:
 
 
 @app.command(
+    "run",
+    epilog="Example:  retriever train run star --data nl2bash --output my-encoder --set fit.batch_size=64 && "
+    "retriever index build nl2bash my-index --encoder my-encoder",
+)
+def run(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML of settings, or a recipe's name.")],
+    data: Annotated[Path, typer.Option(help="BEIR folder with train judgments.")],
+    output: Annotated[Path, typer.Option(help="Folder of the new model.")],
+    set: Annotated[list[str] | None, typer.Option(help="Change one setting: key=value; repeatable.")] = None,
+    restart: Annotated[bool, typer.Option(help="Begin anew, and replace a finished model.")] = False,
+    keep_work: Annotated[bool, typer.Option(help="Keep the folder of stages and checkpoints.")] = False,
+    offline: Annotated[bool, typer.Option(help="Make no network call.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Train by a recipe and test the result against the start on held-out queries.
+
+    The same command goes on where an interruption left it.
+    """
+    from training.recipe import run_recipe
+    from training.recipes.registry import configured
+    from training.settings import read_settings
+
+    recipe, path = configured(config)
+    settings = read_settings(recipe.settings, path, set or [], ignore=("recipe",))
+    report = run_recipe(recipe, settings, data, output, restart=restart, keep_work=keep_work, offline=offline)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1, default=str))
+        return
+    typer.echo(f"{output}: {recipe.name} on {report['queries']:,} queries in {report['seconds']:.0f} s.")
+    for split, measures in report["evaluation"].items():
+        for name, found in measures.items():
+            typer.echo(
+                f"{split} {name}: {found['start']:.4f} -> {found['end']:.4f} "
+                f"({found['difference']:+.4f}, p = {found['p']:.2g}, {found['queries']:,} queries)"
+            )
+
+
+@app.command("recipes")
+def recipes() -> None:
+    """List the recipes and where they come from."""
+    from training.recipes.registry import NAMES, recipe
+
+    for name in NAMES:
+        found = recipe(name)
+        typer.echo(f"{name:16} {found.summary} [{found.source}]")
+
+
+@app.command(
     "cross-encoder",
     epilog="Example:  retriever index corpus pydocs:stdlib --to pydocs && "
     "retriever train cross-encoder pydocs --output my-reranker && "
@@ -43,3 +91,91 @@ def cross_encoder(
         f"nDCG@10 on {found['queries']} {found['split']} queries: BM25 {found['bm25']:.4f}, "
         f"reranked {found['reranked']:.4f} ({found['difference']:+.4f}, p = {found['p']:.3g})"
     )
+
+
+Sharding = Annotated[str, typer.Option(metavar="NUMBER/OF", help="Make only this part, such as 2/8.")]
+Restart = Annotated[bool, typer.Option(help="Throw away unfinished work and replace the output.")]
+Device = Annotated[str | None, typer.Option(help="Where models run, such as cuda.")]
+Offline = Annotated[bool, typer.Option(help="Make no network call.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+@app.command(
+    "mine",
+    epilog="Example:  retriever train mine my-index --queries nfcorpus --output negatives.parquet && "
+    "retriever train score negatives.parquet --model my-reranker --output scores.parquet",
+)
+def mine(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Index of the collection's corpus.")],
+    queries: Annotated[str, typer.Option(help="BEIR folder, or irds:NAME, with queries and judgments.")],
+    output: Annotated[Path, typer.Option(help="Parquet file to write, see docs/training-data.md.")],
+    split: Annotated[str, typer.Option(help="Whose queries are mined.")] = "train",
+    sources: Annotated[str, typer.Option(help="Of bm25, dense, sparse; joined by commas.")] = "bm25,dense",
+    depth: Annotated[int, typer.Option(help="Documents from each source for a query.", min=1)] = 200,
+    denoise: Annotated[str | None, typer.Option(help="Cross-encoder that drops likely positives.")] = None,
+    denoise_ratio: Annotated[float, typer.Option(help="Drop above this share of the positive's probability.")] = 0.95,
+    estimate: Annotated[bool, typer.Option(help="Estimate false negatives by the index's encoder.")] = True,
+    portion: Annotated[int, typer.Option(help="Queries between two saves.", min=1)] = 1024,
+    shard: Sharding = "1/1",
+    restart: Restart = False,
+    device: Device = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Mine hard negatives for judged queries; interrupted, the same command goes on where it stopped."""
+    from training.jobs import run_mining
+
+    report = run_mining(
+        index, queries, output, split=split, shard=shard, restart=restart, device=device, offline=offline, quiet=quiet,
+        settings={
+            "sources": sources.split(","), "depth": depth, "denoise": denoise, "denoise_ratio": denoise_ratio,
+            "estimate": estimate, "portion": portion,
+        },
+    )  # fmt: skip
+    typer.echo(json.dumps(report, indent=1) if as_json else report["summary"])
+
+
+@app.command(
+    "score",
+    epilog="Example:  retriever train score negatives.parquet --model my-reranker --output scores.parquet",
+)
+def score(
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="Parquet file with query_id and document_id.")],
+    model: Annotated[str, typer.Option(help="Cross-encoder: a folder or name.")],
+    output: Annotated[Path, typer.Option(help="Parquet file of scores to write.")],
+    index: Annotated[Path | None, typer.Option(help="Index of the documents; PAIRS may name it.")] = None,
+    queries: Annotated[str | None, typer.Option(help="Where the queries' texts are; PAIRS may name it.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of the queries; PAIRS may name it.")] = None,
+    shard: Sharding = "1/1",
+    restart: Restart = False,
+    device: Device = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score pairs by a cross-encoder, once, as a teacher's scores; resumes as `mine` does."""
+    from training.jobs import run_scoring
+
+    report = run_scoring(
+        pairs, output, model, index=index, queries=queries, split=split, shard=shard, restart=restart,
+        device=device, offline=offline, quiet=quiet,
+    )  # fmt: skip
+    typer.echo(json.dumps(report, indent=1) if as_json else report["summary"])
+
+
+@app.command(
+    "merge",
+    epilog="Example:  retriever train merge a/negatives.parquet.work b/negatives.parquet.work --output all.parquet",
+)
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="WORK...", help="The .work folders of all machines.")],
+    output: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    as_json: Json = False,
+) -> None:
+    """Merge what `mine --shard` or `score --shard` made on machines that share no disk."""
+    from training.jobs import run_merging
+
+    report = run_merging(folders, output)
+    typer.echo(json.dumps(report, indent=1) if as_json else report["summary"])

@@ -1,0 +1,150 @@
+"""What `retriever train mine`, `score` and `merge` do: open the inputs, run the job, say what came of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from retriever.errors import InvalidInput
+from retriever.evaluation.collections import open_collection
+from retriever.index.sealed import open_index
+from training.mining import MiningSettings, mine_index, report_of
+from training.portions import Outcome, Shard, merge, read_metadata, work_folder
+from training.scoring import score_pairs
+
+
+def run_mining(
+    index: Path,
+    queries: str,
+    output: Path,
+    *,
+    settings: Mapping[str, Any],
+    split: str = "train",
+    shard: str = "1/1",
+    restart: bool = False,
+    device: str | None = None,
+    offline: bool = False,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Mine and return the report, with a summary in words. Raises what `mine_index` raises."""
+    try:
+        checked = MiningSettings.model_validate(settings)
+    except ValidationError as error:
+        raise InvalidInput(f"the settings of mining are not valid: {error}") from error
+    part = Shard.parse(shard)
+    collection = open_collection(queries, split)
+    with open_index(index, device=device, offline=offline) as opened:
+        outcome = mine_index(
+            opened, collection, output, checked, origin=queries, shard=part, restart=restart,
+            device=device, offline=offline, quiet=quiet,
+        )  # fmt: skip
+    return _report(outcome, output)
+
+
+def run_scoring(
+    pairs: Path,
+    output: Path,
+    model: str,
+    *,
+    index: Path | None = None,
+    queries: str | None = None,
+    split: str | None = None,
+    shard: str = "1/1",
+    restart: bool = False,
+    device: str | None = None,
+    offline: bool = False,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Score pairs and return the report, with a summary in words. Raises what `score_pairs` raises.
+
+    index, queries, split  None for what the file of pairs says it was mined from
+    """
+    named = _named_by(pairs)
+    index = index or named.get("index_path")
+    queries = queries or named.get("collection_path")
+    if not index or not queries:
+        raise InvalidInput(f"{pairs} does not say where its texts are; add --index and --queries.")
+    part = Shard.parse(shard)
+    collection = open_collection(queries, split or named.get("split") or "train")
+    with open_index(index, device=device, offline=offline) as opened:
+        outcome = score_pairs(
+            pairs, output, model, opened, collection, shard=part, restart=restart,
+            device=device, offline=offline, quiet=quiet,
+        )  # fmt: skip
+    return _report(outcome, output)
+
+
+def run_merging(folders: Sequence[Path], output: Path) -> dict[str, Any]:
+    """Merge work folders and return the report of the job. Raises what `portions.merge` raises."""
+    if output.exists():
+        raise InvalidInput(f"{output} exists already; choose another output.")
+    return _report(Outcome(merge(folders, output), []), output)
+
+
+def _named_by(pairs: Path) -> dict[str, Any]:
+    try:
+        metadata = read_metadata(pairs)
+    except InvalidInput:
+        # No file of `mine`, or none at all; what reads its columns says more.
+        return {}
+    return {**metadata, "split": metadata.get("depends_on", {}).get("split")}
+
+
+def _report(outcome: Outcome, output: Path) -> dict[str, Any]:
+    if outcome.metadata is None:
+        missing = len(outcome.missing)
+        state = f"{missing} portions of other shards are missing" if missing else "another process merges"
+        return {
+            "output": None,
+            "work": str(work_folder(output)),
+            "missing": outcome.missing,
+            "summary": f"this shard is done, its portions are in {work_folder(output)}; {state}",
+        }
+    if outcome.metadata["job"] == "mining":
+        report = report_of(outcome.metadata)
+        return {"output": str(output), **report, "summary": f"{output}: {_mining_in_words(report)}"}
+    counts = outcome.metadata["counts"]
+    cut = counts["cut_to_model_length"]
+    return {
+        "output": str(output),
+        "model": outcome.metadata["model"],
+        "counts": counts,
+        "summary": f"{output}: {counts['pairs']:,} pairs scored by {outcome.metadata['model']}, "
+        f"{cut:,} cut to its length",
+    }
+
+
+def _mining_in_words(report: Mapping[str, Any]) -> str:
+    queries, counts, judged = report["queries"], report["counts"], report["false_negatives"]
+    lines = [f"{counts.get('candidates', 0):,} candidates of {queries['mined']:,} queries"]
+    removed = [
+        f"{counts[name]:,} {label}"
+        for name, label in (
+            ("removed_by_id", "relevant"),
+            ("removed_by_text", "with a relevant document's text"),
+            ("removed_as_the_query_itself", "being the query itself"),
+            ("denoised", "too good to be negatives"),
+        )
+        if counts.get(name)
+    ]
+    if removed:
+        lines.append(f"left out: {', '.join(removed)}")
+    for name, label in (
+        ("without_text", "judged queries without a text"),
+        ("without_positives", "queries without a relevant document"),
+        ("positives_all_missing", "queries whose relevant documents are all missing from the corpus"),
+    ):
+        if queries[name]["count"]:
+            lines.append(f"not mined: {queries[name]['count']:,} {label}, such as {', '.join(queries[name]['first'])}")
+    missing = report["positives"]["missing_from_corpus"]
+    if missing["count"]:
+        lines.append(f"{missing['count']:,} judged documents are not in the corpus, such as {missing['first'][0]}")
+    if counts.get("queries_without_candidates"):
+        lines.append(f"{counts['queries_without_candidates']:,} queries have no candidate at all")
+    rate = judged["rate"]
+    if rate is None:
+        lines.append("false negatives: not estimated")
+    else:
+        lines.append(f"false negatives: {judged['judge']} puts {rate:.2%} of candidates above the relevant document")
+    return "\n  ".join(lines)
