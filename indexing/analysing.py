@@ -1,10 +1,13 @@
 """Analysing the shards of a build, in this process or in others."""
 
-import ctypes
 import multiprocessing
+import os
 import signal
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import TracebackType
 
@@ -12,10 +15,10 @@ from retriever.analysis import Analyser, analyser
 from retriever.index.plain import PlainWriter
 from retriever.storage import sync
 
-PR_SET_PDEATHSIG = 1
+TEXTS_BETWEEN_LOOKS = 64
 
 
-def write_postings(found: Analyser, texts: Sequence[str], folder: Path) -> None:
+def write_postings(found: Analyser, texts: Iterable[str], folder: Path) -> None:
     """Analyse texts and write their plain postings, durably."""
     writer = PlainWriter()
     for text in texts:
@@ -34,6 +37,7 @@ class Analysing:
         self._analyser = found
         self._processes = processes
         self._pool: ProcessPoolExecutor | None = None
+        self._stopping: Event | None = None
         self._shards = 0
 
     def __enter__(self) -> "Analysing":
@@ -42,6 +46,9 @@ class Analysing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._stopping is not None and error is not None:
+            # What is under way would be done again in any case.
+            self._stopping.set()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -59,20 +66,50 @@ class Analysing:
         if self._pool is None:
             # Neither torch nor the threads of a caller survive a fork.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._processes, context, initializer=_prepare_worker)
-        return self._pool.submit(_write_in_worker, self._analyser.name, texts, folder)
+            self._stopping = stopping = context.Event()
+            self._pool = ProcessPoolExecutor(self._processes, context, _prepare_worker, (stopping,))
+        with _interruption_delayed():
+            return self._pool.submit(_write_in_worker, self._analyser.name, texts, folder)
 
 
-def _prepare_worker() -> None:
-    # The parent answers Ctrl-C, and when it is killed its workers end with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    library = ctypes.CDLL(None)
-    if hasattr(library, "prctl"):
-        library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+@contextmanager
+def _interruption_delayed() -> Iterator[None]:
+    """Leave SIGINT pending. Processes started meanwhile never get it: Ctrl-C reaches them too, the parent answers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_stopping: Event | None = None
+
+
+def _prepare_worker(stopping: Event) -> None:
+    global _stopping
+    _stopping = stopping
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent was killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _write_in_worker(name: str, texts: Sequence[str], folder: Path) -> None:
-    write_postings(_known(name), texts, folder)
+    write_postings(_known(name), _unless_stopped(texts), folder)
+
+
+def _unless_stopped(texts: Sequence[str]) -> Iterator[str]:
+    """Yield the texts. Raises CancelledError soon after the parent has given up."""
+    assert _stopping is not None
+    for number, text in enumerate(texts):
+        if number % TEXTS_BETWEEN_LOOKS == 0 and _stopping.is_set():
+            raise CancelledError
+        yield text
 
 
 _ANALYSERS: dict[str, Analyser] = {}

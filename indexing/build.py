@@ -288,32 +288,26 @@ def _write(
     building = folder / "building"
     if restart:
         shutil.rmtree(building, ignore_errors=True)
-    records = RecordWriter(folder, plan.generation)
-    stack = contextlib.ExitStack()
-    try:
-        analysing = stack.enter_context(Analysing(parts.analyser, processes)) if parts.analyser else None
-        writer = ShardWriter(
-            building / "shards", settings, records, plan.first_segment, parts.encoder, parts.sparse, analysing
-        )
-        if (building / "plan.json").is_file():
-            plan.require_same(building / "plan.json")
-        else:
-            with disk_errors(folder):
-                records.roll_back(kept)
-                plan.write(building / "plan.json")
-        writer.clear_unfinished()
-        if plan.replaces:
-            records.delete_all(before=plan.first_segment)
-        resumed = _read_corpus(writer, corpus, settings, quiet)
-        stack.close()
+    with contextlib.closing(RecordWriter(folder, plan.generation)) as records:
+        with Analysing(parts.analyser, processes) if parts.analyser else contextlib.nullcontext() as analysing:
+            writer = ShardWriter(
+                building / "shards", settings, records, plan.first_segment, parts.encoder, parts.sparse, analysing
+            )
+            if (building / "plan.json").is_file():
+                plan.require_same(building / "plan.json")
+            else:
+                with disk_errors(folder):
+                    records.roll_back(kept)
+                    plan.write(building / "plan.json")
+            writer.clear_unfinished()
+            if plan.replaces:
+                records.delete_all(before=plan.first_segment)
+            resumed = _read_corpus(writer, corpus, settings, quiet)
         if not writer.shards:
             raise InvalidInput("the corpus holds no documents; nothing was changed.")
         segments = _seal(folder, writer, settings, parts, base, device, quiet)
         for segment in base.segments:
             segments.append(with_tombstones(folder, segment, records, plan.generation))
-    finally:
-        stack.close()
-        records.close()
     report = _report(writer.shards, corpus, resumed, started)
     manifest = base.model_copy(
         update={

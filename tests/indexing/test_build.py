@@ -1,5 +1,6 @@
 """Building, adding, deleting and compacting: the same answers whatever the history of an index."""
 
+import contextlib
 import errno
 import json
 import os
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from indexing.build import add_documents, build_index
 from indexing.change import compact_index, delete_documents, discard_unfinished, store_pipelines
+from indexing.corpora import open_corpus
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
 from retriever.errors import IndexLocked, IndexMismatch, InvalidInput, ModelFault, UnknownIndex
@@ -409,29 +411,71 @@ def test_chunks_are_grouped_by_their_document(tmp_path):
         assert len(index) == 1
 
 
-def test_building_from_the_command_line_is_interrupted_and_resumed(tmp_path):
-    corpus = tmp_path / "corpus.jsonl"
-    with corpus.open("w") as file:
-        for document in random_documents(30_000, seed=0):
-            file.write(json.dumps({"_id": document.id, "text": document.text}) + "\n")
-    command = [
-        sys.executable, "-m", "retriever.cli", "index", "build", str(corpus), str(tmp_path / "index"),
-        "--parts", "bm25", "--shard-documents", "1000", "--json",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(list((tmp_path / "index").glob("building/shards/*/shard.json"))) < 3:
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.stderr.read()
+def descendants(pid):
+    """Return the process ids of all processes below one."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found, new = set(), {pid}
+    while new:
+        new = {child for child, parent in parents.items() if parent in new}
+        found |= new
+    return found
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def stop_at(command, index, shards, sent):
+    """Run a command until so many shards are finished, send a signal, and return the exit code and standard error."""
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while len(list(index.glob("building/shards/*/shard.json"))) < shards:
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.005)
+        workers = descendants(process.pid)
+        assert len(workers) >= 2
+        if sent == signal.SIGINT:
+            # As a terminal does on Ctrl-C, to all of its processes.
+            os.killpg(process.pid, sent)
+        else:
+            process.send_signal(sent)
+        _, error = process.communicate(timeout=60)
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline, "workers outlived the build"
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "run the same command again to go on" in error
+    return process.returncode, error
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
+def test_a_build_with_two_processes_is_killed_interrupted_and_resumed(tmp_path):
+    corpus, index = tmp_path / "corpus.jsonl", tmp_path / "index"
+    with corpus.open("w") as file:
+        for document in random_documents(8000, seed=0):
+            file.write(json.dumps({"_id": document.id, "text": document.text}) + "\n")
+    whole = BuildSettings(parts=("bm25",), shard_documents=300)
+    build_index(open_corpus(str(corpus)), tmp_path / "whole", whole)
+    command = [
+        sys.executable, "-m", "retriever.cli", "index", "build", str(corpus), str(index),
+        "--parts", "bm25", "--shard-documents", "300", "--processes", "2", "--json",
+    ]  # fmt: skip
+    assert stop_at(command, index, 3, signal.SIGKILL)[0] == -signal.SIGKILL
+    code, error = stop_at(command, index, 8, signal.SIGINT)
+    assert code == 130
+    assert error == "interrupted; nothing that was finished is lost, run the same command again to go on\n"
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     report = json.loads(finished.stdout)
-    assert report["documents"] == 30_000
-    assert report["resumed_shards"] >= 3
+    assert report["documents"] == 8000
+    assert 8 <= report["resumed_shards"] < 27
+    assert files_of(index) == files_of(tmp_path / "whole")
 
 
 def test_a_full_disk_says_so_leaves_the_index_and_can_be_resumed(tmp_path, monkeypatch):
