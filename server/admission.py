@@ -1,6 +1,7 @@
 """How much work is taken on: a few requests run, some wait, the others are told to come back."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,18 +18,26 @@ class ClientLeft(Exception):
 
 
 class Admission:
-    """Lets as many requests that do work run as there are threads, and as many wait as the queue holds."""
+    """Lets as many requests that do work run as there are threads, and as many wait as the queue holds.
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
+    batched  paths that take no thread but wait in the queues of `server.batching`, which bound them
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, batched: frozenset[str] = frozenset()) -> None:
         self.app = app
         self.limits = limits
         self.metrics = metrics
+        self.batched = batched
         self._slots = asyncio.Semaphore(limits.threads)
         self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "DELETE"):
             await self.app(scope, receive, send)
+            return
+        if scope["path"] in self.batched:
+            with contextlib.suppress(ClientLeft):
+                await self.app(scope, receive, send)
             return
         arrived = time.perf_counter()
         messages = _Buffered(receive)

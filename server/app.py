@@ -17,18 +17,21 @@ from server.dependencies import Service
 from server.errors import add_error_handlers
 from server.indexes import Indexes
 from server.metrics import Metrics
+from server.models import Models
 from server.observation import Observation
 from server.readiness import Readiness
-from server.routes import aliases, health, models, search
+from server.routes import aliases, embeddings, health, rerank, search
 from server.routes import indexes as index_routes
+from server.routes import models as model_routes
 from server.routes.page import page_router
 from server.settings import Settings
+from server.waiting import Waiting
 
 log = logging.getLogger("server.index")
 
 DESCRIPTION = """
-Search over sealed indexes, the encoder of the default index in the form of OpenAI's API, and a reranker in the
-form of Jina's. Every answer says how far it can be trusted.
+Search over sealed indexes; encoders and rerankers in the forms of OpenAI's, Jina's, Cohere's and Text Embeddings
+Inference's APIs. Every answer says how far it can be trusted.
 """
 
 
@@ -39,7 +42,10 @@ def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
     indexes when it stops. Raises UnknownIndex, IndexCorrupt or IndexMismatch.
     """
     metrics = Metrics()
-    indexes = Indexes(settings, metrics, index)
+    models = Models(settings, metrics)
+    if index is not None:
+        models.adopt(index)
+    indexes = Indexes(settings, metrics, index, models)
     key, write_key = settings.api_key_sha256, settings.write_key_sha256
 
     @asynccontextmanager
@@ -47,7 +53,9 @@ def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
         # Admitted requests, and a few for routes that take no body.
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.limits.threads + 2
         await anyio.to_thread.run_sync(indexes.prepare)
+        await anyio.to_thread.run_sync(models.prepare)
         yield
+        await anyio.to_thread.run_sync(models.close)
         indexes.close()
 
     app = FastAPI(
@@ -68,12 +76,13 @@ def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
                 writable=settings.writable,
             ),
             Middleware(BodyGuard, limits=settings.limits),
-            Middleware(Admission, limits=settings.limits, metrics=metrics),
+            Middleware(Admission, limits=settings.limits, metrics=metrics, batched=embeddings.PATHS | rerank.PATHS),
         ],
     )
-    readiness = Readiness(indexes, settings.readiness_seconds)
-    app.state.service = Service(settings, indexes, metrics, readiness)
+    readiness = Readiness(indexes, models, settings.readiness_seconds)
+    app.state.service = Service(settings, indexes, models, metrics, readiness, Waiting())
     add_error_handlers(app)
-    for router in (search.router, index_routes.router, aliases.router, models.router, health.router, page_router()):
+    routes = (search, index_routes, aliases, model_routes, embeddings, rerank, health)
+    for router in (*(module.router for module in routes), page_router()):
         app.include_router(router)
     return app

@@ -26,6 +26,12 @@ def serve(
         int | None, typer.Option(help="Port to listen on, 8080 if none is given; 0 takes a free one.")
     ] = None,
     reranker: Annotated[str | None, typer.Option(help="Cross-encoder that reorders the top: name or folder.")] = None,
+    embedding_model: Annotated[
+        list[str] | None, typer.Option(help="Another encoder for /v1/embeddings: name or folder; may be repeated.")
+    ] = None,
+    rerank_model: Annotated[
+        list[str] | None, typer.Option(help="Another cross-encoder for the rerank routes; may be repeated.")
+    ] = None,
     rerank_depth: Annotated[
         int | None, typer.Option(min=1, max=1000, help="How many documents it reads; 50 if none is given.")
     ] = None,
@@ -61,6 +67,8 @@ def serve(
 
       retriever serve folder-of-indexes --default-index docs
 
+      retriever serve my-index --embedding-model splade-tiny --rerank-model my-cross-encoder
+
       retriever serve my-index --port 9000 --reranker my-cross-encoder --offline
 
       RETRIEVER__API_KEY_SHA256=5e88... retriever serve my-index --host 0.0.0.0
@@ -73,6 +81,8 @@ def serve(
         host=host,
         port=port,
         reranker=reranker,
+        embedding_models=embedding_model or None,
+        rerank_models=rerank_model or None,
         rerank_depth=rerank_depth,
         default_index=default_index,
         encoder=encoder,
@@ -139,6 +149,7 @@ def _run(settings: "Settings") -> None:
         typer.echo(f"loading the models of {settings.index} ...", err=True)
         # Here and not when the app starts, so that a failure ends in its own message and exit code.
         service.indexes.prepare()
+        service.models.prepare()
         log_to_stderr()
         config = uvicorn.Config(
             app,

@@ -8,9 +8,11 @@ from fastapi import Depends, Request
 from server.errors import Refusal
 from server.indexes import Indexes
 from server.metrics import Metrics
+from server.models import Models
 from server.readiness import Readiness
 from server.served_index import ServedIndex
 from server.settings import Settings
+from server.waiting import Waiting
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,10 @@ class Service:
 
     settings: Settings
     indexes: Indexes
+    models: Models
     metrics: Metrics
     readiness: Readiness
+    waiting: Waiting
 
     @property
     def index(self) -> ServedIndex:

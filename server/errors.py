@@ -1,6 +1,7 @@
 """From an error to what the client sees: one table, one body.
 
-Every error of every route, the framework's own included, has the form that OpenAI's clients read:
+Every error, the framework's own included, has the form that OpenAI's clients read; routes that stand in for other
+APIs have those APIs' (`server.error_shapes`):
 
     {"error": {"message": "...", "type": "...", "code": "...", "param": null}, "request_id": "..."}
 """
@@ -12,8 +13,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from retriever.errors import (
     BackendUnavailable,
@@ -27,6 +28,7 @@ from retriever.errors import (
     StorageFull,
     UnknownIndex,
 )
+from server.error_shapes import SHAPES, ErrorBody, ErrorDetail
 
 log = logging.getLogger("server.errors")
 
@@ -62,22 +64,6 @@ CODES = {
 MAX_COMPLAINTS = 5
 
 
-class ErrorDetail(BaseModel):
-    """What went wrong, in a sentence that says what to do about it."""
-
-    message: str
-    type: str
-    code: str
-    param: str | None = None
-
-
-class ErrorBody(BaseModel):
-    """The body of every answer that is not a success."""
-
-    error: ErrorDetail
-    request_id: str | None = None
-
-
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": description}
     for status, description in {
@@ -96,6 +82,34 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 """The errors of a route that takes a body, for its OpenAPI description."""
+
+
+def responses_of(path: str) -> dict[int | str, dict[str, Any]]:
+    """Return the errors of a model route, in the shape of its API."""
+    shape = SHAPES[path]
+    statuses = RESPONSES.keys() - {403}
+    return {status: {**RESPONSES[status], "model": shape.model} for status in sorted(statuses, key=int)} | {
+        504: {"model": shape.model, "description": "The deadline passed."},
+        507: {"model": shape.model, "description": "The device has too little memory for this request."},
+    }
+
+
+class ErrorResponse(JSONResponse):
+    """An error in the one form that all errors have, or in that of the API whose route was asked."""
+
+    def __init__(self, status: int, body: ErrorBody, headers: Mapping[str, str]) -> None:
+        super().__init__(body.model_dump(), status_code=status, headers=dict(headers))
+        self._error = body
+        self._given = dict(headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        shape = SHAPES.get(scope["path"])
+        if shape is None:
+            await super().__call__(scope, receive, send)
+            return
+        status = shape.status(self.status_code)
+        answer = JSONResponse(shape.render(status, self._error), status_code=status, headers=self._given)
+        await answer(scope, receive, send)
 
 
 class Refusal(Exception):
@@ -143,8 +157,7 @@ def error_response(
         code=code or CODES.get(status, "error"),
         param=param,
     )
-    body = ErrorBody(error=detail, request_id=request_id)
-    return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
+    return ErrorResponse(status, ErrorBody(error=detail, request_id=request_id), headers or {})
 
 
 def refusal_response(refusal: Refusal, request_id: str | None) -> JSONResponse:

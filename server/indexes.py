@@ -22,14 +22,18 @@ DEFAULT_ALIAS = "default"
 class Indexes:
     """Finds indexes by name or alias and opens those that appear in the root folder."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, given: Index | None = None) -> None:
-        """Open `given`, or what the settings name. Raises UnknownIndex, IndexCorrupt or IndexMismatch.
+    def __init__(
+        self, settings: Settings, metrics: Metrics, given: Index | None = None, loader: Loader | None = None
+    ) -> None:
+        """Open `given`, or what the settings name with models from `loader`.
+
+        Raises UnknownIndex, IndexCorrupt or IndexMismatch.
 
         One faulty index beside others is left out and said so; a faulty default is an error.
         """
         self._settings = settings
         self._metrics = metrics
-        self._loader = Loader()
+        self._loader = loader or Loader()
         self._opening = threading.Lock()
         self._open: dict[str, ServedIndex] = {}
         self._failed: dict[str, tuple[RetrievalError, float]] = {}

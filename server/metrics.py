@@ -121,6 +121,10 @@ class Metrics:
             "retriever_out_of_memory", "Batches that did not fit into memory.", model, registry=registry
         )
 
+    def batches(self, model: str) -> BatchMetrics:
+        """Return the numbers of one model's batches."""
+        return BatchMetrics(self, model)
+
     def observe_answers(self, answers: Sequence[Answer]) -> None:
         """Count what a search returned."""
         self.queries.inc(len(answers))

@@ -25,7 +25,7 @@ from retriever.search import MAX_K, MAX_QUERY_CHARACTERS
 
 MAX_HITS = 1000
 MAX_QUERIES = 64
-MAX_INPUTS = 256
+MAX_INPUTS = 2048
 MAX_RERANKED = 1000
 MAX_DEADLINE_MS = 600_000
 MAX_FACETS = 16
@@ -33,7 +33,6 @@ MAX_FACET_VALUES = 1000
 MAX_EXPLAINED = 100
 
 Stage = Literal["bm25", "sparse", "dense", "rerank"]
-InputType = Literal["query", "document"]
 
 
 # Any text is taken, so that what cannot be a name is no index (404) rather than a fault of the request.
@@ -233,118 +232,6 @@ class SearchResponse(BaseModel):
     stages: list[str] = Field(description="The stages that were asked to run.")
     index: IndexState
     request_id: str
-
-
-class EmbeddingRequest(Body):
-    """Texts to turn into vectors; the form of OpenAI's API, with `input_type`."""
-
-    input: list[StrictStr] = Field(min_length=1, max_length=MAX_INPUTS, description="One text, or a list of them.")
-    model: StrictStr = Field(description="The index's encoder; GET /v1/models lists it.")
-    encoding_format: Literal["float", "base64"] = Field("float", description="base64 packs little-endian float32.")
-    dimensions: StrictInt | None = Field(default=None, ge=1, description="The width of the vectors; no other is given.")
-    input_type: InputType = Field("document", description="Encoders may treat queries and documents differently.")
-    user: StrictStr | None = Field(default=None, description="Accepted for compatibility and not used.")
-
-    @field_validator("input", mode="before")
-    @classmethod
-    def _as_list(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return [value]
-        if isinstance(value, list) and any(isinstance(part, int | list) for part in value):
-            raise ValueError("token ids are not accepted, since they depend on a tokenizer; send text")
-        return value
-
-    @field_validator("input")
-    @classmethod
-    def _not_empty(cls, texts: list[str]) -> list[str]:
-        for position, text in enumerate(texts):
-            _require_text(text, f"item {position}: ")
-        return texts
-
-
-class Embedding(BaseModel):
-    """One vector, as numbers or as base64 of little-endian float32."""
-
-    object: Literal["embedding"] = "embedding"
-    index: int
-    embedding: list[float] | str
-
-
-class Usage(BaseModel):
-    """Tokens that the model really read, special tokens included."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class EmbeddingResponse(BaseModel):
-    """Vectors in the order of the input."""
-
-    object: Literal["list"] = "list"
-    data: list[Embedding]
-    model: str
-    usage: Usage
-    truncated: list[int] = Field(description="Positions of inputs that were cut to the model's length.")
-
-
-class ModelBody(BaseModel):
-    """A model that this service runs."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "retriever"
-    task: Literal["embedding", "rerank"]
-
-
-class ModelList(BaseModel):
-    """The models of this service."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelBody]
-
-
-class RerankedDocument(Body):
-    """A document as an object; the form that Jina's clients send."""
-
-    text: StrictStr
-
-
-class RerankRequest(Body):
-    """A query and documents to order by relevance; the form of Jina's API."""
-
-    query: StrictStr = Field(max_length=MAX_QUERY_CHARACTERS)
-    documents: list[StrictStr | RerankedDocument] = Field(max_length=MAX_RERANKED)
-    model: StrictStr | None = Field(default=None, description="The configured reranker, or null.")
-    top_n: StrictInt | None = Field(default=None, ge=1, description="How many to return; null for all.")
-    return_documents: StrictBool = True
-
-    @field_validator("query")
-    @classmethod
-    def _not_empty(cls, query: str) -> str:
-        _require_text(query)
-        return query
-
-    @property
-    def texts(self) -> list[str]:
-        """The documents' texts, however they were given."""
-        return [part if isinstance(part, str) else part.text for part in self.documents]
-
-
-class RerankResult(BaseModel):
-    """One document's place in the new order."""
-
-    index: int = Field(description="Its position in the request.")
-    relevance_score: float = Field(description="From 0 to 1, the logistic function of the model's logit.")
-    document: RerankedDocument | None = None
-
-
-class RerankResponse(BaseModel):
-    """Documents, best first; equal ones in the order sent."""
-
-    model: str
-    results: list[RerankResult]
-    truncated: int = Field(description="Documents that were cut to the model's length.")
 
 
 class HealthResponse(BaseModel):

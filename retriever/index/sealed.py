@@ -74,6 +74,15 @@ class Loader:
                 self._term_encoders[name, device] = load_term_encoder(name, device=device, offline=offline)
             return self._term_encoders[name, device]
 
+    def reranker(self, name: str, *, device: str | None, offline: bool) -> Reranker:
+        """Return the cross-encoder of that name or folder. Raises BackendUnavailable."""
+        from retriever.rerank import CrossEncoderReranker
+
+        with self._lock:
+            if name not in self.rerankers:
+                self.rerankers[name] = CrossEncoderReranker(name, device=device, offline=offline)
+            return self.rerankers[name]
+
 
 @dataclass
 class _Model(Generic[Loaded]):
@@ -95,7 +104,7 @@ class _Models:
     sparse_encoder: _Model[TermEncoder]
     device: str | None
     offline: bool
-    rerankers: dict[str, Reranker] = field(default_factory=dict)
+    loader: Loader
     checked: set[tuple[str, str]] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -123,7 +132,7 @@ def open_index(
     """
     loader = loader or Loader()
     dense, sparse = _Model(encoder, loader.encoder), _Model(sparse_encoder, loader.term_encoder)
-    return Index(Path(path), _Models(dense, sparse, device, offline, loader.rerankers))
+    return Index(Path(path), _Models(dense, sparse, device, offline, loader))
 
 
 class Index:
@@ -246,19 +255,24 @@ class Index:
 
     def reranker(self, model: str) -> Reranker:
         """Return the cross-encoder of that name or folder, loaded once. Raises BackendUnavailable."""
-        from retriever.rerank import CrossEncoderReranker
-
-        with self._models.lock:
-            if model not in self._models.rerankers:
-                self._models.rerankers[model] = CrossEncoderReranker(
-                    model, device=self._models.device, offline=self._models.offline
-                )
-            return self._models.rerankers[model]
+        return self._models.loader.reranker(model, device=self._models.device, offline=self._models.offline)
 
     def use_reranker(self, name: str, reranker: Reranker) -> None:
         """Make `reranker` answer for pipelines that ask for the model `name`."""
+        self._models.loader.rerankers[name] = reranker
+
+    def use_encoder(self, encoder: Encoder) -> None:
+        """Make `encoder` answer for this index; another recipe than the index's is refused at the next search."""
         with self._models.lock:
-            self._models.rerankers[name] = reranker
+            self._models.encoder.chosen = encoder
+            self._models.encoder.loaded.clear()
+
+    def use_loader(self, loader: Loader) -> None:
+        """Take models that are not loaded yet, and all rerankers, from `loader`."""
+        with self._models.lock:
+            self._models.encoder.load = loader.encoder
+            self._models.sparse_encoder.load = loader.term_encoder
+            self._models.loader = loader
 
     def check_canaries(self) -> float | None:
         """Encode the canary texts and return the largest 1 - cosine to the stored vectors.

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Response
 
 from server.dependencies import AnyService
 from server.errors import RESPONSES, Refusal
+from server.models import public_name
 from server.pipelines import offered_pipelines
-from server.routes.models import encoder_name, public_name
+from server.routes.models import encoder_name
 from server.schemas import Bounds, HealthResponse, InfoResponse
 
 router = APIRouter()

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.schemas import EmbeddingRequest, SearchRequest
+from server.model_schemas import EmbeddingRequest
+from server.schemas import SearchRequest
 from tests.server.conftest import Client
 
 TEXTS = st.one_of(st.text(max_size=40), st.sampled_from(["json", "", " ", "\x00", "é" * 300, "\u202e", "-" * 2000]))

@@ -126,13 +126,20 @@ def test_openapi_describes_every_route_and_its_errors(client: Client) -> None:
         "/v1/search", "/v1/embeddings", "/v1/rerank", "/v1/models", "/v1/info", "/livez", "/readyz", "/metrics",
         "/v1/indexes", "/v1/indexes/{name}", "/v1/indexes/{name}/search", "/v1/aliases", "/v1/aliases/{alias}",
     }  # fmt: skip
-    for path in ("/v1/search", "/v1/embeddings", "/v1/rerank"):
+    for path, errors in {
+        "/v1/search": "ErrorBody",
+        "/v1/embeddings": "ErrorBody",
+        "/v1/rerank": "JinaErrorBody",
+        "/v2/rerank": "CohereErrorBody",
+        "/rerank": "TeiErrorBody",
+        "/embed": "TeiErrorBody",
+    }.items():
         responses = document["paths"][path]["post"]["responses"]
         assert {"200", "400", "401", "413", "415", "422", "429", "503"} <= set(responses)
         for status, response in responses.items():
             if status != "200":
                 schema = response["content"]["application/json"]["schema"]
-                assert schema == {"$ref": "#/components/schemas/ErrorBody"}
+                assert schema == {"$ref": f"#/components/schemas/{errors}"}
     properties = document["components"]["schemas"]["SearchRequest"]["properties"]
     assert properties["k"]["maximum"] == 1000
     assert all("description" in entry for entry in properties.values())

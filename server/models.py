@@ -1,0 +1,399 @@
+"""The models in service: each loaded once, behind one batcher that indexes and model routes share."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.encoder import load_encoder
+from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
+from retriever.index.sealed import Index, Loader
+from retriever.models import CATALOGUE, resolve
+from retriever.models.folder import read_object
+from retriever.protocols import Encoder, Reranker, TermEncoder
+from retriever.rerank import CrossEncoderReranker
+from retriever.term_encoder import load_term_encoder
+from retriever.types import Document
+from server.batching import Batcher, Policy, Ticket
+from server.errors import Refusal
+from server.metrics import Metrics
+from server.settings import Settings
+
+Side = Literal["query", "document", "plain"]
+"""Which of the model's prompts stands before a text; `plain` is none."""
+
+Output = Literal["dense", "sparse"]
+
+# Of models that do not say what fits into one forward pass.
+BATCH_TOKENS = 4096
+
+
+class BatchedEncoder:
+    """An encoder whose texts share batches with those of other requests; fits `retriever.protocols.Encoder`."""
+
+    output: Output = "dense"
+
+    def __init__(self, inner: Encoder, batcher: Batcher[str, Any]) -> None:
+        self.inner = inner
+        self.batcher = batcher
+
+    @property
+    def width(self) -> int:
+        return self.inner.width
+
+    @property
+    def max_tokens(self) -> int:
+        return self.inner.max_tokens
+
+    @property
+    def normalises(self) -> bool:
+        """Whether every vector has unit length."""
+        return bool(getattr(self.inner, "normalises", False))
+
+    def fingerprint(self) -> dict[str, str]:
+        return self.inner.fingerprint()
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self.inner.count_tokens(texts)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        return text_of(self.inner, ids)
+
+    def submit(self, side: Side, texts: Sequence[str], counts: Sequence[int]) -> Ticket[Any]:
+        """Queue texts whose tokens were counted; see `Batcher.submit`."""
+        return submit(self, side, texts, counts)
+
+    def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        return self._encode("query", queries)
+
+    def encode_documents(self, documents: Sequence[Document]) -> NDArray[np.float32]:
+        return self._encode("document", [document.content for document in documents])
+
+    def _encode(self, side: Side, texts: Sequence[str]) -> NDArray[np.float32]:
+        rows = self.submit(side, texts, self.count_tokens(texts)).wait()
+        return np.stack(rows) if rows else np.zeros((0, self.width), np.float32)
+
+
+class BatchedTermEncoder:
+    """The same for learned sparse encoders; fits `retriever.protocols.TermEncoder`."""
+
+    output: Output = "sparse"
+
+    def __init__(self, inner: TermEncoder, batcher: Batcher[str, Any]) -> None:
+        self.inner = inner
+        self.batcher = batcher
+
+    @property
+    def max_tokens(self) -> int:
+        return self.inner.max_tokens
+
+    def fingerprint(self) -> dict[str, str]:
+        return self.inner.fingerprint()
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self.inner.count_tokens(texts)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        return text_of(self.inner, ids)
+
+    def submit(self, side: Side, texts: Sequence[str], counts: Sequence[int]) -> Ticket[Any]:
+        """Queue texts whose tokens were counted; see `Batcher.submit`."""
+        return submit(self, side, texts, counts)
+
+    def encode_queries(self, queries: Sequence[str]) -> list[dict[str, float]]:
+        return self.submit("query", queries, self.count_tokens(queries)).wait()
+
+    def encode_documents(self, documents: Sequence[Document]) -> list[dict[str, float]]:
+        texts = [document.content for document in documents]
+        return self.submit("document", texts, self.count_tokens(texts)).wait()
+
+
+Embedder = BatchedEncoder | BatchedTermEncoder
+
+
+def submit(model: Embedder, side: Side, texts: Sequence[str], counts: Sequence[int]) -> Ticket[Any]:
+    """Queue texts for a model, longer ones with the tokens that it reads of them."""
+    tokens = [min(count, model.max_tokens) for count in counts]
+    return model.batcher.submit(side, texts, tokens, characters=sum(map(len, texts)))
+
+
+def text_of(inner: Any, ids: Sequence[int]) -> str:
+    """Return the text of token ids. Raises InvalidInput unless they are of this model's tokenizer."""
+    if not hasattr(inner, "text_of"):
+        raise InvalidInput("this model takes no token ids; send text.")
+    text: str = inner.text_of(ids)
+    return text
+
+
+def encoding(inner: Any) -> Callable[[str, list[str]], Sequence[Any]]:
+    """Return the function that computes a batch of an encoder of either kind."""
+
+    def compute(side: str, texts: list[str]) -> Sequence[Any]:
+        found: Sequence[Any]
+        if side == "document":
+            found = inner.encode_documents([Document(id="", text=text) for text in texts])
+        elif side == "plain" and hasattr(inner, "encode_texts"):
+            found = inner.encode_texts(texts)
+        else:
+            found = inner.encode_queries(texts)
+        return found
+
+    return compute
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Documents of a rerank request on their way: `ticket` has one score for each distinct content."""
+
+    ticket: Ticket[float]
+    places: list[int]
+    truncated: list[bool]
+    tokens: int
+
+    def logits(self, scores: Sequence[float]) -> NDArray[np.float32]:
+        """Return (D,) scores in the order of the documents, equal ones for equal texts.
+
+        Raises ModelFault when one is not finite.
+        """
+        found = np.array(scores, np.float32)[np.array(self.places, np.int64)]
+        if not np.isfinite(found).all():
+            raise ModelFault("the reranker gave a score that is not finite; its order was not used.")
+        return found
+
+
+class BatchedReranker:
+    """A cross-encoder whose pairs share batches with those of other requests; fits `retriever.protocols.Reranker`."""
+
+    def __init__(self, inner: CrossEncoderReranker, batcher: Batcher[tuple[str, str], float]) -> None:
+        self.inner = inner
+        self.batcher = batcher
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def max_tokens(self) -> int:
+        return self.inner.max_tokens
+
+    def submit(self, query: str, texts: Sequence[str], deadline: float = float("inf")) -> Scored:
+        """Queue a query with documents; see `Batcher.submit`. Reads no more of each than the model can."""
+        limit = self.inner.max_characters
+        contents = sorted({text[:limit] for text in texts})
+        place = {content: i for i, content in enumerate(contents)}
+        places = [place[text[:limit]] for text in texts]
+        lengths = self.inner.count_tokens(query[:limit], contents) if contents else []
+        tokens = [min(length, self.max_tokens) for length in lengths]
+        pairs = [(query[:limit], content) for content in contents]
+        characters = sum(map(len, contents)) + len(query)
+        ticket = self.batcher.submit("pair", pairs, tokens, characters=characters, deadline=deadline)
+        cut = [lengths[i] > self.max_tokens or len(text) > limit for i, text in zip(places, texts, strict=True)]
+        return Scored(ticket, places, cut, sum(tokens))
+
+    def score(self, query: str, documents: Sequence[Document]) -> tuple[NDArray[np.float32], int]:
+        scored = self.submit(query, [document.content for document in documents])
+        return scored.logits(scored.ticket.wait()), sum(scored.truncated)
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A model as /v1/models lists it."""
+
+    name: str
+    task: Literal["embedding", "rerank"]
+    output: Output | None
+    width: int | None
+    max_tokens: int
+    created: int
+
+
+class Models(Loader):
+    """All models of one service. An index opened with this loader searches through the same batchers.
+
+    embedding_models and rerank_models of the settings are offered too. A model is offered under the last part of
+    its folder or under its whole name; the publisher's name of a pinned model stands for the pinned one.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        super().__init__()
+        self._settings = settings
+        self._metrics = metrics
+        self._loading = threading.RLock()
+        self._by_name: dict[str, Embedder] = {}
+        self._by_fingerprint: dict[tuple[tuple[str, str], ...], Embedder] = {}
+        self._embedders: dict[str, Embedder] = {}
+        self._reranking: dict[str, BatchedReranker] = {}
+        self._created: dict[str, int] = {}
+
+    def prepare(self) -> None:
+        """Load the models that the settings name. Raises BackendUnavailable or InvalidInput."""
+        settings = self._settings
+        for name in settings.embedding_models:
+            if is_sparse(name, settings.offline):
+                self.term_encoder(name, device=settings.device, offline=settings.offline)
+            else:
+                self.encoder(name, device=settings.device, offline=settings.offline)
+        for name in [*([settings.reranker] if settings.reranker else []), *settings.rerank_models]:
+            self.reranker(name, device=settings.device, offline=settings.offline)
+
+    def encoder(self, name: str, *, device: str | None, offline: bool) -> Encoder:
+        with self._loading:
+            if name not in self._by_name:
+                self.add_encoder(name, load_encoder(name, device=device, offline=offline))
+            found = self._by_name[name]
+        if not isinstance(found, BatchedEncoder):
+            raise BackendUnavailable(f"{name} is a learned sparse encoder; it gives no dense vectors.")
+        return found
+
+    def term_encoder(self, name: str, *, device: str | None, offline: bool) -> TermEncoder:
+        with self._loading:
+            if name not in self._by_name:
+                inner = load_term_encoder(name, device=device, offline=offline)
+                self._by_name[name] = self._offer(name, inner, BatchedTermEncoder)
+            found = self._by_name[name]
+        if not isinstance(found, BatchedTermEncoder):
+            raise BackendUnavailable(f"{name} is a dense encoder; it gives no weights of terms.")
+        return found
+
+    def reranker(self, name: str, *, device: str | None, offline: bool) -> Reranker:
+        """Return the cross-encoder of that name or folder, loaded once. Raises BackendUnavailable or InvalidInput."""
+        with self._loading:
+            found = self.rerankers.get(name)
+            if found is None:
+                inner = CrossEncoderReranker(name, device=device, offline=offline)
+
+                def compute(_: str, pairs: list[tuple[str, str]]) -> list[float]:
+                    scores: list[float] = inner.score_pairs(pairs).tolist()
+                    return scores
+
+                public = self._free_name(public_name(name))
+                found = BatchedReranker(inner, Batcher(public, compute, *self._batching(public, inner)))
+                self.rerankers[name] = self._reranking[public] = found
+                self._created[public] = int(time.time())
+            return found
+
+    def add_encoder(self, name: str, inner: Encoder) -> BatchedEncoder:
+        """Offer an encoder that was loaded elsewhere, under a name or a folder's last part."""
+        with self._loading:
+            found = self._offer(name, inner, BatchedEncoder)
+            assert isinstance(found, BatchedEncoder)
+            self._by_name[name] = found
+            return found
+
+    def adopt(self, index: Index) -> None:
+        """Make an index that was opened without this loader search through its batchers."""
+        index.use_loader(self)
+        part, encoder = index.manifest.dense, index.encoder
+        if part is not None and encoder is not None and not isinstance(encoder, BatchedEncoder):
+            index.use_encoder(self.add_encoder(part.encoder, encoder))
+
+    def _offer(self, name: str, inner: Any, kind: Callable[[Any, Batcher[str, Any]], Embedder]) -> Embedder:
+        recipe = tuple(sorted(inner.fingerprint().items()))
+        known = self._by_fingerprint.get(recipe)
+        public = public_name(name)
+        if known is not None:
+            # The same weights under another name: one copy answers for both.
+            self._embedders.setdefault(public, known)
+            self._created.setdefault(public, int(time.time()))
+            return known
+        public = self._free_name(public)
+        found = kind(inner, Batcher(public, encoding(inner), *self._batching(public, inner)))
+        self._by_fingerprint[recipe] = self._embedders[public] = found
+        self._created[public] = int(time.time())
+        return found
+
+    def _free_name(self, public: str) -> str:
+        """Return a name under which nothing else is offered."""
+        taken = self._created.keys()
+        names = (f"{public}@{number}" for number in range(2, 1000))
+        return public if public not in taken else next(name for name in names if name not in taken)
+
+    def _batching(self, public: str, inner: Any) -> tuple[Policy, Any]:
+        limits = self._settings.limits
+        own: int = getattr(inner, "batch_tokens", BATCH_TOKENS)
+        batch_tokens = own if limits.batch_tokens is None else limits.batch_tokens
+        policy = Policy(batch_tokens, limits.batch_wait_ms, limits.batch_queue, limits.queue_seconds)
+        return policy, self._metrics.batches(public)
+
+    def offered(self) -> list[Offered]:
+        """Return all models, in the order in which they were loaded."""
+        found = [
+            Offered(
+                name, "embedding", model.output, getattr(model, "width", None), model.max_tokens, self._created[name]
+            )
+            for name, model in self._embedders.items()
+        ]
+        return found + [
+            Offered(name, "rerank", None, None, model.max_tokens, self._created[name])
+            for name, model in self._reranking.items()
+        ]
+
+    def embedder(self, name: str | None) -> tuple[str, Embedder]:
+        """Return an encoder by name, or the first dense one, with its name.
+
+        Raises Refusal, 404, for an unknown name; BackendUnavailable when there is none at all.
+        """
+        if name is None:
+            for known, model in self._embedders.items():
+                if isinstance(model, BatchedEncoder):
+                    return known, model
+        if not self._embedders:
+            raise BackendUnavailable(
+                "no encoder is served: the indexes have no vectors; start the service with --embedding-model MODEL."
+            )
+        found = known_name(name or "", self._embedders)
+        return found, self._embedders[found]
+
+    def cross_encoder(self, name: str | None) -> tuple[str, BatchedReranker]:
+        """Return a reranker by name, or the first one, with its name. Raises as `embedder` does."""
+        if not self._reranking:
+            raise BackendUnavailable(
+                "no reranker is configured; start the service with --reranker MODEL or --rerank-model MODEL."
+            )
+        found = next(iter(self._reranking)) if name is None else known_name(name, self._reranking)
+        return found, self._reranking[found]
+
+    def broken(self) -> str | None:
+        """Return why a model's device cannot be used any more, or None."""
+        return next((batcher.broken for batcher in self._batchers() if batcher.broken), None)
+
+    def _batchers(self) -> Iterator[Batcher[Any, Any]]:
+        for model in [*self._by_fingerprint.values(), *self._reranking.values()]:
+            yield model.batcher
+
+    def close(self) -> None:
+        """Stop all batchers; what waits is refused."""
+        for batcher in list(self._batchers()):
+            batcher.close()
+
+
+def known_name(asked: str, offered: dict[str, Any]) -> str:
+    """Return the name under which a model is offered. Raises Refusal, 404, when it is not."""
+    if asked in offered:
+        return asked
+    for name, model in CATALOGUE.items():
+        if model.published and asked == model.hub and name in offered:
+            return name
+    raise Refusal(
+        404,
+        f"the model {asked[:80]!r} is not here; this service offers {', '.join(map(repr, offered))}.",
+        code="model_not_found",
+        param="model",
+    )
+
+
+def is_sparse(name: str, offline: bool) -> bool:
+    """Tell whether a model is a learned sparse encoder. Raises BackendUnavailable when it cannot be found."""
+    folder = resolve(name, offline=offline)
+    return read_object(folder / "config_sentence_transformers.json").get("model_type") == "SparseEncoder"
+
+
+def public_name(model: str) -> str:
+    """Return the name under which a model is offered: its hub or pinned name, or its folder's last part."""
+    path = Path(model)
+    return path.name if path.is_absolute() or model.startswith((".", "~")) else model
