@@ -116,6 +116,8 @@ def build_index(
             chunking=Chunking(window=settings.window, overlap=settings.overlap) if settings.window else None,
             pipelines=offered,
             default_pipeline=default_pipeline or list(default_pipelines(settings.parts))[-1],
+            # What the index held is replaced, and must not come back out of the journal.
+            applied=current.applied if current else 0,
         )
         return _write(folder, corpus, settings, parts, base, current, device, restart, quiet, processes)
 
@@ -146,7 +148,7 @@ def add_documents(
     current, _ = read_manifest(folder)
     with exclusive_lock(folder):
         current, _ = read_manifest(folder)
-        settings = _settings_of(current, duplicates, shard_documents)
+        settings = settings_of(current, duplicates, shard_documents)
         parts = _load_parts(settings, encoder, sparse_encoder, device, offline)
         for part, loaded in ((current.dense, parts.encoder), (current.sparse, parts.sparse)):
             found = differences(part.fingerprint, loaded.fingerprint()) if part and loaded else []
@@ -177,7 +179,8 @@ def _current(folder: Path) -> Manifest | None:
         return None
 
 
-def _settings_of(manifest: Manifest, duplicates: str, shard_documents: int) -> BuildSettings:
+def settings_of(manifest: Manifest, duplicates: str, shard_documents: int) -> BuildSettings:
+    """Return the settings that an index was built with. Raises InvalidInput."""
     if duplicates not in ("fail", "skip", "overwrite"):
         raise InvalidInput(f"duplicates must be fail, skip or overwrite, got {duplicates!r}.")
     parts = [

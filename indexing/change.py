@@ -25,12 +25,19 @@ from retriever.storage import disk_errors, exclusive_lock, require_writable
 
 
 @dataclass
-class _Change:
+class Change:
     """The generation being made: where, after which, and the records to write to."""
 
     folder: Path
     current: Manifest
     records: RecordWriter
+    made: int = 0
+
+    @property
+    def next_segment(self) -> int:
+        """A number that no segment of a readable generation has, nor any made for this one."""
+        numbers = [s.number for manifest in readable(self.folder, self.current) for s in manifest.segments]
+        return max(numbers, default=0) + 1 + self.made
 
     @property
     def generation(self) -> int:
@@ -51,7 +58,11 @@ class _Change:
 
 
 @contextlib.contextmanager
-def _change(path: str | Path) -> Iterator[_Change]:
+def changing(path: str | Path) -> Iterator[Change]:
+    """Hold the writer's lock and give the generation to be made.
+
+    Raises IndexLocked, or InvalidInput for an unfinished build.
+    """
     folder = Path(path)
     require_writable(folder)
     read_manifest(folder)
@@ -66,7 +77,7 @@ def _change(path: str | Path) -> Iterator[_Change]:
         with disk_errors(folder):
             records.roll_back([s.number for manifest in readable(folder, current) for s in manifest.segments])
         try:
-            yield _Change(folder, current, records)
+            yield Change(folder, current, records)
         finally:
             records.close()
 
@@ -96,7 +107,7 @@ def delete_documents(
     """
     if not ids and filter is None:
         raise InvalidInput("name documents to delete, or give a filter.")
-    with _change(path) as change:
+    with changing(path) as change:
         found = change.records.existing(ids)
         missing = [id_ for id_ in ids if id_ not in found]
         if missing and not ignore_missing:
@@ -131,39 +142,54 @@ def _filtered_rows(index: Index, condition: Mapping[str, Any]) -> set[int]:
 def compact_index(path: str | Path, *, device: str | None = None) -> dict[str, Any]:
     """Merge all segments into one and forget deleted documents; vectors are copied, nothing is encoded.
 
+    Documents that wait for their vectors make a second segment.
     A second `compact`, or any later change, also removes the texts of deleted documents from the records: the
     generation before stays readable until then. Does nothing to an index of one segment without deletions.
     """
-    with _change(path) as change:
+    with changing(path) as change:
         current = change.current
         deleted = sum(segment.deleted for segment in current.segments)
         report = {"segments_before": len(current.segments), "deleted": deleted}
-        if len(current.segments) <= 1 and deleted == 0:
+        groups = [[s for s in current.segments if s.unencoded is unencoded] for unencoded in (False, True)]
+        if deleted == 0 and all(len(group) <= 1 for group in groups):
             return report | {"segments_after": len(current.segments)}
-        number = max(s.number for manifest in readable(change.folder, current) for s in manifest.segments) + 1
-        segments = _merge(change, number, device)
+        segments = [merged for group in groups if group for merged in merge_segments(change, group, device=device)]
         shutil.rmtree(change.folder / "building", ignore_errors=True)
         change.publish(segments=segments)
         return report | {"segments_after": len(segments)}
 
 
-def _merge(change: _Change, number: int, device: str | None) -> list[Segment]:
+def merge_segments(
+    change: Change,
+    segments: Sequence[Segment],
+    *,
+    device: str | None = None,
+    encoded: Sequence[Path] | None = None,
+) -> list[Segment]:
+    """Merge what lives of some segments into a new one, which is returned unless nothing lives.
+
+    encoded  for each segment the folder of vectors and weights that were made since; without it all segments are
+             `unencoded` or none is, and so is the new one
+    """
     folder, current = change.folder, change.current
+    number = change.next_segment
     kept = [
         read_live(folder / segment.tombstones, segment.documents) if segment.tombstones else None
-        for segment in current.segments
+        for segment in segments
     ]
     survivors = [
         np.arange(segment.documents) if live is None else np.flatnonzero(live)
-        for segment, live in zip(current.segments, kept, strict=True)
+        for segment, live in zip(segments, kept, strict=True)
     ]
     old = [
         row_of(segment.number, int(ordinal))
-        for segment, ordinals in zip(current.segments, survivors, strict=True)
+        for segment, ordinals in zip(segments, survivors, strict=True)
         for ordinal in ordinals
     ]
     if not old:
         return []
+    unencoded = encoded is None and segments[0].unencoded
+    dense = current.dense.kind if current.dense else None
     with disk_errors(folder):
         change.records.move((row, row_of(number, ordinal)) for ordinal, row in enumerate(old))
     with contextlib.closing(Records(folder, change.generation)) as records:
@@ -174,15 +200,18 @@ def _merge(change: _Change, number: int, device: str | None) -> list[Segment]:
         files = seal_segment(
             folder,
             number,
-            [folder / segment_folder(segment.name) for segment in current.segments],
+            [folder / segment_folder(segment.name) for segment in segments],
             kept,
             ids,
             inverted=current.inverted,
             sparse=current.sparse,
-            dense=current.dense.kind if current.dense else None,
+            # Nothing can be trained on vectors that are still to be made.
+            dense="flat" if dense and unencoded else dense,
             device=device or "cpu",
+            encoded=encoded,
         )
         digest = records.digest(number)
+    change.made += 1
     return [
         Segment(
             name=segment_name(number),
@@ -190,6 +219,7 @@ def _merge(change: _Change, number: int, device: str | None) -> list[Segment]:
             documents=len(ids),
             records_sha256=digest,
             empty=empty,
+            unencoded=unencoded,
             files=files,
         )
     ]
@@ -197,7 +227,7 @@ def _merge(change: _Change, number: int, device: str | None) -> list[Segment]:
 
 def store_pipelines(path: str | Path, pipelines: Mapping[str, PipelineSpec], default: str | None = None) -> None:
     """Store named pipelines in the index, beside or instead of those of the same name."""
-    with _change(path) as change:
+    with changing(path) as change:
         offered = change.current.pipelines | dict(pipelines)
         chosen = default or change.current.default_pipeline
         if chosen not in offered:

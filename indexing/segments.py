@@ -14,7 +14,7 @@ from retriever.index.inverted import read_plain, write_inverted
 from retriever.index.manifest import FileEntry, ImpactPart, InvertedPart, describe_file
 from retriever.index.plain import PLAIN_IMPACTS, PlainPostings, merge_plain
 from retriever.index.segment import segment_folder, write_ids
-from retriever.storage import disk_errors, sync
+from retriever.storage import disk_errors, sync, sync_all
 
 BLOCK = 65_536
 
@@ -34,6 +34,7 @@ def seal_segment(
     sparse: ImpactPart | None,
     dense: str | None,
     device: str,
+    encoded: Sequence[Path] | None = None,
 ) -> dict[str, FileEntry]:
     """Merge `sources` (folders of shards or segments) into a new segment; return its files.
 
@@ -42,11 +43,13 @@ def seal_segment(
     inverted  how the BM25 part is built, None when there is none
     sparse    how the learned sparse part is built, None when there is none
     dense     a kind or factory string, None when there are no vectors
+    encoded   for each source the folder of its vectors and learned weights, when it is another one
     The folder appears under its final name only when it is complete.
     """
+    encoded = sources if encoded is None else encoded
     name = segment_folder(segment_name(number))
     working = index / "building" / "segments" / segment_name(number)
-    needed = sum(file.stat().st_size for source in sources for file in source.iterdir())
+    needed = sum(file.stat().st_size for source in {*sources, *encoded} for file in source.iterdir())
     with disk_errors(index, needed):
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir(parents=True)
@@ -55,13 +58,12 @@ def seal_segment(
             plain = merge_plain([read_plain(source) for source in sources], kept)
             write_inverted(plain, working, inverted.k1, inverted.b)
         if sparse is not None:
-            plain = merge_plain([_read_impacts(source, sparse) for source in sources], kept)
+            plain = merge_plain([_read_impacts(source, sparse) for source in encoded], kept)
             write_impacts(plain, working, sparse.step, sparse.precision)
         if dense is not None:
-            merge_vectors(sources, kept, len(ids), working)
+            merge_vectors(encoded, kept, len(ids), working)
             build_faiss(working, dense, device)
-        for path in working.iterdir():
-            sync(path)
+        sync_all([*working.iterdir(), working])
         files = {f"{name}/{path.name}": describe_file(path) for path in sorted(working.iterdir())}
         target = index / name
         # A folder of that name can only be the leftover of a build that never was published.

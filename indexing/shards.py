@@ -13,11 +13,12 @@ import json
 import math
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from indexing.analysing import Analysing
@@ -153,8 +154,7 @@ class ShardWriter:
         segment, first = self._next_place(self.shards)
         folder = self.path(number)
         folder.mkdir()
-        documents, skipped, replaced = self._settle_duplicates(portion)
-        documents = self._cut(documents, replaced)
+        documents, skipped, replaced = self.place(portion)
         empty = sum(not document.content.strip() for document in documents)
         written = None
         if self.analysing:
@@ -178,6 +178,11 @@ class ShardWriter:
         self._pending.append((number, shard, written))
         self._settle(self.analysing.most_pending if self.analysing else 0)
         return shard
+
+    def place(self, portion: list[Document]) -> tuple[list[Document], int, list[int]]:
+        """Return the documents or chunks to add, how many documents are skipped, and the rows that are replaced."""
+        documents, skipped, replaced = self._settle_duplicates(portion)
+        return self._cut(documents, replaced), skipped, replaced
 
     def finish(self) -> None:
         """Wait until all shards are written."""
@@ -263,9 +268,7 @@ class ShardWriter:
                 f"{', '.join(documents[i].id for i in bad[:5])}. Allow some with --max-bad-vectors; "
                 "they stay findable by the other parts."
             )
-        for i in bad:
-            weights[i] = {}
-        for name in plain_weights(weights).write(folder, PLAIN_IMPACTS):
+        for name in write_weights(folder, weights):
             sync(folder / name)
         return count_clipped(weights, self.settings.sparse_step), [documents[i].id for i in bad]
 
@@ -286,14 +289,25 @@ class ShardWriter:
                 f"the encoder gave unusable vectors for {len(bad)} documents: {', '.join(bad[:5])}. "
                 "Use --precision float32, or allow some with --max-bad-vectors; they stay findable by BM25."
             )
-        vectors[~finite] = 0
         present = np.zeros(len(documents), np.bool_)
         present[filled] = True
-        np.save(folder / VECTORS, vectors)
-        np.save(folder / ABSENT, np.flatnonzero(~(present & finite)).astype(np.int32))
+        write_vectors(folder, vectors, present)
         for name in (VECTORS, ABSENT):
             sync(folder / name)
         return sum(count > self.encoder.max_tokens for count in counts), bad
+
+
+def write_vectors(folder: Path, vectors: NDArray[np.float32], present: NDArray[np.bool_]) -> None:
+    """Write (N, H) vectors; those that are not finite, or not `present`, count as absent."""
+    usable = present & np.isfinite(vectors).all(axis=1)
+    np.save(folder / VECTORS, np.where(usable[:, None], vectors, np.float32(0)))
+    np.save(folder / ABSENT, np.flatnonzero(~usable).astype(np.int32))
+
+
+def write_weights(folder: Path, weights: Sequence[dict[str, float]]) -> list[str]:
+    """Write the learned term weights of documents and return the files; those that are not all finite count as none."""
+    usable = [terms if all(map(math.isfinite, terms.values())) else {} for terms in weights]
+    return plain_weights(usable).write(folder, PLAIN_IMPACTS)
 
 
 def _ambiguous(id_: str, owner: str, *, new: str) -> InvalidInput:

@@ -239,9 +239,17 @@ def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Ma
         for state, candidates, count in zip(states, found, counts, strict=True):
             state.found["dense"] = candidates
             state.answer.exact &= exact
+            _note_unencoded(index, state)
             state.answer.truncated |= count > encoder.max_tokens
             state.answer.timings["encode"] = (encoded - started) * 1e3 / len(states)
             state.answer.timings["dense"] = (searched - encoded) * 1e3 / len(states)
+
+
+def _note_unencoded(index: "Index", state: _State) -> None:
+    """Say that a search by a model did not see documents whose vectors are still to be made."""
+    if index.manifest.unencoded:
+        state.answer.exact = False
+        state.warn(f"pending_encoding:{index.manifest.unencoded}")
 
 
 def _dense_within(
@@ -276,6 +284,7 @@ def _sparse(index: "Index", states: Sequence[_State], request: Request, mask: "M
             matching = state.execution.masks() if state.execution else mask
             with state.timed("sparse"):
                 state.found["sparse"] = index.search_sparse(terms, request.depth, matching)
+            _note_unencoded(index, state)
             state.answer.truncated |= count > encoder.max_tokens
             state.answer.timings["encode_sparse"] = encoding
 

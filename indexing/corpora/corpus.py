@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -104,7 +104,7 @@ class Corpus:
         self._description = dict(description)
         self._read = read
         self._size_hint = size_hint
-        self._fields = (
+        self._fields: Names = (
             (id_field,) if id_field else ID_FIELDS,
             (title_field,) if title_field else TITLE_FIELDS,
             (text_field,) if text_field else TEXT_FIELDS,
@@ -199,49 +199,64 @@ class Corpus:
         if raw.fields is None:
             return None, raw.reason
         try:
-            return self._document(raw.fields), ""
+            return document_from(raw.fields, self._fields, self._metadata_fields), ""
         except ValueError as error:
             return None, str(error)
 
-    def _document(self, fields: Mapping[str, Any]) -> Document:
-        ids, titles, texts = self._fields
-        used = {"metadata"}
 
-        def pick(names: tuple[str, ...]) -> Any:
-            for name in names:
-                if fields.get(name) is not None:
-                    used.add(name)
-                    return fields[name]
-            return None
+Names = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+"""Fields that may hold the id, the title and the text."""
 
-        id_, title, text = pick(ids), pick(titles), pick(texts)
-        if id_ is None:
-            raise ValueError(_missing("id", ids, fields))
-        if text is None:
-            raise ValueError(_missing("text", texts, fields))
-        return Document(
-            id=_checked_id(id_),
-            text=_checked_text(text, "text"),
-            title=_checked_text(title, "title") if title is not None else "",
-            metadata=self._metadata({name: value for name, value in fields.items() if name not in used}, fields),
-        )
 
-    def _metadata(self, others: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-        given = fields.get("metadata")
-        if given is not None and not isinstance(given, Mapping):
-            raise ValueError(f"'metadata' must be an object, got {type(given).__name__}")
-        metadata = {}
-        for name, value in {**others, **(given or {})}.items():
-            if self._metadata_fields is not None and name not in self._metadata_fields:
-                continue
-            try:
-                value = plain(value)
-                name = plain(name)
-            except ValueError as error:
-                raise ValueError(f"the field {name[:80]!r} cannot be stored: {error}") from None
-            if value is not None:
-                metadata[name] = value
-        return metadata
+def document_from(
+    fields: Mapping[str, Any],
+    names: Names = (ID_FIELDS, TITLE_FIELDS, TEXT_FIELDS),
+    metadata_fields: Collection[str] | None = None,
+) -> Document:
+    """Return the document that a record holds; fields of other names are metadata, as are those of "metadata".
+
+    metadata_fields  what to keep of the metadata, None for all
+    Raises ValueError with the reason, as the end of a sentence.
+    """
+    ids, titles, texts = names
+    used = {"metadata"}
+
+    def pick(names: tuple[str, ...]) -> Any:
+        for name in names:
+            if fields.get(name) is not None:
+                used.add(name)
+                return fields[name]
+        return None
+
+    id_, title, text = pick(ids), pick(titles), pick(texts)
+    if id_ is None:
+        raise ValueError(_missing("id", ids, fields))
+    if text is None:
+        raise ValueError(_missing("text", texts, fields))
+    others = {name: value for name, value in fields.items() if name not in used}
+    return Document(
+        id=_checked_id(id_),
+        text=_checked_text(text, "text"),
+        title=_checked_text(title, "title") if title is not None else "",
+        metadata=_metadata(others, fields.get("metadata"), metadata_fields),
+    )
+
+
+def _metadata(others: Mapping[str, Any], given: Any, kept: Collection[str] | None) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"'metadata' must be an object, got {type(given).__name__}")
+    metadata = {}
+    for name, value in {**others, **(given or {})}.items():
+        if kept is not None and name not in kept:
+            continue
+        try:
+            value = plain(value)
+            name = plain(name)
+        except ValueError as error:
+            raise ValueError(f"the field {name[:80]!r} cannot be stored: {error}") from None
+        if value is not None:
+            metadata[name] = value
+    return metadata
 
 
 def _missing(what: str, names: Sequence[str], fields: Mapping[str, Any]) -> str:

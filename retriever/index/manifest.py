@@ -45,6 +45,7 @@ class Segment(_Model):
     """An immutable batch of documents, `documents` of them, of which `deleted` are tombstoned.
 
     `records_sha256` is the digest of its rows in documents.sqlite (see Records.digest).
+    `unencoded` says that vectors and learned weights of its documents are still to be made; it has none until then.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Segment(_Model):
     tombstones: str | None = None
     records_sha256: str
     empty: int = 0
+    unencoded: bool = False
     files: Files
 
 
@@ -96,7 +98,10 @@ class Chunking(_Model):
 
 
 class Manifest(_Model):
-    """All that a reader needs to know about one generation."""
+    """All that a reader needs to know about one generation.
+
+    `applied` is the number of the last operation of the journal (`indexing.journal`) that it holds.
+    """
 
     format: int = FORMAT
     generation: int
@@ -113,10 +118,16 @@ class Manifest(_Model):
     files: Files = Field(default_factory=dict)
     corpus: dict[str, Any] = Field(default_factory=dict)
     report: dict[str, Any] = Field(default_factory=dict)
+    applied: int = 0
 
     @property
     def live(self) -> int:
         return sum(segment.documents - segment.deleted for segment in self.segments)
+
+    @property
+    def unencoded(self) -> int:
+        """How many live documents wait for their vectors or learned weights."""
+        return sum(segment.documents - segment.deleted for segment in self.segments if segment.unencoded)
 
     def all_files(self) -> dict[str, FileEntry]:
         """Return every file of this generation but documents.sqlite."""

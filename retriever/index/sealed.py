@@ -375,6 +375,7 @@ class Index:
             "documents": manifest.live,
             "deleted": sum(segment.deleted for segment in manifest.segments),
             "empty": sum(segment.empty for segment in manifest.segments),
+            "pending_encoding": manifest.unencoded,
             "segments": len(manifest.segments),
             "bytes": {
                 "total": size + records,
