@@ -17,12 +17,15 @@ from training.negatives import Sampler
 Places = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
-Choice = Callable[[Scores, float, int, np.random.Generator], Places]
+Positive = float | NDArray[np.floating]
+"""The score of the positive or, where the list is of pairs, that of the positive of each pair, [n]."""
+
+Choice = Callable[[Scores, Positive, int, np.random.Generator], Places]
 """Of (scores of candidates, score of the positive, how many, generator) at most so many places."""
 
 
 def uniform(
-    scores: Scores, positive: float, count: int, generator: np.random.Generator, *, depth: int | None = None
+    scores: Scores, positive: Positive, count: int, generator: np.random.Generator, *, depth: int | None = None
 ) -> Places:
     """Draw uniformly among the best `depth` candidates, or among all."""
     size = len(scores) if depth is None else min(depth, len(scores))
@@ -30,7 +33,7 @@ def uniform(
 
 
 def softmax_curriculum(
-    scores: Scores, positive: float, count: int, generator: np.random.Generator, *, temperature: float
+    scores: Scores, positive: Positive, count: int, generator: np.random.Generator, *, temperature: float
 ) -> Places:
     """Draw without replacement from softmax(score / temperature) (CoRNStack, arXiv:2412.01007).
 
@@ -42,7 +45,7 @@ def softmax_curriculum(
 
 
 def gaussian_around_positive(
-    scores: Scores, positive: float, count: int, generator: np.random.Generator, *, a: float = 0.5, b: float = 0.0
+    scores: Scores, positive: Positive, count: int, generator: np.random.Generator, *, a: float = 0.5, b: float = 0.0
 ) -> Places:
     """Draw without replacement from p ∝ exp(-a (s - s⁺ - b)²): neither too easy nor likely a false negative.
 
@@ -52,7 +55,7 @@ def gaussian_around_positive(
     return _without_replacement(gaussian_logits(scores, positive, a=a, b=b), count, generator)
 
 
-def gaussian_logits(scores: Scores, positive: float, *, a: float = 0.5, b: float = 0.0) -> NDArray[np.float64]:
+def gaussian_logits(scores: Scores, positive: Positive, *, a: float = 0.5, b: float = 0.0) -> NDArray[np.float64]:
     """Return the logarithms of SimANS' unnormalised probabilities."""
     if a < 0:
         raise InvalidInput(f"a must be 0 or more, got {a}.")
@@ -62,7 +65,7 @@ def gaussian_logits(scores: Scores, positive: float, *, a: float = 0.5, b: float
 
 def margin_bins(
     scores: Scores,
-    positive: float | NDArray[np.floating],
+    positive: Positive,
     count: int,
     generator: np.random.Generator,
     *,
@@ -103,7 +106,7 @@ def margin_bin(margins: NDArray[np.floating], bins: int = 10) -> NDArray[np.int6
 
 def hard_margin(
     scores: Scores,
-    positive: float | NDArray[np.floating],
+    positive: Positive,
     count: int,
     generator: np.random.Generator,
     *,
