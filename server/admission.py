@@ -35,7 +35,8 @@ class Admission:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "DELETE"):
             await self.app(scope, receive, send)
             return
-        if scope["path"] in self.batched:
+        # A body that is read piece by piece takes a thread for each piece; its route bounds how many there are.
+        if scope["path"] in self.batched or scope["state"].get("streamed"):
             with contextlib.suppress(ClientLeft):
                 await self.app(scope, receive, send)
             return

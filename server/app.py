@@ -20,7 +20,7 @@ from server.metrics import Metrics
 from server.models import Models
 from server.observation import Observation
 from server.readiness import Readiness
-from server.routes import aliases, embeddings, health, rerank, search
+from server.routes import aliases, documents, embeddings, health, rerank, search, shadow
 from server.routes import indexes as index_routes
 from server.routes import models as model_routes
 from server.routes.page import page_router
@@ -55,8 +55,8 @@ def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
         await anyio.to_thread.run_sync(indexes.prepare)
         await anyio.to_thread.run_sync(models.prepare)
         yield
+        await anyio.to_thread.run_sync(indexes.close)
         await anyio.to_thread.run_sync(models.close)
-        indexes.close()
 
     app = FastAPI(
         title="retriever",
@@ -82,7 +82,7 @@ def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
     readiness = Readiness(indexes, models, settings.readiness_seconds)
     app.state.service = Service(settings, indexes, models, metrics, readiness, Waiting())
     add_error_handlers(app)
-    routes = (search, index_routes, aliases, model_routes, embeddings, rerank, health)
+    routes = (search, index_routes, documents, shadow, aliases, model_routes, embeddings, rerank, health)
     for router in (*(module.router for module in routes), page_router()):
         app.include_router(router)
     return app

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -12,6 +14,8 @@ from server.errors import Refusal, refusal_response
 from server.settings import Limits
 
 MAX_NESTING = 64
+BULK_PATH = re.compile(r"/v1/indexes/[^/]*/documents")
+LINE_TYPES = ("application/x-ndjson", "application/jsonl", "application/jsonlines")
 TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -28,8 +32,14 @@ class BodyGuard:
             return
         try:
             headers = Headers(scope=scope)
+            if scope["method"] == "POST" and BULK_PATH.fullmatch(scope["path"]):
+                require_plain_json(headers, LINE_TYPES)
+                self._require_small(headers.get("content-length", "0"), self.limits.bulk_bytes)
+                scope["state"]["streamed"] = True
+                await self.app(scope, self._bounded(receive), send)
+                return
             require_plain_json(headers)
-            self._require_small(headers.get("content-length", "0"))
+            self._require_small(headers.get("content-length", "0"), self.limits.body_bytes)
             body = await self._read(receive)
             if body is None:
                 return
@@ -39,14 +49,38 @@ class BodyGuard:
             return
         await self.app(scope, _replay(body, receive), send)
 
-    def _require_small(self, length: str) -> None:
-        if not length.isascii() or not length.isdigit() or int(length[:20]) > self.limits.body_bytes:
-            raise self._too_large()
+    def _require_small(self, length: str, most: int) -> None:
+        if not length.isascii() or not length.isdigit() or int(length[:20]) > most:
+            raise self._too_large(most)
 
-    def _too_large(self) -> Refusal:
+    def _bounded(self, receive: Receive) -> Receive:
+        """Return a channel for a body that is read piece by piece; reading too much, or too slowly, raises Refusal."""
+        received = 0
+        deadline = time.monotonic() + self.limits.bulk_seconds
+
+        async def bounded() -> Message:
+            nonlocal received
+            message = await self._within(receive, min(self.limits.body_seconds, deadline - time.monotonic()))
+            received += len(message.get("body", b""))
+            if received > self.limits.bulk_bytes:
+                raise self._too_large(self.limits.bulk_bytes)
+            return message
+
+        return bounded
+
+    async def _within(self, receive: Receive, seconds: float) -> Message:
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                return await receive()
+        except TimeoutError:
+            raise Refusal(
+                408, "the rest of the body did not arrive in time.", headers={"Connection": "close"}
+            ) from None
+
+    def _too_large(self, most: int) -> Refusal:
         return Refusal(
             413,
-            f"the body is larger than {self.limits.body_bytes} bytes; send less at a time.",
+            f"the body is larger than {most} bytes; send less at a time.",
             # The rest of the body is not read, so the connection cannot be used again.
             headers={"Connection": "close"},
         )
@@ -62,7 +96,7 @@ class BodyGuard:
                         return None
                     body += message.get("body", b"")
                     if len(body) > self.limits.body_bytes:
-                        raise self._too_large()
+                        raise self._too_large(self.limits.body_bytes)
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
@@ -84,19 +118,19 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def require_plain_json(headers: Headers) -> None:
-    """Refuse a content type other than JSON in UTF-8, and any content encoding."""
+def require_plain_json(headers: Headers, kinds: Sequence[str] = ("application/json",)) -> None:
+    """Refuse a content type other than those given, in UTF-8, and any content encoding."""
     kind, *parameters = (part.strip().lower() for part in headers.get("content-type", "").split(";"))
     charsets = [value.strip('"') for name, _, value in (p.partition("=") for p in parameters) if name == "charset"]
-    if kind != "application/json" or any(charset not in ("utf-8", "utf8") for charset in charsets):
-        raise Refusal(415, "send the body as JSON in UTF-8, with the header Content-Type: application/json.")
+    if kind not in kinds or any(charset not in ("utf-8", "utf8") for charset in charsets):
+        raise Refusal(415, f"send the body as JSON in UTF-8, with the header Content-Type: {kinds[0]}.")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         # Nothing is ever unpacked, so no small body can become a large one.
         raise Refusal(415, "send the body without Content-Encoding.")
 
 
-def check_json(body: bytes) -> None:
-    """Refuse what is not one JSON value in UTF-8, nests too deep or says two things at once."""
+def check_json(body: bytes) -> Any:
+    """Return the value; refuse what is not one JSON value in UTF-8, nests too deep or says two things at once."""
     if not body.strip():
         raise Refusal(400, "the body is empty; send a JSON object.")
     try:
@@ -112,6 +146,7 @@ def check_json(body: bytes) -> None:
         raise Refusal(400, f"the body is not JSON: {error}.") from None
     if b"\\u" in body:
         _require_encodable(value)
+    return value
 
 
 def _require_shallow(body: bytes) -> None:

@@ -9,14 +9,18 @@ from pathlib import Path
 from retriever.errors import InvalidInput, RetrievalError, UnknownIndex
 from retriever.index.sealed import Index, Loader, open_index
 from server.aliases import Aliases
+from server.errors import Refusal
 from server.metrics import Metrics
 from server.names import is_name
 from server.served_index import RETRY_SECONDS, ServedIndex
 from server.settings import Settings
+from server.shadow import Shadow
+from server.writer import Writer
 
 log = logging.getLogger("server.index")
 
 DEFAULT_ALIAS = "default"
+BULK_AT_ONCE = 4
 
 
 class Indexes:
@@ -36,6 +40,10 @@ class Indexes:
         self._loader = loader or Loader()
         self._opening = threading.Lock()
         self._open: dict[str, ServedIndex] = {}
+        self._writers: dict[str, Writer] = {}
+        self._shadows: dict[str, Shadow] = {}
+        self.bulk = threading.Semaphore(BULK_AT_ONCE)
+        """Held by each body of many documents while it is read."""
         self._failed: dict[str, tuple[RetrievalError, float]] = {}
         self._prepared = False
         self.root: Path | None = None
@@ -92,6 +100,37 @@ class Indexes:
         assert self.root is not None
         return sorted(path.name for path in self.root.iterdir() if is_name(path.name) and _is_index(path))
 
+    def writer(self, served: ServedIndex) -> Writer:
+        """Return what takes changes of an index. Raises Refusal (403) unless the service is writable."""
+        found = self._writers.get(served.name)
+        if found is None:
+            raise Refusal(403, "this service only reads; start it with --writable.", code="read_only")
+        return found
+
+    def shadow(self, name: str) -> Shadow | None:
+        """Return what compares the index called so with another one, or None."""
+        return self._shadows.get(name)
+
+    def set_shadow(self, name: str, shadow: Shadow | None) -> None:
+        """Compare an index with another one from now on, or with none."""
+        before = self._shadows.pop(name, None)
+        if shadow is not None:
+            self._shadows[name] = shadow
+        if before is not None:
+            before.close()
+
+    def find_writer(self, name: str) -> Writer | None:
+        """Return what takes changes of the index called so, or None."""
+        return self._writers.get(name)
+
+    def _make_ready(self, served: ServedIndex) -> None:
+        """Load models, compare canaries and, where the service is writable, apply what was promised earlier."""
+        served.prepare()
+        if self._settings.writable and served.name not in self._writers:
+            writer = Writer(served, self._metrics)
+            writer.start()
+            self._writers[served.name] = writer
+
     @property
     def default(self) -> ServedIndex:
         """The index that routes without a name answer from."""
@@ -110,12 +149,12 @@ class Indexes:
         if self._prepared:
             return
         default = self.default
-        default.prepare()
+        self._make_ready(default)
         for name, served in list(self._open.items()):
             if served is default:
                 continue
             try:
-                served.prepare()
+                self._make_ready(served)
             except RetrievalError as error:
                 self._fail(name, error)
                 self._open.pop(name).close()
@@ -161,7 +200,7 @@ class Indexes:
                 index = self._open_index(self.root / target)
                 served = ServedIndex(target, index, self._settings.reranker, self._metrics)
                 if self._prepared:
-                    served.prepare()
+                    self._make_ready(served)
             except RetrievalError as error:
                 self._fail(target, error)
                 raise
@@ -201,7 +240,11 @@ class Indexes:
             do(served)
 
     def close(self) -> None:
-        """Close all indexes."""
+        """Stop taking changes and close all indexes."""
+        for writer in self._writers.values():
+            writer.close()
+        for name in list(self._shadows):
+            self.set_shadow(name, None)
         self.each(ServedIndex.close)
 
 

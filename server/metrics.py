@@ -74,6 +74,19 @@ class Metrics:
             ("index",),
             registry=self.registry,
         )
+        self.writes = Counter("retriever_writes", "Changes promised.", ("index", "operation"), registry=self.registry)
+        self.write_failures = Counter(
+            "retriever_write_failures",
+            "Attempts to apply or encode changes that failed and are made again.",
+            ("index", "step"),
+            registry=self.registry,
+        )
+        self.unapplied = Gauge(
+            "retriever_unapplied_writes", "Changes promised and not searchable yet.", ("index",), registry=self.registry
+        )
+        self.pending_encoding = Gauge(
+            "retriever_pending_encoding", "Documents that wait for their vectors.", ("index",), registry=self.registry
+        )
         self.running = Gauge("retriever_running_requests", "Requests being worked on.", registry=self.registry)
         self.waiting = Gauge("retriever_waiting_requests", "Requests waiting for a thread.", registry=self.registry)
         self.generation = Gauge(

@@ -296,6 +296,10 @@ class IndexDescription(IndexSummary):
     default_pipeline: str
     fields: dict[str, str]
     encoder: str | None
+    writable: bool
+    unapplied_writes: int = Field(description="Changes that were promised and are not searchable yet.")
+    pending_encoding: int = Field(description="Documents that words find and vectors do not yet.")
+    write_error: str | None = Field(description="Why changes are not applied or encoded at the moment, if so.")
     index: dict[str, Any]
 
 

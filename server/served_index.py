@@ -28,6 +28,7 @@ class ServedIndex:
 
     def __init__(self, name: str, index: Index, reranker: str | None, metrics: Metrics) -> None:
         self.name = name
+        self.path = index.path
         self._current = _Generation(index)
         self._reranker = reranker
         self._metrics = metrics
@@ -52,9 +53,10 @@ class ServedIndex:
             self._prepare(self._current.index)
             self._prepared = True
 
-    def _prepare(self, index: Index) -> None:
+    def _prepare(self, index: Index, canaries: bool = True) -> None:
         index.warm()
-        index.check_canaries()
+        if canaries:
+            index.check_canaries()
         if self._reranker is not None:
             index.reranker(self._reranker)
         self._metrics.observe_index(self.name, index.generation, len(index))
@@ -75,29 +77,43 @@ class ServedIndex:
             if done:
                 generation.index.close()
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Make a new generation meanwhile; it is in service afterwards. Requests go on with the one before it.
+
+        A generation of which only documents are new is not held against the canaries again.
+        """
+        with self._renewing:
+            yield
+            self._try_to_change_over(own=True)
+
     def _renew(self) -> None:
         # One thread changes over; the others go on with what there is.
         if not self._renewing.acquire(blocking=False):
             return
         try:
             if time.monotonic() >= self._retry_at:
-                self._change_over()
+                self._try_to_change_over()
+        finally:
+            self._renewing.release()
+
+    def _try_to_change_over(self, own: bool = False) -> None:
+        try:
+            self._change_over(own)
         except (RetrievalError, OSError) as error:
             self._retry_at = time.monotonic() + RETRY_SECONDS
             self.reload_error = str(error)
             self._metrics.reload_failures.labels(self.name).inc()
             log.error("the new generation of %s cannot be served, the old one stays: %s", self.name, error)
-        finally:
-            self._renewing.release()
 
-    def _change_over(self) -> None:
+    def _change_over(self, own: bool) -> None:
         old = self._current
         fresh = old.index.latest()
         if fresh is old.index:
             self.reload_error = None
             return
         try:
-            self._prepare(fresh)
+            self._prepare(fresh, canaries=not (own and fresh.manifest.dense == old.index.manifest.dense))
         except BaseException:
             fresh.close()
             raise
@@ -105,7 +121,13 @@ class ServedIndex:
             self._current = _Generation(fresh)
             unused = old.leases == 0
         self.reload_error = None
-        log.info("generation %d of %s replaces %d", fresh.generation, self.name, old.index.generation)
+        log.log(
+            logging.DEBUG if own else logging.INFO,
+            "generation %d of %s replaces %d",
+            fresh.generation,
+            self.name,
+            old.index.generation,
+        )
         if unused:
             old.index.close()
 

@@ -20,6 +20,13 @@ class Limits(BaseModel):
     body_seconds: float = Field(
         default=10.0, gt=0, description="Time for a request body to arrive; beyond it the answer is 408."
     )
+    bulk_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=1024,
+        description="Largest body of many documents; one line may be as large as a body.",
+    )
+    bulk_lines: int = Field(default=100_000, ge=1, le=10_000_000, description="Most lines of such a body.")
+    bulk_seconds: float = Field(default=600.0, gt=0, description="Time for such a body to arrive.")
     threads: int = Field(
         default=min(8, os.cpu_count() or 1),
         ge=1,

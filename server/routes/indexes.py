@@ -25,12 +25,17 @@ def describe(name: IndexName, service: AnyService) -> IndexDescription:
     served = service.indexes.find(name)
     with served.lease() as index:
         pipelines, default = offered_pipelines(index, service.settings)
+        writer = service.indexes.find_writer(served.name)
         return IndexDescription(
             **_summary(service, served.name),
             pipelines=pipelines,
             default_pipeline=default,
             fields=dict(index.fields),
             encoder=encoder_name(index),
+            writable=writer is not None,
+            unapplied_writes=writer.unapplied if writer else 0,
+            pending_encoding=index.manifest.unencoded,
+            write_error=writer.error if writer else None,
             # Where the index lies is the operator's own business.
             index={part: value for part, value in index.describe().items() if part != "path"},
         )

@@ -69,6 +69,9 @@ def _search(body: SearchRequest, request: Request, service: Service, served: Ser
         )
         state = IndexState(name=served.name, generation=index.generation, fingerprint=index.fingerprint)
     service.metrics.observe_answers(answers)
+    shadow = service.indexes.shadow(served.name)
+    if shadow is not None:
+        shadow.offer(body, answers)
     request.state.notes |= {
         "index": served.name,
         "pipeline": name,
