@@ -66,12 +66,21 @@ def read_columns(path: Path, names: list[str]) -> "pa.Table":
         raise InvalidInput(f"{path} is no readable Parquet file: {error}") from error
 
 
+def codes_of(column: Any) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the distinct strings of a column, and of each row the place of its string among them."""
+    import pyarrow as pa
+
+    values = column.combine_chunks()
+    if not pa.types.is_dictionary(values.type):
+        values = values.dictionary_encode()
+    codes: NDArray[np.int64] = values.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, values.dictionary.to_pylist()
+
+
 def rows_of(column: Any, rows: Mapping[str, int]) -> NDArray[np.int64]:
     """Return the row of each id of a column, -1 for ids that are not in `rows`. Looks each distinct id up once."""
-    codes = column.combine_chunks().dictionary_encode()
-    known = np.array([rows.get(id_, -1) for id_ in codes.dictionary.to_pylist()] or [-1], np.int64)
-    found: NDArray[np.int64] = known[codes.indices.to_numpy(zero_copy_only=False).astype(np.int64)]
-    return found
+    codes, ids = codes_of(column)
+    return np.array([rows.get(id_, -1) for id_ in ids] or [-1], np.int64)[codes]
 
 
 def floats_of(column: Any) -> NDArray[np.float32]:
@@ -108,12 +117,12 @@ def read_candidates(
     queries = rows_of(table["query_id"], query_rows)
     if len(queries) and queries.max() < 0:
         raise InvalidInput(f"{path} holds no candidates of these {len(query_rows)} queries; was it mined for others?")
-    sources = np.array(table["source"].combine_chunks().cast("string").to_pylist(), np.str_)
-    if source is not None and source not in sources:
-        raise InvalidInput(f"{path} has no candidates from {source!r}; it has {', '.join(np.unique(sources))}.")
+    sources, names = codes_of(table["source"])
+    if source is not None and source not in names:
+        raise InvalidInput(f"{path} has no candidates from {source!r}; it has {', '.join(sorted(names))}.")
     kept = (queries >= 0) & (table["label"].to_numpy() == label)
     if source is not None:
-        kept &= sources == source
+        kept &= sources == names.index(source)
     documents = rows_of(table["document_id"], document_rows)
     if (lost := kept & (documents < 0)).any():
         first = table["document_id"].take(np.flatnonzero(lost)[:1]).to_pylist()[0]

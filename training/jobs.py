@@ -34,9 +34,11 @@ def run_mining(
         raise InvalidInput(f"the settings of mining are not valid: {error}") from error
     part = Shard.parse(shard)
     collection = open_collection(queries, split)
-    with open_index(index, device=device, offline=offline) as opened:
+    # So that `score` finds it from any folder.
+    origin = str(Path(queries).resolve()) if Path(queries).exists() else queries
+    with open_index(index.resolve(), device=device, offline=offline) as opened:
         outcome = mine_index(
-            opened, collection, output, checked, origin=queries, shard=part, restart=restart,
+            opened, collection, output, checked, origin=origin, shard=part, restart=restart,
             device=device, offline=offline, quiet=quiet,
         )  # fmt: skip
     return _report(outcome, output)

@@ -366,7 +366,6 @@ class _Miner:
                         removed[id_] = "removed_by_id"
                     entry = documents[id_] = _Found(int(relevant), row, {})
                 entry.places[source] = (rank, score)
-        counts["queries_without_candidates"] += all(entry.label for entry in documents.values())
         for id_ in sorted(query.relevant - documents.keys()):
             documents[id_] = _Found(1, self.survey.rows[id_][0], {})
         counts.update(removed.values())
@@ -437,6 +436,7 @@ class _Miner:
         counts: Counter[str],
     ) -> None:
         lines = []
+        counts["queries_without_candidates"] += all(entry.label for entry in documents.values())
         for id_, entry in documents.items():
             counts["positives" if entry.label else "candidates"] += 1
             places = entry.places or {JUDGED: (0, None)}

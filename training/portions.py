@@ -118,18 +118,42 @@ def run(
         shutil.rmtree(work)
     if not _goes_on(plan, work) and output.exists() and not restart:
         return Outcome(_finished(plan, output), [])
-    with disk_errors(output.parent):
-        mine = work / f"shard-{shard.number}-of-{shard.of}"
-        mine.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(mine):
-            if not (work / PLAN).exists():
-                write_atomically(work / PLAN, plan.model_dump_json(indent=1).encode())
-            _make_missing(plan, work, make, shard, quiet)
-        missing = [number for number in range(len(plan.sizes)) if not portion_file(work, number).exists()]
-        # The folder vanishes when another shard has merged in the meantime.
-        if missing and work.exists():
-            return Outcome(None, missing)
-        return _merge_once(plan, work, output)
+    try:
+        with disk_errors(output.parent):
+            return _work(plan, work, output, make, shard, quiet)
+    except FileNotFoundError:
+        # Another shard found all portions there, merged them and removed the folder under our hands.
+        if work.exists() or not output.exists():
+            raise
+        return Outcome(_finished(plan, output), [])
+
+
+def _work(
+    plan: Plan,
+    work: Path,
+    output: Path,
+    make: Callable[[int], tuple["pa.Table", Counts]],
+    shard: Shard,
+    quiet: bool,
+) -> Outcome:
+    mine = work / f"shard-{shard.number}-of-{shard.of}"
+    mine.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(mine):
+        if not (work / PLAN).exists():
+            write_atomically(work / PLAN, plan.model_dump_json(indent=1).encode())
+        _make_missing(plan, work, make, shard, quiet)
+    missing = [number for number in range(len(plan.sizes)) if not portion_file(work, number).exists()]
+    if missing and work.exists():
+        return Outcome(None, missing)
+    try:
+        with exclusive_lock(work):
+            metadata = merge([work], output)
+            # Another shard may be looking into the folder; what it leaves there is harmless.
+            shutil.rmtree(work, ignore_errors=True)
+            return Outcome(metadata, [])
+    except IndexLocked:
+        # Another shard is merging.
+        return Outcome(None, [])
 
 
 def work_folder(output: Path) -> Path:
@@ -209,7 +233,10 @@ def _read_plan(work: Path) -> Plan:
 
 def _finished(plan: Plan, output: Path) -> dict[str, Any]:
     """Return the metadata of an output of this plan. Raises InvalidInput when it is another's."""
-    metadata = read_metadata(output)
+    try:
+        metadata = read_metadata(output)
+    except InvalidInput as error:
+        raise InvalidInput(f"{output} exists already; choose another output, or replace it with --restart.") from error
     if metadata.get("plan") != plan.digest:
         raise InvalidInput(
             f"{output} exists and was made otherwise: {_differences(metadata, plan)}. "
@@ -232,21 +259,6 @@ def _differences(before: Plan | Mapping[str, Any], plan: Plan) -> str:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _merge_once(plan: Plan, work: Path, output: Path) -> Outcome:
-    """Merge, unless another shard does or has done so."""
-    try:
-        with exclusive_lock(work):
-            metadata = merge([work], output)
-            shutil.rmtree(work)
-            return Outcome(metadata, [])
-    except IndexLocked:
-        return Outcome(None, [])
-    except FileNotFoundError:
-        if output.exists():
-            return Outcome(_finished(plan, output), [])
-        raise
 
 
 def merge(folders: Sequence[Path], output: Path) -> dict[str, Any]:

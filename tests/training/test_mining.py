@@ -330,6 +330,22 @@ def test_shards_of_several_machines_are_merged_by_a_command(index, judged, whole
         run_merging([works[0], work_folder(other), works[2]], tmp_path / "mixed.parquet")
 
 
+def test_a_shard_that_another_one_overtakes_takes_its_result(index, judged, whole, tmp_path, monkeypatch):
+    output = tmp_path / "negatives.parquet"
+
+    class Overtaken(_Miner):
+        def portion(self, number):
+            monkeypatch.undo()
+            # Elsewhere all portions are made and merged, and the folder is removed.
+            by_words(index, judged, output)
+            return super().portion(number)
+
+    monkeypatch.setattr("training.mining._Miner", Overtaken)
+    outcome = by_words(index, judged, output, shard=Shard(2, 2))
+    assert outcome.metadata == read_metadata(output)
+    assert output.read_bytes() == whole
+
+
 def test_other_settings_are_refused_and_restart_replaces(index, judged, whole, tmp_path, monkeypatch):
     output = tmp_path / "negatives.parquet"
     monkeypatch.setattr("training.mining._Miner", interrupted_after(2))
@@ -345,6 +361,10 @@ def test_other_settings_are_refused_and_restart_replaces(index, judged, whole, t
         by_words(index, judged, output)
     by_words(index, judged, output, restart=True)
     assert output.read_bytes() == whole
+    output.write_text("notes")
+    with pytest.raises(InvalidInput, match="exists already; choose another output, or replace it with --restart"):
+        by_words(index, judged, output)
+    assert output.read_text() == "notes"
 
 
 def test_a_damaged_portion_is_named(index, judged, tmp_path):
