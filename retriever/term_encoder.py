@@ -44,8 +44,8 @@ def load_term_encoder(name: str | Path, *, device: str | None = None, offline: b
 def _pool_in_portions(model: "SparseEncoder") -> bool:
     """Make a SPLADE model with maximum pooling take logits and maxima a portion of the vocabulary at a time.
 
-    The values are the same, for log and relu keep the order; 2 to 10 times as fast on a CPU, since logits of
-    all tokens times 30,000 terms never leave its caches, and logarithms are taken of the maxima only. Returns
+    The values are the same, for log and relu keep the order; faster on a CPU (benchmarks/pooling.py), since logits
+    of all tokens times 30,000 terms never leave its caches, and logarithms are taken of the maxima only. Returns
     False, and changes nothing, for any other model.
     """
     import torch

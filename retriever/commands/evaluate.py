@@ -216,7 +216,7 @@ def compare(
     adjusted = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
     if as_json:
         lines = [
-            {"system": system, "measure": name, "p_holm": adjusted[system, name], **asdict(one)}
+            {"name": system, "measure": name, "p_holm": adjusted[system, name], **asdict(one)}
             for (system, name), one in found.items()
         ]
         typer.echo(json.dumps({"baseline": baseline.system, "comparisons": lines}, indent=1))

@@ -39,10 +39,11 @@ class Expected(_Model):
 class Row(_Model):
     """One index over one collection and the pipelines that are measured on it.
 
-    build   further options of `retriever index build`
-    sample  keep one document in so many, chosen by a hash of its id, and all that are judged in the split; a
-            smaller collection is an easier one, so such a row is comparable with itself only
-    in_mean  whether it counts in the first mean: one row a collection, and no foreign language or mere pool
+    build      further options of `retriever index build`
+    sample     keep one document in so many, chosen by a hash of its id, and all that are judged in the split; a
+               smaller collection is an easier one, so such a row is comparable with itself only
+    keep_self  queries and documents are numbered apart, so that an equal id means nothing
+    in_mean    whether it counts in the first mean: one row a collection, and no foreign language or mere pool
     """
 
     name: str
@@ -52,6 +53,7 @@ class Row(_Model):
     sample: int | None = Field(None, ge=2)
     pipelines: tuple[str, ...] = ("bm25", "dense", "hybrid")
     group_by_parent: bool = False
+    keep_self: bool = False
     in_mean: bool = True
     note: str = ""
     expected: dict[str, dict[str, Expected]] = Field(default_factory=dict)
@@ -182,7 +184,7 @@ def _evaluate(
     say: Callable[[str], None],
 ) -> dict[str, Record]:
     collection = open_collection(str(source), row.split, name=row.data.replace("/", "-"))
-    settings = EvaluationSettings(measures=MEASURES, group_by_parent=row.group_by_parent)
+    settings = EvaluationSettings(measures=MEASURES, group_by_parent=row.group_by_parent, keep_self=row.keep_self)
     records = {}
     with open_index(index_path, device=device, offline=offline) as index:
         for pipeline in row.pipelines:

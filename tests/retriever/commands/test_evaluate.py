@@ -66,6 +66,8 @@ def test_another_batch_size_is_measured_again(records, small_index, pydocs):
 def test_comparison_and_gate(records):
     result = evaluate("compare", records["bm25"], records["hybrid"], "-m", "nDCG@10", "--json")
     (one,) = json.loads(result.stdout)["comparisons"]
+    assert (one["name"], one["measure"]) == ("1 hybrid", "nDCG@10")
+    assert one["difference"] == pytest.approx(one["system"] - one["baseline"])
     assert one["difference"] > 0
     assert one["p_holm"] < 0.01
     assert evaluate("compare", records["bm25"], records["hybrid"], "--fail-if-worse", 0.005).exit_code == 0
@@ -138,6 +140,7 @@ def test_the_shipped_table_is_valid_and_a_row_reproduces(shared_data, tmp_path):
     table = Path(retriever.evaluation.__file__).with_name("reproduction.yaml")
     (tmp_path / "table.yaml").write_text(
         "title: t\nrows:\n  - name: nfcorpus\n    data: nfcorpus\n    build: [--parts, bm25]\n    pipelines: [bm25]\n"
+        "    keep_self: true\n"
         "    expected: {bm25: {nDCG@10: {value: 0.3218, tolerance: 0.003, source: Anserini}}}\n"
     )
     options = ["--data", shared_data, "--work", tmp_path / "work", "--output", tmp_path / "out"]
@@ -145,6 +148,7 @@ def test_the_shipped_table_is_valid_and_a_row_reproduces(shared_data, tmp_path):
     assert result.exit_code == 0, result.output
     assert "reproduced" in (tmp_path / "out" / "reproduction.md").read_text()
     assert "nfcorpus,bm25,nDCG@10,0.3218,0.3218" in (tmp_path / "out" / "reproduction.csv").read_text()
+    assert json.loads((tmp_path / "work" / "records" / "nfcorpus.bm25.json").read_text())["settings"]["keep_self"]
     # A number that does not come out ends with 1.
     content = (tmp_path / "table.yaml").read_text().replace("value: 0.3218", "value: 0.5")
     (tmp_path / "table.yaml").write_text(content)
