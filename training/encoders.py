@@ -7,7 +7,7 @@ from typing import Any
 from retriever.encoder import DenseEncoder
 from retriever.errors import BackendUnavailable
 from retriever.models import resolve
-from retriever.progress import without_transformers_bars
+from retriever.progress import quiet_transformers, without_transformers_bars
 from training.settings import EncoderSettings
 
 
@@ -42,11 +42,15 @@ def _is_bi_encoder(folder: Path) -> bool:
 
 
 def _pooled(folder: Path, settings: EncoderSettings) -> Any:
+    import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    transformer = Transformer(str(folder))
+    # A pooler that the checkpoint lacks, and mean pooling never uses, is drawn at random: always the same one.
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
+        torch.manual_seed(0)
+        transformer = Transformer(str(folder))
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
     return SentenceTransformer(modules=[transformer, pooling], similarity_fn_name=settings.similarity)
 

@@ -4,58 +4,82 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from retriever.errors import InvalidInput, ModelFault
+from retriever.progress import without_transformers_bars
 from retriever.storage import write_atomically
-from training.batch import BatchLoss, RowCollator
+from training.batch import RowCollator
+from training.batches import EpochCallback, ShuffledBatchSampler
+from training.rankers import ListCollator
 from training.settings import FitSettings
-from training.shuffling import ShuffledBatchSampler
 
 FINISHED = "fit.json"
 
 
-def fit_encoder(
-    model: Any,
-    loss: BatchLoss,
-    collator: RowCollator,
-    folder: Path,
-    settings: FitSettings,
-    *,
-    seed: int,
-    examples: int,
-    batch_sampler: Callable[..., Any] = ShuffledBatchSampler,
-) -> dict[str, Any]:
-    """Fit a bi-encoder on rows 0 ... examples - 1 and save it in `folder`; returns steps, seconds and losses.
-
-    An interrupted fit goes on from the newest checkpoint in `folder`, with the same data in the same order.
-    Raises ModelFault when the loss is not finite; the model as it was before that batch lies in folder/stopped.
-    """
+def fit_encoder(model: Any, loss: Any, collator: RowCollator, folder: Path, **options: Any) -> dict[str, Any]:
+    """Fit a bi-encoder, see `fit`."""
     from sentence_transformers.sentence_transformer import (
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
 
+    return fit(
+        SentenceTransformerTrainer, SentenceTransformerTrainingArguments, model, loss, collator, folder, **options
+    )
+
+
+def fit_ranker(model: Any, loss: Any, collator: ListCollator, folder: Path, **options: Any) -> dict[str, Any]:
+    """Fit a cross-encoder, see `fit`."""
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+
+    return fit(CrossEncoderTrainer, CrossEncoderTrainingArguments, model, loss, collator, folder, **options)
+
+
+def fit(
+    trainers: Any,
+    arguments: Any,
+    model: Any,
+    loss: Any,
+    collator: RowCollator | ListCollator,
+    folder: Path,
+    *,
+    settings: FitSettings,
+    seed: int,
+    examples: int,
+    batch_sampler: Callable[..., Any] = ShuffledBatchSampler,
+    callbacks: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Fit a model on rows 0 ... examples - 1 and save it in `folder`; returns steps, seconds and losses.
+
+    trainers, arguments  the trainer's class and that of its arguments
+
+    An interrupted fit goes on from the newest checkpoint in `folder`, with the same data in the same order.
+    Raises ModelFault when the loss is not finite; the model as it was before that batch lies in folder/stopped.
+    """
     if (folder / FINISHED).is_file():
         return dict(json.loads((folder / FINISHED).read_text()))
     if examples < settings.batch_size:
         raise InvalidInput(f"{examples} queries do not fill one batch; lower batch_size={settings.batch_size}.")
-    arguments = SentenceTransformerTrainingArguments(
-        **arguments_of(settings, folder, seed), batch_sampler=batch_sampler
-    )
-    trainer = SentenceTransformerTrainer(
+    # Examples for a hub's widget: of rows there are none.
+    model.model_card_data.generate_widget_examples = False
+    trainer = trainers(
         model=model,
-        args=arguments,
+        args=arguments(**arguments_of(settings, folder, seed)),
         train_dataset=rows(examples),
         data_collator=collator,
         loss=loss,
     )
-    trainer.add_callback(_epoch_of(collator))
+    # In the arguments it would be pickled into every checkpoint, with all that it holds.
+    trainer.get_batch_sampler = batch_sampler
+    for callback in (EpochCallback(), _epoch_of(collator), *callbacks):
+        trainer.add_callback(callback)
     report = run(trainer, model, folder)
     model.eval()
-    model.save_pretrained(str(folder), create_model_card=False)
+    with without_transformers_bars():
+        model.save_pretrained(str(folder), create_model_card=False)
     write_atomically(folder / FINISHED, json.dumps(report, indent=1).encode())
     return report
 
@@ -127,7 +151,7 @@ def run(trainer: Any, model: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def _epoch_of(collator: RowCollator) -> Any:
+def _epoch_of(collator: RowCollator | ListCollator) -> Any:
     """Return a callback that tells the collator the epoch."""
     from transformers import TrainerCallback
 

@@ -1,76 +1,84 @@
 """Hard negatives within a recipe: the documents that an encoder itself ranks high, without the relevant ones."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from retriever.progress import Progress
 from retriever.protocols import Encoder
 from training.candidates import Candidates
 from training.collection import TrainingCollection
-from training.evaluation import nearest
-from training.negatives import Sampler
+from training.judgments import Judgments
+from training.nearest import nearest_candidates
 
-# Taken on top of the depth, since relevant ones among them are left out.
-SPARE = 10
-CANDIDATES = "candidates.npz"
-QUERIES = 1024
+FILE = "candidates.npz"
 
 
-def mine(encoder: Encoder, collection: TrainingCollection, depth: int, folder: Path) -> Candidates:
-    """Return for each query row the `depth` best documents that are not relevant to it; kept in `folder`.
+@dataclass(frozen=True)
+class Mined:
+    """What an encoder finds for each training query.
 
-    A document with the text of a relevant one counts as relevant.
+    positive_scores  float32[Q], the least score of a relevant document by the same encoder
     """
-    vectors = encoder.encode_documents(collection.documents)
-    twins = _twins(collection)
-    lists: list[np.ndarray] = []
-    scores: list[np.ndarray] = []
-    with Progress("mining", len(collection.queries), quiet=False) as progress:
-        for start in range(0, len(collection.queries), QUERIES):
-            texts = collection.queries[start : start + QUERIES]
-            most = min(len(vectors), depth + SPARE + int(np.diff(collection.judgments.offsets).max()))
-            found_scores, found = nearest(encoder.encode_queries(texts), vectors, most)
-            for place in range(len(texts)):
-                row = start + place
-                relevant = np.unique(twins[collection.judgments.relevant(row)])
-                kept = ~np.isin(twins[found[place]], relevant)
-                # The query itself, where it is a document too.
-                itself = collection.corpus.rows.get(collection.query_ids[row], -1)
-                kept &= found[place] != itself
-                lists.append(found[place][kept][:depth].astype(np.int32))
-                scores.append(found_scores[place][kept][:depth])
-            progress.advance(len(texts))
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in lists])]).astype(np.int64)
-    candidates = Candidates(offsets, np.concatenate(lists), np.concatenate(scores).astype(np.float32))
-    _save(candidates, folder / CANDIDATES)
-    return candidates
+
+    candidates: Candidates
+    positive_scores: NDArray[np.float32]
 
 
-def _twins(collection: TrainingCollection) -> np.ndarray:
-    """Return for each document row the first row with the same content."""
-    first: dict[str, int] = {}
-    return np.array([first.setdefault(d.content, row) for row, d in enumerate(collection.documents)], np.int64)
+def mine(encoder: Encoder, collection: TrainingCollection, depth: int, *, unlabelled: bool = False) -> Mined:
+    """Return the `depth` best documents of each query row that are not relevant to it.
+
+    unlabelled  keep the relevant ones in their places, for methods that do not look at judgments
+    A document with the text of a relevant one counts as relevant; the query itself, where it is a document, is never
+    a candidate. Encodes the whole corpus.
+    """
+    documents = encoder.encode_documents(collection.documents)
+    queries = encoder.encode_queries(collection.queries)
+    excluded = _itself(collection) if unlabelled else _relevant_or_copies(collection)
+    found = nearest_candidates(queries, documents, depth, excluded, quiet=False)
+    least = np.array(
+        [(documents[collection.judgments.relevant(row)] @ queries[row]).min() for row in range(len(queries))],
+        np.float32,
+    )
+    return Mined(found, least)
 
 
-def _save(candidates: Candidates, path: Path) -> None:
-    """Write candidates so that a crash leaves the whole file or none."""
-    temporary = path.with_name(f".{path.name}.part.npz")
-    np.savez(temporary, offsets=candidates.offsets, documents=candidates.documents, scores=candidates.scores)
-    temporary.replace(path)
+def _itself(collection: TrainingCollection) -> Judgments:
+    rows = collection.corpus.rows
+    return Judgments.of_lists([[rows[id_]] if id_ in rows else [] for id_ in collection.query_ids])
 
 
-def load(folder: Path) -> Candidates:
-    """Return what `mine` left in a folder."""
-    with np.load(folder / CANDIDATES, allow_pickle=False) as arrays:
-        return Candidates(arrays["offsets"], arrays["documents"], arrays["scores"])
+def _relevant_or_copies(collection: TrainingCollection) -> Judgments:
+    copies: dict[str, list[int]] = {}
+    for row, document in enumerate(collection.documents):
+        copies.setdefault(document.content, []).append(row)
+    rows = collection.corpus.rows
+    barred: list[list[int]] = []
+    for place, id_ in enumerate(collection.query_ids):
+        relevant = collection.judgments.relevant(place)
+        barred.append([copy for row in relevant for copy in copies[collection.documents[row].content]])
+        if id_ in rows:
+            barred[-1].append(rows[id_])
+    return Judgments.of_lists(barred)
 
 
-def uniform_of(candidates: Candidates) -> Sampler:
-    """Return the sampler that draws uniformly from a query's candidates, without replacement."""
+def save(mined: Mined, folder: Path) -> None:
+    """Write so that a crash leaves the whole file or none."""
+    temporary = folder / f".{FILE}.part.npz"
+    found = mined.candidates
+    np.savez(
+        temporary,
+        offsets=found.offsets,
+        documents=found.documents,
+        scores=found.scores,
+        positive_scores=mined.positive_scores,
+    )
+    temporary.replace(folder / FILE)
 
-    def sample(query: int, count: int, generator: np.random.Generator) -> np.ndarray:
-        documents = candidates.documents[candidates.offsets[query] : candidates.offsets[query + 1]]
-        return generator.choice(documents, min(count, len(documents)), replace=False)
 
-    return sample
+def load(folder: Path) -> Mined:
+    """Return what `save` wrote."""
+    with np.load(folder / FILE, allow_pickle=False) as arrays:
+        found = Candidates(arrays["offsets"], arrays["documents"], arrays["scores"])
+        return Mined(found, arrays["positive_scores"])

@@ -1,32 +1,47 @@
 """What a recipe works with: a collection, settings, stages, and the steps that recipes have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from retriever.evaluation.collections import Collection
 from training.batch import BatchLoss, Objective, RowCollator
-from training.candidates import Candidates
+from training.batches import ShuffledBatchSampler
 from training.collection import TrainingCollection
 from training.encoders import as_encoder, open_base
-from training.fitting import fit_encoder
-from training.mined import load, mine
+from training.fitting import fit_encoder, fit_ranker
+from training.mined import Mined, load, mine, save
 from training.negatives import Draw
+from training.rankers import ListCollator, ListLoss, ListObjective
 from training.settings import EncoderSettings, FitSettings
-from training.shuffling import ShuffledBatchSampler
 from training.stages import Stages
 
 Settings = TypeVar("Settings", bound=EncoderSettings)
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of the collections of a training, and the splits that it does not learn from."""
+
+    name: str
+    collection: TrainingCollection
+    held_out: list[Collection]
+    sha256: dict[str, dict[str, str]]
+
+
 @dataclass
 class Task(Generic[Settings]):
-    """A training: what to learn from, how, and where its stages lie."""
+    """A training: what to learn from, how, and where its stages lie.
+
+    parts  the collections that `collection` consists of, in its order
+    """
 
     collection: TrainingCollection
     settings: Settings
     stages: Stages
     offline: bool
+    parts: Sequence[Part] = ()
 
     def open_base(self, folder: Path | None = None) -> Any:
         """Return the model of a folder, or the settings' base."""
@@ -83,7 +98,7 @@ class Task(Generic[Settings]):
                 loss,
                 collator,
                 folder,
-                settings or self.settings.fit,
+                settings=settings or self.settings.fit,
                 seed=self.settings.seed,
                 examples=len(self.collection.queries),
                 batch_sampler=batch_sampler,
@@ -91,11 +106,24 @@ class Task(Generic[Settings]):
 
         return self.stages.run(name, work)
 
-    def mine(self, name: str, model: Any, depth: int) -> Candidates:
-        """Mine negatives with a model as the stage `name`."""
+    def fit_ranker(self, name: str, model: Any, objective: ListObjective, draw: Draw, settings: FitSettings) -> Path:
+        """Fit a cross-encoder on drawn lists as the stage `name`; returns its folder."""
+        loss = ListLoss(model, self.collection, objective)
+        collator = ListCollator(draw, seed=self.settings.seed)
 
         def work(folder: Path) -> dict[str, Any]:
-            found = mine(as_encoder(model), self.collection, depth, folder)
-            return {"queries": len(found.offsets) - 1, "candidates": len(found.documents)}
+            count = len(self.collection.queries)
+            seed = self.settings.seed
+            return fit_ranker(model, loss, collator, folder, settings=settings, seed=seed, examples=count)
+
+        return self.stages.run(name, work)
+
+    def mine(self, name: str, model: Any, depth: int, *, unlabelled: bool = False) -> Mined:
+        """Mine with a model as the stage `name`, see `training.mined.mine`."""
+
+        def work(folder: Path) -> dict[str, Any]:
+            found = mine(as_encoder(model), self.collection, depth, unlabelled=unlabelled)
+            save(found, folder)
+            return {"queries": len(found.candidates), "candidates": len(found.candidates.documents)}
 
         return load(self.stages.run(name, work))

@@ -1,13 +1,14 @@
 """Which examples share a batch, so that they are negatives worth learning from.
 
-Give one to a trainer as `batch_sampler=functools.partial(TopicBatchSampler, labels=...)`, or return it from an
-overridden `get_batch_sampler`, which keeps its arrays out of the arguments that the trainer saves. Each is a pure
+Return one from a trainer's `get_batch_sampler`, as `training.fitting` does; given in its arguments it would be saved
+with every checkpoint, arrays and all. Each is a pure
 function of seed and epoch, so a resumed training sees the same batches.
 """
 
 from training.batches.clustered import ClusterBatchSampler
 from training.batches.epochs import EpochCallback
+from training.batches.shuffled import ShuffledBatchSampler
 from training.batches.topic import TopicBatchSampler
 from training.batches.walk import GraphWalkBatchSampler
 
-__all__ = ["ClusterBatchSampler", "EpochCallback", "GraphWalkBatchSampler", "TopicBatchSampler"]
+__all__ = ["ClusterBatchSampler", "EpochCallback", "GraphWalkBatchSampler", "ShuffledBatchSampler", "TopicBatchSampler"]

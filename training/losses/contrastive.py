@@ -17,6 +17,17 @@ def info_nce(scores: Tensor, relevant: Tensor) -> Tensor:
     return functional.cross_entropy(scores.float().masked_fill(others, -torch.inf), own)
 
 
+def own_softmax(scores: Tensor, relevant: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the relevant document in column 0 of each query's own (B, 1 + h).
+
+    relevant  bool, same shape; a relevant document beyond column 0 is left out
+    """
+    others = relevant.clone()
+    others[:, 0] = False
+    target = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+    return functional.cross_entropy(scores.float().masked_fill(others, -torch.inf), target)
+
+
 def pairwise_softplus(scores: Tensor, negatives: Tensor) -> Tensor:
     """Return STAR's loss: the mean of softplus(s(q, d) - s(q, d+)) over all pairs marked as negative.
 

@@ -40,7 +40,8 @@ def train(task: Task[AdoreSettings]) -> Path:
     """Encode all documents once with the base, then fit a copy of it for queries against that index."""
     base = task.open_base()
     index = task.stages.run("index", lambda folder: _encode(base, task.collection, folder))
-    vectors = np.load(index / VECTORS, mmap_mode="r", allow_pickle=False)
+    # Copy-on-write, since torch warns of memory that it could not write to; nothing is written.
+    vectors = np.load(index / VECTORS, mmap_mode="c", allow_pickle=False)
     scale = scale_of(task.settings, base)
     model = with_frozen_documents(base)
     loss = DynamicSearchLoss(model, task.collection, vectors, task.settings, scale)

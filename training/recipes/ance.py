@@ -11,9 +11,9 @@ from torch import Tensor
 
 from training.batch import Batch
 from training.encoders import scale_of
-from training.losses.contrastive import info_nce
-from training.mined import uniform_of
+from training.losses.contrastive import info_nce, own_softmax
 from training.negatives import with_negatives
+from training.pairs import from_candidates, uniform
 from training.recipe import Recipe
 from training.settings import EncoderSettings
 from training.task import Task
@@ -39,14 +39,12 @@ def train(task: Task[AnceSettings]) -> Path:
     scale = scale_of(settings, model)
 
     def objective(batch: Batch) -> Tensor:
-        scores = scale * batch.scores()
         if settings.in_batch:
-            return info_nce(scores, batch.relevant)
-        own = scale * batch.own_scores()
-        return info_nce(own, batch.own_relevant())
+            return info_nce(scale * batch.scores(), batch.relevant)
+        return own_softmax(scale * batch.own_scores(), batch.own_relevant())
 
     for cycle in range(settings.cycles):
-        mined = uniform_of(task.mine(f"mine-{cycle}", model, settings.depth))
+        mined = from_candidates(task.mine(f"mine-{cycle}", model, settings.depth).candidates, uniform)
         draw = with_negatives(collection.judgments, len(collection.documents), settings.count, mined)
         folder = task.fit(f"fit-{cycle}", model, objective, draw)
         model = task.open_base(folder)

@@ -12,8 +12,8 @@ from torch import Tensor
 from training.batch import Batch
 from training.encoders import scale_of
 from training.losses.contrastive import info_nce
-from training.mined import uniform_of
 from training.negatives import positives_only, with_negatives
+from training.pairs import from_candidates, uniform
 from training.recipe import Recipe
 from training.settings import EncoderSettings
 from training.task import Task
@@ -41,7 +41,11 @@ def train(task: Task[ContrastiveSettings]) -> Path:
     if settings.hard == "none":
         draw = positives_only(collection.judgments)
     else:
-        mined = uniform_of(task.mine("mine", model, settings.depth)) if settings.hard == "mined" else None
+        mined = (
+            from_candidates(task.mine("mine", model, settings.depth).candidates, uniform)
+            if settings.hard == "mined"
+            else None
+        )
         draw = with_negatives(collection.judgments, len(collection.documents), settings.count, mined)
     return task.fit("contrastive", model, objective, draw)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from training.batch import Batch
 from training.encoders import scale_of
 from training.losses.contrastive import pairwise_softplus
-from training.mined import uniform_of
 from training.negatives import with_negatives
+from training.pairs import from_candidates, uniform
 from training.recipe import Recipe
 from training.settings import EncoderSettings
 from training.task import Task
@@ -36,7 +36,7 @@ def train(task: Task[StarSettings]) -> Path:
     model = task.open_base()
     settings, collection = task.settings, task.collection
     scale = scale_of(settings, model)
-    mined = uniform_of(task.mine("mine", model, settings.depth))
+    mined = from_candidates(task.mine("mine", model, settings.depth).candidates, uniform)
 
     def objective(batch: Batch) -> Tensor:
         negatives = ~batch.relevant

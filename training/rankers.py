@@ -1,0 +1,121 @@
+"""Cross-encoders to train, on lists of documents that are drawn for each query."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from retriever.errors import BackendUnavailable
+from retriever.models import resolve
+from retriever.progress import quiet_transformers, without_transformers_bars
+from training.batch import finite
+from training.collection import TrainingCollection
+from training.negatives import Draw, Rows
+
+# Forward passes of one batch.
+PASSES = 3
+
+
+@dataclass
+class RankedLists:
+    """Scores of one batch of lists.
+
+    scores         (B, 1 + h) logits; the drawn relevant document in column 0
+    query_rows     int64[B]
+    document_rows  int64 (B, 1 + h)
+    relevant       bool (B, 1 + h), on the scores' device
+    """
+
+    scores: Tensor
+    query_rows: Rows
+    document_rows: NDArray[np.int64]
+    relevant: Tensor
+
+
+ListObjective = Callable[[RankedLists], Tensor | Mapping[str, Tensor]]
+
+
+def open_ranker(name: str | Path, *, max_tokens: int, seed: int, offline: bool = False) -> Any:
+    """Return a sentence-transformers CrossEncoder with one output.
+
+    A model that is none gives its body; the head then is drawn by the seed. Raises BackendUnavailable.
+    """
+    from sentence_transformers.cross_encoder import CrossEncoder
+
+    import retriever.models.joint_bert  # noqa: F401  makes the architecture known
+
+    folder = resolve(str(name), offline=offline)
+    try:
+        with without_transformers_bars(), quiet_transformers(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = CrossEncoder(
+                str(folder), num_labels=1, max_length=max_tokens, trust_remote_code=False, local_files_only=True
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise BackendUnavailable(f"{folder} is no model to start a cross-encoder from: {error}") from error
+    return model
+
+
+class ListCollator:
+    """Draws the documents of a batch of query rows; which ones depends on seed, epoch and rows alone."""
+
+    valid_label_columns: Sequence[str] = ()
+
+    def __init__(self, draw: Draw, *, seed: int) -> None:
+        self.draw = draw
+        self.seed = seed
+        self.epoch = 0
+
+    def __call__(self, features: list[dict[str, int]]) -> dict[str, Tensor]:
+        queries = np.array([feature["row"] for feature in features], np.int64)
+        generator = np.random.default_rng([self.seed, self.epoch, *queries[:2].tolist()])
+        positives, negatives = self.draw(queries, generator)
+        # As the label, since the trainer's other columns are texts.
+        return {"label": torch.from_numpy(np.column_stack([queries, positives, negatives]))}
+
+
+class ListLoss(nn.Module):
+    """Scores each query with its documents and hands the lists to an objective."""
+
+    def __init__(self, model: Any, collection: TrainingCollection, objective: ListObjective) -> None:
+        super().__init__()
+        self.model = model
+        self.collection = collection
+        self.objective = objective
+
+    def forward(self, features: list[Any], labels: Tensor, **_: Any) -> Tensor | Mapping[str, Tensor]:
+        rows = labels.cpu().numpy()
+        queries, documents = rows[:, 0], rows[:, 1:]
+        scores = self.scores(queries, documents)
+        relevant = np.stack(
+            [
+                np.isin(own, self.collection.judgments.relevant(int(q)))
+                for q, own in zip(queries, documents, strict=True)
+            ]
+        )
+        lists = RankedLists(scores, queries, documents, torch.from_numpy(relevant).to(scores.device))
+        return finite(self.objective(lists), self.collection, queries)
+
+    def scores(self, queries: Rows, documents: NDArray[np.int64]) -> Tensor:
+        """Return (B, K) logits of each query with its documents."""
+        texts, contents = self.collection.queries, self.collection.documents
+        pairs = [(texts[q], contents[d].content) for q, own in zip(queries, documents, strict=True) for d in own]
+        # Passes over texts of like length need less padding.
+        order = sorted(range(len(pairs)), key=lambda place: len(pairs[place][0]) + len(pairs[place][1]))
+        passes = np.array_split(np.array(order), min(PASSES, len(order)))
+        found = torch.cat([self._forward([pairs[place] for place in places]) for places in passes])
+        logits: Tensor = found[torch.from_numpy(np.argsort(order)).to(found.device)].reshape(documents.shape)
+        return logits
+
+    def _forward(self, pairs: list[tuple[str, str]]) -> Tensor:
+        tokens = self.model.preprocess(pairs)
+        tokens = {
+            key: value.to(self.model.device) if isinstance(value, Tensor) else value for key, value in tokens.items()
+        }
+        scores: Tensor = self.model(tokens)["scores"].float().reshape(len(pairs))
+        return scores
