@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
@@ -12,18 +12,31 @@ from pathlib import Path
 from types import TracebackType
 
 from retriever.analysis import Analyser, analyser
-from retriever.index.plain import PlainWriter
+from retriever.fields import field_text
+from retriever.index.plain import PLAIN, PlainWriter, in_field
 from retriever.storage import sync
+from retriever.types import Document
 
 TEXTS_BETWEEN_LOOKS = 64
 
+Texts = Mapping[str, Sequence[str]]
+"""The text of every document of a shard, for each inverted part by what it is called there."""
 
-def write_postings(found: Analyser, texts: Iterable[str], folder: Path) -> None:
+
+def texts_of(documents: Sequence[Document], search_fields: Sequence[str]) -> dict[str, list[str]]:
+    """Return what is analysed of documents: their contents, and each search field."""
+    texts = {PLAIN: [document.content for document in documents]}
+    for field, name in enumerate(search_fields):
+        texts[in_field(PLAIN, field)] = [field_text(document, name) for document in documents]
+    return texts
+
+
+def write_postings(found: Analyser, texts: Iterable[str], folder: Path, part: str = PLAIN) -> None:
     """Analyse texts and write their plain postings, durably."""
     writer = PlainWriter()
     for text in texts:
         writer.add(found.terms(text))
-    for name in writer.postings().write(folder):
+    for name in writer.postings().write(folder, part):
         sync(folder / name)
 
 
@@ -57,11 +70,12 @@ class Analysing:
         """How many shards may wait: enough that no process is idle, few enough to bound the memory."""
         return self._processes + 1
 
-    def submit(self, texts: Sequence[str], folder: Path) -> "Future[None] | None":
+    def submit(self, texts: Texts, folder: Path) -> "Future[None] | None":
         """Write the postings of a shard; None when that is done already."""
         self._shards += 1
         if self._processes == 1 or self._shards == 1:
-            write_postings(self._analyser, texts, folder)
+            for part, of_part in texts.items():
+                write_postings(self._analyser, of_part, folder, part)
             return None
         if self._pool is None:
             # Neither torch nor the threads of a caller survive a fork.
@@ -99,8 +113,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _write_in_worker(name: str, texts: Sequence[str], folder: Path) -> None:
-    write_postings(_known(name), _unless_stopped(texts), folder)
+def _write_in_worker(name: str, texts: Texts, folder: Path) -> None:
+    for part, of_part in texts.items():
+        write_postings(_known(name), _unless_stopped(of_part), folder, part)
 
 
 def _unless_stopped(texts: Sequence[str]) -> Iterator[str]:

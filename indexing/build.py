@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from indexing.shards import Shard, ShardWriter, portions
 from retriever.analysis import Analyser, analyser
 from retriever.encoder import CANARY_TEXTS, differences, encode_canaries, load_encoder
 from retriever.errors import IndexMismatch, InvalidInput, UnknownIndex
+from retriever.fields import CONTENTS, require_known
 from retriever.index.manifest import (
     Chunking,
     DensePart,
@@ -104,6 +106,8 @@ def build_index(
         parts = _load_parts(settings, encoder, sparse_encoder, device, offline)
         offered = default_pipelines(settings.parts) | (pipelines or {})
         _require_known(default_pipeline, offered)
+        for spec in offered.values():
+            require_known(spec.field_weights or {}, (CONTENTS, *settings.search_fields))
         base = Manifest(
             generation=current.generation if current else 0,
             created="",
@@ -161,6 +165,11 @@ def add_documents(
 
 
 def _require_consistent(settings: BuildSettings) -> None:
+    if settings.search_fields and "bm25" not in settings.parts:
+        raise InvalidInput("--search-fields are searched by BM25; they need the bm25 part.")
+    numbers = [name for name in settings.search_fields if settings.fields.get(name) == "number"]
+    if numbers:
+        raise InvalidInput(f"the search field {numbers[0]!r} is declared as a number; only text can be searched.")
     if settings.window is not None and "dense" not in settings.parts:
         raise InvalidInput("--chunk counts in the encoder's tokens; it needs the dense part.")
     if settings.window is not None and settings.overlap >= settings.window:
@@ -193,6 +202,7 @@ def settings_of(manifest: Manifest, duplicates: str, shard_documents: int) -> Bu
     if manifest.inverted:
         content["analyser"] = manifest.inverted.analyser
         content |= {"k1": manifest.inverted.k1, "b": manifest.inverted.b}
+        content["search_fields"] = manifest.inverted.search_fields
     if manifest.sparse:
         content |= {"sparse_encoder": manifest.sparse.encoder, "sparse_precision": manifest.sparse.precision}
         content["sparse_step"] = manifest.sparse.step
@@ -234,6 +244,7 @@ def _inverted_part(settings: BuildSettings, parts: _Parts) -> InvertedPart | Non
         analyser_fingerprint=parts.analyser.fingerprint(),
         k1=settings.k1,
         b=settings.b,
+        search_fields=settings.search_fields,
     )
 
 
@@ -422,10 +433,14 @@ def _with_canaries(folder: Path, manifest: Manifest, encoder: Encoder | None) ->
 
 def _report(shards: Iterable[Shard], corpus: Corpus, resumed: int, started: float) -> dict[str, Any]:
     shards = list(shards)
+    fields: Counter[str] = Counter()
+    for shard in shards:
+        fields.update(shard.search_fields)
     report: dict[str, Any] = {
         "source_documents": sum(shard.source_documents for shard in shards),
         "documents": sum(shard.documents for shard in shards),
         "empty": sum(shard.empty for shard in shards),
+        "search_fields": dict(fields),
         "truncated": sum(shard.truncated for shard in shards),
         "clipped": sum(shard.clipped for shard in shards),
         "skipped": sum(shard.skipped for shard in shards),

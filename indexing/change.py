@@ -15,6 +15,7 @@ from indexing.build import with_tombstones
 from indexing.garbage import readable, remove_unneeded
 from indexing.segments import seal_segment, segment_name
 from retriever.errors import InvalidInput
+from retriever.fields import CONTENTS, require_known
 from retriever.index.manifest import Manifest, Segment, publish, read_manifest
 from retriever.index.records import Records, RecordWriter, row_of
 from retriever.index.sealed import Index, open_index
@@ -245,4 +246,6 @@ def store_pipelines(path: str | Path, pipelines: Mapping[str, PipelineSpec], def
             lacking = [stage for stage in spec.first if stage not in parts]
             if lacking:
                 raise InvalidInput(f"pipeline {name!r} needs {lacking}, the index has {parts}.")
+            searched = change.current.inverted.search_fields if change.current.inverted else ()
+            require_known(spec.field_weights or {}, (CONTENTS, *searched))
         change.publish(pipelines=offered, default_pipeline=chosen)

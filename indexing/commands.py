@@ -89,6 +89,7 @@ def _fields(declarations: list[str]) -> dict[str, str]:
 @app.command(
     epilog="Examples:  retriever index build corpus.jsonl my-index  |  "
     "retriever index build docs/ my-index --chunk 200 --field lang --dense hnsw  |  "
+    "retriever index build papers.jsonl my-index --search-fields title,text,authors  |  "
     "zcat dump.gz | retriever index build - my-index --parts bm25"
 )
 def build(
@@ -120,6 +121,13 @@ def build(
     field: Annotated[
         list[str] | None, typer.Option(help="Metadata field to filter by: NAME or NAME:number; repeatable.")
     ] = None,
+    search_fields: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: title, text or metadata fields that BM25 can also search by name and weigh, see "
+            "retriever search --field-weights."
+        ),
+    ] = "",
     chunk: Annotated[
         int | None, typer.Option(help="Cut documents into windows of this many tokens of the encoder.")
     ] = None,
@@ -164,6 +172,7 @@ def build(
                 "k1": k1,
                 "b": b,
                 "fields": _fields(field or []),
+                "search_fields": [name.strip() for name in search_fields.split(",") if name.strip()],
                 "window": chunk,
                 "overlap": overlap,
                 "duplicates": duplicates,
@@ -218,6 +227,9 @@ def _warn(report: dict[str, Any]) -> None:
         )
     if report["empty"]:
         typer.echo(f"warning: {report['empty']} documents have no text; no search finds them.", err=True)
+    for name, count in report["search_fields"].items():
+        if not count:
+            typer.echo(f"warning: no document has text in the search field {name!r}; check its name.", err=True)
     if report.get("bad_lines"):
         typer.echo(f"warning: {report['bad_lines']} faulty lines were left out.", err=True)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from indexing.analysing import texts_of
 from indexing.build import settings_of, with_tombstones
 from indexing.change import Change, changing, merge_segments
 from indexing.chunking import owner_of
@@ -109,10 +110,11 @@ def _unencoded_segment(change: Change, documents: list[Document], encoder: Encod
         # Not synced: should this generation not come to be, the journal still has it all.
         if current.inverted:
             found = analyser(current.inverted.analyser)
-            postings = PlainWriter()
-            for document in parts:
-                postings.add(found.terms(document.content))
-            postings.postings().write(source)
+            for part, texts in texts_of(parts, current.inverted.search_fields).items():
+                postings = PlainWriter()
+                for text in texts:
+                    postings.add(found.terms(text))
+                postings.postings().write(source, part)
         if current.dense:
             write_vectors(source, np.zeros((len(parts), current.dense.width), np.float32), np.zeros(len(parts), bool))
         if current.sparse:

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from retriever.errors import InvalidInput
+from retriever.fields import require_names
 from retriever.storage import write_atomically
 
 Duplicates = Literal["fail", "skip", "overwrite"]
@@ -28,12 +29,19 @@ class BuildSettings(BaseModel):
     k1: float = Field(0.9, ge=0, le=100)
     b: float = Field(0.4, ge=0, le=1)
     fields: dict[str, Literal["keyword", "number"]] = Field(default_factory=dict)
+    search_fields: tuple[str, ...] = ()
     window: int | None = Field(None, ge=8)
     overlap: int = Field(32, ge=0)
     duplicates: Duplicates = "fail"
     max_bad_vectors: int = Field(0, ge=0)
     shard_documents: int = Field(4096, ge=1)
     segment_documents: int = Field(1_000_000, ge=1)
+
+    @field_validator("search_fields")
+    @classmethod
+    def _names(cls, search_fields: tuple[str, ...]) -> tuple[str, ...]:
+        require_names(search_fields)
+        return search_fields
 
 
 class Plan(BaseModel):

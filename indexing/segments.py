@@ -55,8 +55,9 @@ def seal_segment(
         working.mkdir(parents=True)
         write_ids(working, ids)
         if inverted is not None:
-            plain = merge_plain([read_plain(source) for source in sources], kept)
-            write_inverted(plain, working, inverted.k1, inverted.b)
+            for field in (None, *range(len(inverted.search_fields))):
+                plain = merge_plain([read_plain(source, field) for source in sources], kept)
+                write_inverted(plain, working, inverted.k1, inverted.b, field=field)
         if sparse is not None:
             plain = merge_plain([_read_impacts(source, sparse) for source in encoded], kept)
             write_impacts(plain, working, sparse.step, sparse.precision)

@@ -1,7 +1,7 @@
 """The resumable part of a build: the corpus in shards, each analysed, encoded and recorded, then sealed.
 
     building/plan.json
-    building/shards/000000/   plain.* plain-impacts.* dense.vectors.npy dense.absent.npy shard.json
+    building/shards/000000/   plain.* plain.fieldN.* plain-impacts.* dense.vectors.npy dense.absent.npy shard.json
     building/segments/...     segments being merged
 
 shard.json is written last; a shard without it is done again. A shard is always processed whole, so a
@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from indexing.analysing import Analysing
+from indexing.analysing import Analysing, texts_of
 from indexing.chunking import chunk, owner_of
 from indexing.plan import BuildSettings
 from retriever.errors import InvalidInput, ModelFault
 from retriever.index.dense import ABSENT, VECTORS
 from retriever.index.impacts import count_clipped
-from retriever.index.plain import PLAIN_IMPACTS, plain_weights
+from retriever.index.plain import PLAIN, PLAIN_IMPACTS, in_field, plain_weights
 from retriever.index.records import RecordWriter, canonical
 from retriever.protocols import Encoder, TermEncoder
 from retriever.storage import disk_errors, sync, write_atomically
@@ -38,7 +38,10 @@ SHARD_CHARACTERS = 32_000_000
 
 
 class Shard(BaseModel):
-    """A finished shard: how many source documents it took, their digest, and what came of them."""
+    """A finished shard: how many source documents it took, their digest, and what came of them.
+
+    `search_fields` says how many documents have text in each.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,6 +51,7 @@ class Shard(BaseModel):
     first: int
     documents: int
     empty: int = 0
+    search_fields: dict[str, int] = {}
     truncated: int = 0
     clipped: int = 0
     skipped: int = 0
@@ -156,9 +160,13 @@ class ShardWriter:
         folder.mkdir()
         documents, skipped, replaced = self.place(portion)
         empty = sum(not document.content.strip() for document in documents)
+        filled: dict[str, int] = {}
         written = None
         if self.analysing:
-            written = self.analysing.submit([document.content for document in documents], folder)
+            texts = texts_of(documents, self.settings.search_fields)
+            for field, name in enumerate(self.settings.search_fields):
+                filled[name] = sum(bool(text.strip()) for text in texts[in_field(PLAIN, field)])
+            written = self.analysing.submit(texts, folder)
         truncated, bad = self._encode(folder, documents) if self.encoder else (0, [])
         clipped, unusable = self._weigh(folder, documents) if self.sparse else (0, [])
         self.records.replace(segment, first, documents, self.settings.fields, replaced)
@@ -169,6 +177,7 @@ class ShardWriter:
             first=first,
             documents=len(documents),
             empty=empty,
+            search_fields=filled,
             truncated=truncated,
             clipped=clipped,
             skipped=skipped,

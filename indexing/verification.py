@@ -113,6 +113,8 @@ def _disagreements(entry: Segment, segment: SegmentReader, records: Records) -> 
         yield f"segment {entry.name}: the manifest says {entry.documents} documents, the records {rows}"
     if segment.inverted:
         yield from (f"segment {entry.name}: {problem}" for problem in segment.inverted.problems())
+    for name, reader in segment.search_fields.items():
+        yield from (f"segment {entry.name}, field {name}: {problem}" for problem in reader.problems())
     if segment.impacts:
         yield from (f"segment {entry.name}: {problem}" for problem in segment.impacts.problems())
     if segment.dense:

@@ -1,5 +1,6 @@
 """Pipelines as data: which first stages run, how their lists are fused, what reranks the top."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictFloat,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -15,6 +17,7 @@ from pydantic import (
 )
 
 from retriever.errors import InvalidInput
+from retriever.fields import require_weights
 
 FirstStage = Literal["bm25", "sparse", "dense"]
 
@@ -100,12 +103,17 @@ Feedback = Annotated[Rm3 | Rocchio, Field(discriminator="method")]
 
 
 class PipelineSpec(BaseModel):
-    """First stages, feedback for bm25, fusion when there are several stages, and an optional reranker."""
+    """First stages, feedback for bm25, fusion when there are several stages, and an optional reranker.
+
+    field_weights  bm25 is the sum over these fields of weight times the field's own BM25; without it title and text
+                   are searched as one field, `contents`
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     first: tuple[FirstStage, ...] = Field(min_length=1)
     depth: int = Field(1000, ge=1, le=100_000)
+    field_weights: dict[str, StrictFloat] | None = None
     feedback: Feedback | None = None
     fusion: Fusion = Fusion()
     rerank: Rerank | None = None
@@ -116,6 +124,19 @@ class PipelineSpec(BaseModel):
         if len(set(first)) != len(first):
             raise ValueError(f"a first stage stands twice in {list(first)}")
         return first
+
+    @field_validator("field_weights")
+    @classmethod
+    def _weighed(cls, field_weights: dict[str, float] | None) -> dict[str, float] | None:
+        if field_weights is not None:
+            require_weights(field_weights)
+        return field_weights
+
+    @model_validator(mode="after")
+    def _something_to_weigh(self) -> "PipelineSpec":
+        if self.field_weights is not None and "bm25" not in self.first:
+            raise ValueError(f"field_weights are for bm25, which is not among the first stages {list(self.first)}")
+        return self
 
     @model_validator(mode="after")
     def _something_to_feed(self) -> "PipelineSpec":
@@ -137,10 +158,21 @@ class PipelineSpec(BaseModel):
         return self.model_copy(
             update={
                 "first": first,
+                "field_weights": self.field_weights if "bm25" in first else None,
                 "feedback": self.feedback if "bm25" in first else None,
                 "rerank": None if "rerank" in stages else self.rerank,
             }
         )
+
+    def weighing(self, field_weights: Mapping[str, float]) -> "PipelineSpec":
+        """Return this pipeline with other weights of fields. Raises InvalidInput."""
+        if "bm25" not in self.first:
+            raise InvalidInput(f"field weights are for bm25, which is not among the first stages {list(self.first)}.")
+        try:
+            require_weights(field_weights)
+        except ValueError as error:
+            raise InvalidInput(f"{error}.") from error
+        return self.model_copy(update={"field_weights": dict(field_weights)})
 
 
 def default_pipelines(parts: tuple[FirstStage, ...]) -> dict[str, PipelineSpec]:
@@ -160,6 +192,7 @@ def read_pipelines(path: Path) -> dict[str, PipelineSpec]:
     Example:
         quality:
           first: [bm25, dense]
+          field_weights: {title: 2, contents: 1}
           feedback: {method: rm3, documents: 10, terms: 10, original_weight: 0.5}
           fusion: {method: rrf, constant: 60}
           rerank: {model: my-reranker, depth: 50}

@@ -70,7 +70,8 @@ Node = Text | Phrase | Prefix | Fuzzy | Group
 class Clause:
     """A node with its role, its weight and the one field it is looked for in (None: the usual text).
 
-    A group has no field; its clauses have. The boost of an excluded clause has no effect.
+    A group has no field; a field before it is that of those of its clauses that name none. The boost of an
+    excluded clause has no effect.
     """
 
     occur: Occur
@@ -118,7 +119,7 @@ def parse(text: str, fields: Collection[str] = ()) -> Query:
         raise InvalidInput(
             f"the query has {len(text):,} characters, at most {MAX_CHARACTERS:,} are allowed; shorten it."
         )
-    return _Parser(text, fields).level(depth=0, opened=0)
+    return _Parser(text, fields).level(depth=0, opened=0, field=None)
 
 
 def format(query: Query) -> str:
@@ -136,8 +137,11 @@ class _Parser:
         self.at = 0
         self.clauses = 0
 
-    def level(self, depth: int, opened: int) -> Query:
-        """Read clauses up to the end or the closing parenthesis, which is left to the caller."""
+    def level(self, depth: int, opened: int, field: str | None) -> Query:
+        """Read clauses up to the end or the closing parenthesis, which is left to the caller.
+
+        field  of the clauses that name none
+        """
         clauses: list[Clause] = []
         first: dict[str, int] = {}  # AND, OR, +: where each was first seen on this level
         pending = ""  # AND or OR, if it was read last
@@ -165,7 +169,7 @@ class _Parser:
                 first.setdefault(operator, start)
                 pending, pending_at, joined = operator, start, True
                 continue
-            clause = self.clause(depth, negated=operator == "NOT")
+            clause = self.clause(depth, field, negated=operator == "NOT")
             if clause.occur == "must_not":
                 if pending == "OR":
                     self.fail_or_beside_excluded(pending_at)
@@ -216,7 +220,7 @@ class _Parser:
             ]
         return Query(tuple(clauses))
 
-    def clause(self, depth: int, negated: bool) -> Clause:
+    def clause(self, depth: int, outer: str | None, negated: bool) -> Clause:
         self.skip_space()
         start = self.at
         occur: Occur = "must_not" if negated else "should"
@@ -233,9 +237,10 @@ class _Parser:
                 self.fail(start, f"{sign!r} with no word behind it", "a sign directly before a word, phrase or group")
         if (sign in SIGNS or negated) and (operator := OPERATOR.match(self.text, self.at)):
             self.fail(self.at, operator[0], f"a word, phrase or group after {'NOT' if negated else repr(sign)}")
-        field = self.field()
-        node = self.node(depth, field)
-        return Clause(occur, node, self.boost(node), field)
+        own = self.field()
+        field = own or outer
+        node = self.node(depth, field, "behind the colon" if own else "at the beginning of a clause")
+        return Clause(occur, node, self.boost(node), None if isinstance(node, Group) else field)
 
     def field(self) -> str | None:
         found = FIELD.match(self.text, self.at)
@@ -252,16 +257,16 @@ class _Parser:
             )
         colon = found.end() - 1
         self.at = found.end()
-        if self.is_end() or self.peek() in ("(", *SIGNS):
-            what = {"(": "a group", "+": "'+'", "-": "'-'"}.get(self.peek(), "nothing")
+        if self.is_end() or self.peek() in SIGNS:
+            what = {"+": "'+'", "-": "'-'"}.get(self.peek(), "nothing")
             self.fail(
                 colon,
                 f"{what} behind the field {_shown(name)}",
-                "a word or phrase directly behind the colon, and a sign before the field",
+                "a word, phrase or group directly behind the colon, and a sign before the field",
             )
         return name
 
-    def node(self, depth: int, field: str | None) -> Node:
+    def node(self, depth: int, field: str | None, place: str) -> Node:
         start = self.at
         character = self.peek()
         if character == '"':
@@ -275,15 +280,14 @@ class _Parser:
                     f"Simplify the query. {LITERALLY}",
                 )
             self.at += 1
-            query = self.level(depth + 1, opened=start)
+            query = self.level(depth + 1, opened=start, field=field)
             self.at += 1
             return Group(query)
         found = WORD.match(self.text, self.at)
         if found is None:
             if character == "\\":
                 self.fail_backslash()
-            behind = "behind the colon" if field else "at the beginning of a clause"
-            self.fail(start, f"{character!r} {behind}", ALLOWED_AFTER[character])
+            self.fail(start, f"{character!r} {place}", ALLOWED_AFTER[character])
         self.at = found.end()
         word = _unescaped(found[0])
         if self.peek() == "*":

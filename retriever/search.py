@@ -15,10 +15,12 @@ from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.feedback import Frequencies, rm3, rocchio
 from retriever.fusion import reciprocal_rank, weighted_minmax
 from retriever.highlight import highlights
+from retriever.index.fielded import in_fields
 from retriever.pipeline import Fusion, PipelineSpec, Rerank, Rm3, Rocchio
 from retriever.types import Answer, Document, Explanation, Facets, Hit
 
 if TYPE_CHECKING:
+    from retriever.index.fielded import FieldTerm
     from retriever.index.query import Execution
     from retriever.index.sealed import Candidates, Index, Mask
 
@@ -84,7 +86,7 @@ class _State:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     terms: list[str] = field(default_factory=list)
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: "Mapping[FieldTerm, float]" = field(default_factory=dict)
     execution: "Execution | None" = None
 
     def warn(self, warning: str) -> None:
@@ -112,7 +114,7 @@ def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> 
         if request.pipeline.feedback is not None:
             raise InvalidInput("feedback changes the words of a query and its syntax fixes them; use one of both.")
         for state in states:
-            _execute(index, state, mask)
+            _execute(index, state, request, mask)
     if "dense" in request.pipeline.first:
         _dense(index, states, request, mask)
     if "sparse" in request.pipeline.first:
@@ -147,7 +149,7 @@ def _state(index: "Index", query: str, name: str, started: float, syntax: bool) 
 
 def _bm25(index: "Index", state: _State, request: Request, mask: "Mask | None") -> None:
     """Search by words; with feedback a first time for the documents to learn from, however many hits are asked for."""
-    feedback, depth = request.pipeline.feedback, request.depth
+    feedback, depth, field_weights = request.pipeline.feedback, request.depth, request.pipeline.field_weights
     if state.execution is not None:
         with state.timed("bm25"):
             state.found["bm25"] = index.best_of_query(state.execution, depth)
@@ -158,19 +160,19 @@ def _bm25(index: "Index", state: _State, request: Request, mask: "Mask | None") 
         if isinstance(feedback, Rocchio) and feedback.last_documents:
             depth = feedback.first_depth
     with state.timed("bm25"):
-        found, state.terms = index.search_bm25(state.query, depth, mask)
+        found, state.terms = index.search_bm25(state.query, depth, mask, field_weights)
     if feedback is not None:
         with state.timed("feedback"):
-            state.weights = _expanded(index, state.query, found, feedback)
-            found = index.search_terms(state.weights, request.depth, mask)
+            expanded = _expanded(index, state.query, found, feedback)
+            found = index.search_terms(expanded, request.depth, mask, field_weights)
+        state.weights = in_fields(expanded, field_weights)
     elif request.explain or request.facets:
-        assert index.analyser is not None
-        state.weights = Counter(index.analyser.terms(state.query))
+        state.weights = index.query_terms(state.query, field_weights)
     state.found["bm25"] = found
 
 
 def _expanded(index: "Index", query: str, found: "Candidates", feedback: Rm3 | Rocchio) -> dict[str, float]:
-    """Return the query's terms and those of the documents found, with weights."""
+    """Return the query's terms and those of the documents' contents, with weights."""
     assert index.analyser is not None
     rows, last = found.rows[: feedback.documents], []
     if isinstance(feedback, Rocchio) and feedback.last_documents:
@@ -194,10 +196,10 @@ def _expanded(index: "Index", query: str, found: "Candidates", feedback: Rm3 | R
     )  # fmt: skip
 
 
-def _execute(index: "Index", state: _State, mask: "Mask | None") -> None:
+def _execute(index: "Index", state: _State, request: Request, mask: "Mask | None") -> None:
     """Read a query of the syntax and find what it matches."""
     with state.timed("syntax"):
-        execution = index.execute_query(state.query, mask)
+        execution = index.execute_query(state.query, mask, request.pipeline.field_weights)
     state.execution, state.query, state.terms = execution, execution.plan.words, execution.terms
     if execution.plan.without_terms:
         state.warn(f"clauses_without_terms:{execution.plan.without_terms}")

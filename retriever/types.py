@@ -45,8 +45,8 @@ class Query:
 class TermScore:
     """What one analysed term of a query adds to the BM25 score of a document.
 
-    weight     of the term in the query: how often it occurs there, times its boost
-    frequency  how often it occurs in the document
+    weight     of the term in the query: how often it occurs there, times its boost and its field's weight
+    frequency  how often it occurs in the document's field
     score      what it adds; the float64 sum over all terms, rounded to float32, is the BM25 score
     """
 
@@ -55,6 +55,7 @@ class TermScore:
     idf: float
     frequency: int
     score: float
+    field: str = "contents"
 
 
 @dataclass(slots=True)

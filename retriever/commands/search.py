@@ -39,6 +39,10 @@ def search(
     pipeline: Annotated[
         str | None, typer.Option("--pipeline", "-p", help="bm25, dense, hybrid or a stored one.")
     ] = None,
+    field_weights: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=N,...", help="Fields that BM25 searches and their weights: title=2,contents=1."),
+    ] = None,
     rerank: Annotated[str | None, typer.Option(help="Cross-encoder that reorders the top: name or folder.")] = None,
     rerank_depth: Annotated[int, typer.Option(min=1, max=1000, help="How many documents it reads.")] = 50,
     filter: Annotated[
@@ -66,8 +70,11 @@ def search(
 
       retriever search my-index --syntax '"passage retrieval" +rank* -bert'
 
+      retriever search my-index "swept wing" --field-weights title=2,contents=1
+
       retriever search my-index - --json < queries.txt
     """
+    from retriever.fields import read_weights
     from retriever.index.sealed import open_index
     from retriever.pipeline import Rerank
 
@@ -82,6 +89,7 @@ def search(
             queries,
             k,
             pipeline=chosen if rerank else pipeline,
+            field_weights=read_weights(field_weights) if field_weights is not None else None,
             filter=read_filter(filter or [], opened.fields),
             group_by_parent=group_by_parent,
             highlight=not as_json,

@@ -1,17 +1,26 @@
 """BM25 over all segments of an index at once."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bm25 import bm25_search, bounds, frequency_table
 from kernels.impact import Segments, posting_sizes
+from retriever.fields import CONTENTS
 from retriever.index.inverted import LENGTHS, InvertedReader, encode_length, length_norms
 from retriever.index.selection import best_by_segment
 from retriever.types import TermScore
 
 MOST_KNOWN = 200_000
+
+
+class Entry(NamedTuple):
+    """A term's number in each segment, -1 where absent, and its inverse document frequency."""
+
+    numbers: tuple[int, ...]
+    idf: np.float32
 
 
 def inverse_length_norms(k1: float, b: float, mean_length: float) -> NDArray[np.float32]:
@@ -40,12 +49,12 @@ class Bm25:
         total = sum(reader.total_length for reader in readers)
         self.mean_length = total / self.documents if self.documents else 1.0
         self._id_ranks = list(id_ranks)
-        self._segments = Segments([reader.postings for reader in readers], [reader.live for reader in readers])
-        self._frequencies = frequency_table([reader.frequencies for reader in readers])
+        self.segments = Segments([reader.postings for reader in readers], [reader.live for reader in readers])
+        self.frequencies = frequency_table([reader.frequencies for reader in readers])
         self._has_deletions = any(reader.live is not None for reader in readers)
-        self._prepared = self._prepare(k1, b)
+        self.inverse, self.uppers, self.lowers = self._prepare(k1, b)
         # A race only looks a term up twice.
-        self._known: dict[str, tuple[tuple[int, ...], np.float32] | None] = {}
+        self._known: dict[str, Entry | None] = {}
 
     def _prepare(self, k1: float, b: float) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
         """Return the inverse norms, and the bounds of each segment's codes, for a k1 and b."""
@@ -64,7 +73,7 @@ class Bm25:
     def document_frequencies(self, found: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return (T,) live documents that hold each term, given the numbers from `find`."""
         counts = np.zeros(found.shape, np.int64)
-        posting_sizes(self._segments.table, found, counts)
+        posting_sizes(self.segments.table, found, counts)
         if self._has_deletions:
             for segment, reader in enumerate(self.readers):
                 if reader.live is not None:
@@ -72,24 +81,23 @@ class Bm25:
         frequencies: NDArray[np.int64] = counts.sum(axis=0)
         return frequencies
 
-    def _look_up(self, term: str) -> tuple[tuple[int, ...], np.float32] | None:
-        """Return a term's number in each segment and its inverse document frequency; None when no document holds it.
+    def look_up(self, terms: Sequence[str]) -> dict[str, Entry]:
+        """Return those terms that a live document holds, in the order given.
 
         Queries share most of their words, so what was found is kept.
         """
-        try:
-            return self._known[term]
-        except KeyError:
-            pass
-        found = self.find([term])
-        frequencies = self.document_frequencies(found)
-        entry = None
-        if frequencies[0] > 0:
-            entry = tuple(found[:, 0].tolist()), inverse_document_frequencies(self.documents, frequencies)[0]
-        if len(self._known) >= MOST_KNOWN:
-            self._known = {}
-        self._known[term] = entry
-        return entry
+        known = self._known
+        missing = [term for term in terms if term not in known]
+        if missing:
+            if len(known) >= MOST_KNOWN:
+                self._known = known = {}
+                missing = list(terms)
+            found = self.find(missing)
+            frequencies = self.document_frequencies(found)
+            idf = inverse_document_frequencies(self.documents, frequencies)
+            for column, term in enumerate(missing):
+                known[term] = Entry(tuple(found[:, column].tolist()), idf[column]) if frequencies[column] else None
+        return {term: entry for term in terms if (entry := known[term]) is not None}
 
     def holding(self, terms: Sequence[str]) -> list[NDArray[np.bool_]]:
         """Return for each segment (N,) the live documents that hold any of the terms. Reads all their postings."""
@@ -103,21 +111,23 @@ class Bm25:
             masks.append(mask if reader.live is None else mask & reader.live)
         return masks
 
-    def explain(self, weights: Mapping[str, float], frequencies: Mapping[str, int]) -> list[TermScore]:
+    def explain(
+        self, weights: Mapping[str, float], frequencies: Mapping[str, int], field: str = CONTENTS
+    ) -> list[TermScore]:
         """Return what each term adds to the score of a document, the largest first.
 
         weights      of the terms in the query, as for `search`
         frequencies  of all terms of the document
+        field        that is searched here
         """
-        inverse = self._prepared[0][encode_length(sum(frequencies.values()))]
+        inverse = self.inverse[encode_length(sum(frequencies.values()))]
         parts = []
-        for term, weight in weights.items():
-            frequency = frequencies.get(term, 0)
-            entry = self._look_up(term) if frequency else None
-            if entry is not None:
-                boosted = np.float32(weight) * entry[1]
-                score = boosted - boosted / (np.float32(1) + np.float32(frequency) * inverse)
-                parts.append(TermScore(term, float(weight), float(entry[1]), frequency, float(score)))
+        for term, entry in self.look_up([term for term in weights if frequencies.get(term)]).items():
+            boosted = np.float32(weights[term]) * entry.idf
+            score = boosted - boosted / (np.float32(1) + np.float32(frequencies[term]) * inverse)
+            parts.append(
+                TermScore(term, float(weights[term]), float(entry.idf), frequencies[term], float(score), field)
+            )
         return sorted(parts, key=lambda part: (-part.score, part.term))
 
     def search(
@@ -137,16 +147,16 @@ class Bm25:
         allowed  for each segment (N,) the documents that may be found, or None for all
         k1, b    other than the index's own; any values, the scores are exact
         """
-        known = [(entry, weight) for term, weight in weights.items() if (entry := self._look_up(term)) is not None]
+        known = self.look_up(list(weights))
         if not known:
             return None
-        found = np.array([numbers for (numbers, _), _ in known], np.int64).T.copy()
-        idf = np.array([idf for (_, idf), _ in known], np.float32) * np.array([w for _, w in known], np.float32)
-        if k1 is None and b is None:
-            inverse, uppers, lowers = self._prepared
-        else:
+        found = np.array([entry.numbers for entry in known.values()], np.int64).T.copy()
+        idf = np.array([entry.idf for entry in known.values()], np.float32)
+        idf *= np.array([weights[term] for term in known], np.float32)
+        inverse, uppers, lowers = self.inverse, self.uppers, self.lowers
+        if k1 is not None or b is not None:
             inverse, uppers, lowers = self._prepare(self.k1 if k1 is None else k1, self.b if b is None else b)
         # The masks must live as long as the table that holds their addresses.
-        table, _masks = self._segments.restricted(allowed)
-        segments, documents, scores = bm25_search(table, self._frequencies, found, idf, inverse, uppers, lowers, k)
+        table, _masks = self.segments.restricted(allowed)
+        segments, documents, scores = bm25_search(table, self.frequencies, found, idf, inverse, uppers, lowers, k)
         return best_by_segment(segments, documents, scores, self._id_ranks, k)

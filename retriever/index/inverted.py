@@ -7,6 +7,8 @@
     inverted.exception_values.npy              (E,) uint32 frequencies that the codes leave open
     inverted.reference.npy                     (3,) float64 k1, b and mean length that the codes were made with
 
+A search field with the number n has the same files, named inverted.fieldn.* instead.
+
 Statistics (document frequency, mean length) are taken over live documents of all segments at search time,
 so adds and deletes give the same scores as a new index.
 """
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from kernels.bm25 import Frequencies, encode, meanings
 from kernels.impact import lay_out, unfold, whole_blocks
-from retriever.index.plain import PLAIN, PlainPostings
+from retriever.index.plain import PLAIN, PlainPostings, in_field
 from retriever.index.posting_files import load_array, load_postings, save_array, save_postings
 
 PART = "inverted"
@@ -66,11 +68,13 @@ def length_norms(k1: float, b: float, mean_length: float) -> NDArray[np.float64]
     return np.asarray(k1 * (1 - b + b * LENGTHS / mean_length), np.float64)
 
 
-def write_inverted(plain: PlainPostings, folder: Path, k1: float, b: float) -> list[str]:
+def write_inverted(plain: PlainPostings, folder: Path, k1: float, b: float, *, field: int | None = None) -> list[str]:
     """Write the inverted part of a segment and return the names of the files.
 
     k1, b  what queries will most likely ask for; they make the codes sharp there, other values stay exact
+    field  number of the search field, None for the contents
     """
+    part = in_field(PART, field)
     filled = int(np.count_nonzero(plain.lengths))
     mean = float(plain.lengths.sum(dtype=np.int64)) / filled if filled else 1.0
     reference = np.array([max(k1, LEAST_K1), b, mean])
@@ -79,7 +83,7 @@ def write_inverted(plain: PlainPostings, folder: Path, k1: float, b: float) -> l
     codes = encode(plain.documents, plain.values, length_bytes, norms)
     keys, values = _exceptions(plain, codes, length_bytes, norms)
     postings = lay_out(plain.offsets, plain.documents, codes, len(plain.lengths))
-    names = save_postings(folder, PART, list(plain.terms), postings)
+    names = save_postings(folder, part, list(plain.terms), postings)
     largest = int(plain.lengths.max()) if len(plain.lengths) else 0
     arrays = {
         "reference": reference,
@@ -88,7 +92,7 @@ def write_inverted(plain: PlainPostings, folder: Path, k1: float, b: float) -> l
         "exception_values": values,
     }
     for name, content in arrays.items():
-        names.append(save_array(folder, PART, name, content))
+        names.append(save_array(folder, part, name, content))
     return names
 
 
@@ -111,17 +115,18 @@ def _exceptions(
 class InvertedReader:
     """The postings of one segment, memory-mapped."""
 
-    def __init__(self, folder: Path, live: NDArray[np.bool_] | None = None) -> None:
-        """Open; `live` (N,) marks the documents that are not tombstoned, None when all live."""
-        self.terms, self.postings = load_postings(folder, PART)
-        self.lengths = load_array(folder, PART, "lengths")
+    def __init__(self, folder: Path, live: NDArray[np.bool_] | None = None, *, field: int | None = None) -> None:
+        """Open; `live` (N,) marks the documents that are not tombstoned, None when all live; field as written."""
+        part = in_field(PART, field)
+        self.terms, self.postings = load_postings(folder, part)
+        self.lengths = load_array(folder, part, "lengths")
         self.documents = self.postings.size
         self.live = live
         if len(self.lengths) != self.documents:
             raise ValueError(f"the inverted part of {folder} does not fit together")
         if live is not None and len(live) != self.documents:
             raise ValueError(f"{len(live)} tombstone bits for {self.documents} documents")
-        self.reference = load_array(folder, PART, "reference")
+        self.reference = load_array(folder, part, "reference")
         self.norms = length_norms(*(float(value) for value in self.reference))
         length_bytes = encode_lengths(self.lengths)
         self.occurring = np.bincount(length_bytes, minlength=256) > 0
@@ -132,8 +137,8 @@ class InvertedReader:
             whole_blocks(length_bytes),
             smallest,
             several,
-            load_array(folder, PART, "exceptions"),
-            load_array(folder, PART, "exception_values"),
+            load_array(folder, part, "exceptions"),
+            load_array(folder, part, "exception_values"),
         )
         lengths = self.lengths if live is None else self.lengths[live]
         # Lucene counts only documents that have the field, that is, at least one term.
@@ -180,8 +185,9 @@ class InvertedReader:
         return PlainPostings(list(self.terms.raw()), offsets, documents, frequencies, self.lengths.astype(np.int32))
 
 
-def read_plain(folder: Path) -> PlainPostings:
-    """Return the plain postings of a shard or of a segment."""
-    if (folder / f"{PLAIN}.offsets.npy").is_file():
-        return PlainPostings.read(folder)
-    return InvertedReader(folder).plain()
+def read_plain(folder: Path, field: int | None = None) -> PlainPostings:
+    """Return the plain postings of a shard or of a segment, those of a search field by its number."""
+    plain = in_field(PLAIN, field)
+    if (folder / f"{plain}.offsets.npy").is_file():
+        return PlainPostings.read(folder, plain)
+    return InvertedReader(folder, field=field).plain()

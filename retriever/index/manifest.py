@@ -60,12 +60,13 @@ class Segment(_Model):
 
 
 class InvertedPart(_Model):
-    """How the BM25 part was built."""
+    """How the BM25 part was built; `search_fields` have inverted parts of their own, numbered in this order."""
 
     analyser: str
     analyser_fingerprint: str
     k1: float = 0.9
     b: float = 0.4
+    search_fields: tuple[str, ...] = ()
 
 
 class DensePart(_Model):

@@ -24,6 +24,12 @@ from retriever.index.strings import StringTable
 PLAIN = "plain"
 PLAIN_IMPACTS = "plain-impacts"
 
+
+def in_field(part: str, field: int | None) -> str:
+    """Return what a part of a shard or segment is called for one search field, by its number; None for the contents."""
+    return part if field is None else f"{part}.field{field}"
+
+
 _ARRAYS = ("offsets", "documents", "values", "lengths")
 
 

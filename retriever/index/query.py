@@ -7,18 +7,18 @@ docs/query-syntax.md says what each part means and how it is scored.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kernels.bm25 import frequency_table, score_all
-from kernels.impact import Segments
 from retriever.analysis import Analyser
 from retriever.errors import InvalidInput
-from retriever.index.bm25 import Bm25, inverse_document_frequencies, inverse_length_norms
+from retriever.fields import CONTENTS
+from retriever.index.bm25 import Entry
+from retriever.index.fielded import FieldedBm25, FieldTerm
 from retriever.query_syntax import Fuzzy, Group, Phrase, Prefix, Query, Text, parse
 
 MAX_PARTS = 100
@@ -32,16 +32,17 @@ PHRASE_BATCH = 500
 LEAST_BOOST, LARGEST_BOOST = 1e-6, 1e6
 
 Mask = Sequence[NDArray[np.bool_]]
-ReadTerms = Callable[[int, NDArray[np.int32]], Sequence[list[str]]]
-"""(segment, its documents) to the terms of each, analysed anew from the stored text."""
+ReadTerms = Callable[[int, NDArray[np.int32], Sequence[str]], Mapping[str, Sequence[list[str]]]]
+"""(segment, its documents, fields) to the terms of each document in each field, analysed anew from what is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """Documents that hold a term; its BM25."""
+    """Documents that hold a term in a field; its BM25 there."""
 
     term: str
     weight: float
+    field: str = CONTENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class AnyOf:
 
     terms: tuple[str, ...]
     weight: float
+    field: str = CONTENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Words:
     terms: tuple[str, ...]
     slop: int
     weight: float
+    field: str = CONTENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +90,21 @@ class Plan:
 
 
 class QuerySearch:
-    """Compiles and executes queries over the segments that a `Bm25` searches."""
+    """Compiles and executes queries over the fields and segments that a `FieldedBm25` searches."""
 
     def __init__(
-        self, bm25: Bm25, analyser: Analyser, id_ranks: Sequence[NDArray[np.int32]], read_terms: ReadTerms
+        self, bm25: FieldedBm25, analyser: Analyser, id_ranks: Sequence[NDArray[np.int32]], read_terms: ReadTerms
     ) -> None:
         self.bm25 = bm25
         self.analyser = analyser
         self.id_ranks = id_ranks
         self.read_terms = read_terms
-        self.segments = Segments([reader.postings for reader in bm25.readers])
-        self.frequencies = frequency_table([reader.frequencies for reader in bm25.readers])
-        self.inverse = inverse_length_norms(bm25.k1, bm25.b, bm25.mean_length)
 
-    def compile(self, text: str) -> Plan:
-        """Read a query. Raises InvalidInput for what cannot be read, searched by field or kept within the limits."""
+    def compile(self, text: str, field_weights: Mapping[str, float] | None = None) -> Plan:
+        """Read a query. Raises InvalidInput for what cannot be read, searched by field or kept within the limits.
+
+        field_weights  of the fields in which words without a field are looked for; None is the contents alone
+        """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
@@ -113,7 +116,7 @@ class QuerySearch:
                 f"the query has {parts} phrases, prefixes, fuzzy words and groups, at most {MAX_PARTS} can be "
                 "searched at once; leave some out or ask several queries."
             )
-        compiler = _Compiler(self.bm25, self.analyser)
+        compiler = _Compiler(self.bm25, self.analyser, field_weights or {CONTENTS: 1.0})
         root = compiler.level(query, 1.0) or Level()
         return Plan(root, " ".join(_positive_texts(query)), compiler.without_terms)
 
@@ -147,18 +150,19 @@ def _positive_texts(query: Query) -> Iterator[str]:
 
 
 class _Compiler:
-    def __init__(self, bm25: Bm25, analyser: Analyser) -> None:
+    def __init__(self, bm25: FieldedBm25, analyser: Analyser, field_weights: Mapping[str, float]) -> None:
         self.bm25 = bm25
         self.analyser = analyser
+        self.field_weights = field_weights
         self.without_terms = 0
         self.prefix_terms = 0
-        self.beginning: dict[str, dict[int, list[str]]] = {}
+        self.beginning: dict[tuple[str, str], dict[int, list[str]]] = {}
 
     def level(self, query: Query, boost: float) -> Level | None:
         """Return a level as simple as it can be, or None when the analyser left nothing of any clause."""
         parts: dict[str, list[Part]] = {"must": [], "should": [], "must_not": []}
         for clause in query.clauses:
-            if clause.field is not None:
+            if clause.field is not None and clause.field not in self.bm25.parts:
                 raise InvalidInput(self.no_field(clause.field))
             # An excluded clause has no score.
             weight = 1.0 if clause.occur == "must_not" else boost * clause.boost
@@ -167,7 +171,8 @@ class _Compiler:
                     f"the boosts round a clause multiply to {weight:g}; keep the product from {LEAST_BOOST:g} "
                     f"to {LARGEST_BOOST:g}."
                 )
-            compiled = self.clause(clause.node, weight)
+            fields = self.field_weights if clause.field is None else {clause.field: 1.0}
+            compiled = self.clause(clause.node, {field: weight * boost for field, boost in fields.items()}, weight)
             if not compiled:
                 self.without_terms += not isinstance(clause.node, Group)
             elif clause.occur == "must_not" and len(compiled) > 1:
@@ -179,80 +184,91 @@ class _Compiler:
             return None
         return simplified(Level(tuple(parts["must"]), tuple(parts["should"]), tuple(parts["must_not"])))
 
-    def clause(self, node: Text | Phrase | Prefix | Fuzzy | Group, weight: float) -> list[Part]:
-        """Return the parts that a clause stands for, each with the clause's role; none when it has no terms."""
+    def clause(
+        self, node: Text | Phrase | Prefix | Fuzzy | Group, fields: Mapping[str, float], weight: float
+    ) -> list[Part]:
+        """Return the parts that a clause stands for, each with the clause's role; none when it has no terms.
+
+        fields  where it is looked for, each with the weight that it has there; `weight` without theirs is a group's
+        """
         if isinstance(node, Group):
             level = self.level(node.query, weight)
             return [level] if level is not None else []
         if isinstance(node, Prefix):
-            return [AnyOf(self.starting_with(node.text), weight)]
+            return [_any(AnyOf(self.starting_with(node.text, field), boost, field) for field, boost in fields.items())]
         if isinstance(node, Fuzzy):
-            near = self.near(node)
-            return [Level(should=tuple(Term(term, weight * similarity) for term, similarity in near))]
+            near = ((field, boost, self.near(node, field)) for field, boost in fields.items())
+            return [Level(should=tuple(Term(t, boost * like, field) for field, boost, n in near for t, like in n))]
         terms = self.analyser.terms(node.text)
         if isinstance(node, Text) or len(terms) < 2:
-            return [Term(term, weight) for term in terms]
+            return [_any(Term(term, boost, field) for field, boost in fields.items()) for term in terms]
         if node.slop and len(terms) > MAX_SLOPPY_TERMS:
             raise InvalidInput(
                 f"a phrase with ~ may have {MAX_SLOPPY_TERMS} terms at most, this one has {len(terms)}; "
                 "shorten it or leave out the ~."
             )
-        return [Words(tuple(terms), node.slop, weight)]
+        return [_any(Words(tuple(terms), node.slop, boost, field) for field, boost in fields.items())]
 
-    def starting_with(self, text: str) -> tuple[str, ...]:
-        """Return the terms that begin with a text as typed or, when there are none, in lower case."""
+    def starting_with(self, text: str, field: str) -> tuple[str, ...]:
+        """Return the terms of a field that begin with a text as typed or, when there are none, in lower case."""
         room = MAX_PREFIX_TERMS - self.prefix_terms
-        found: set[str] = set()
+        bm25 = self.bm25.parts[field]
+        live: dict[str, Entry] = {}
         for prefix in dict.fromkeys((text, text.lower())):
-            for reader in self.bm25.readers:
+            found: set[str] = set()
+            for reader in bm25.readers:
                 found.update(term for _, term in reader.terms.starting_with(prefix, room + 1))
-            if found:
+            if len(found) > room:
+                raise InvalidInput(
+                    f"the prefixes of the query stand for more than {MAX_PREFIX_TERMS:,} terms of this index, counted "
+                    f"up to {text[:80]!r}*; write longer prefixes or fewer of them."
+                )
+            # Terms of deleted documents alone do not count, as they would not in a new index.
+            live = bm25.look_up(list(found))
+            if live:
                 break
-        if len(found) > room:
-            raise InvalidInput(
-                f"the prefixes of the query stand for more than {MAX_PREFIX_TERMS:,} terms of this index, counted "
-                f"up to {text[:80]!r}*; write longer prefixes or fewer of them."
-            )
-        self.prefix_terms += len(found)
-        return tuple(sorted(found))
+        self.prefix_terms += len(live)
+        return tuple(sorted(live))
 
-    def near(self, node: Fuzzy) -> list[tuple[str, float]]:
-        """Return the nearest terms with the same first character and their similarity, the best first."""
+    def near(self, node: Fuzzy, field: str) -> list[tuple[str, float]]:
+        """Return the nearest terms of a field with the same first character and their similarity, the best first."""
         terms = self.analyser.terms(node.text)
         word = terms[0] if len(terms) == 1 else node.text.lower()
-        by_length = self.terms_by_length(word[0])
+        by_length = self.terms_by_length(word[0], field)
         near: list[tuple[str, int]] = []
         for length in range(max(1, len(word) - node.distance), len(word) + node.distance + 1):
             near += within(word, by_length.get(length, []), node.distance)
         if not near:
             return []
-        frequencies = self.bm25.document_frequencies(self.bm25.find([term for term, _ in near]))
+        live = self.bm25.parts[field].look_up([term for term, _ in near])
         # Both begin alike, so the distance is always below the length of the longer one.
-        similar = [
-            (term, 1 - distance / max(len(term), len(word)))
-            for (term, distance), frequency in zip(near, frequencies.tolist(), strict=True)
-            if frequency
-        ]
+        similar = [(term, 1 - distance / max(len(term), len(word))) for term, distance in near if term in live]
         return sorted(similar, key=lambda pair: (-pair[1], pair[0]))[:MAX_FUZZY_TERMS]
 
-    def terms_by_length(self, first: str) -> dict[int, list[str]]:
-        """Return all terms that begin with a character, by their length. Cost: about a microsecond a term."""
-        if first not in self.beginning:
+    def terms_by_length(self, first: str, field: str) -> dict[int, list[str]]:
+        """Return all terms of a field that begin with a character, by their length. Cost: a microsecond a term."""
+        if (first, field) not in self.beginning:
             terms: set[str] = set()
-            for reader in self.bm25.readers:
+            for reader in self.bm25.parts[field].readers:
                 terms.update(term for _, term in reader.terms.starting_with(first, len(reader.terms)))
-            by_length = self.beginning[first] = {}
+            by_length = self.beginning[first, field] = {}
             for term in terms:
                 by_length.setdefault(len(term), []).append(term)
-        return self.beginning[first]
+        return self.beginning[first, field]
 
-    @staticmethod
-    def no_field(name: str) -> str:
+    def no_field(self, name: str) -> str:
         return (
-            f"the query restricts a clause to the field {name!r}, which is not possible: words are looked for in title "
-            f"and text together. To restrict metadata use a filter, such as filter={{{name!r}: ...}} or "
-            f"--filter {name}=...; to search for it literally, write {name}\\: with a backslash before the colon."
+            f"the query restricts a clause to the field {name!r}, which is not possible: this index can search "
+            f"{', '.join(self.bm25.parts)} by name; to search others, build it with --search-fields. To restrict "
+            f"metadata use a filter, such as filter={{{name!r}: ...}} or --filter {name}=...; to search for it "
+            f"literally, write {name}\\: with a backslash before the colon."
         )
+
+
+def _any(parts: Iterable[Part]) -> Part:
+    """Return what matches where any of the parts matches, and scores their sum."""
+    alternatives = tuple(parts)
+    return alternatives[0] if len(alternatives) == 1 else Level(should=alternatives)
 
 
 def within(word: str, terms: Sequence[str], distance: int) -> list[tuple[str, int]]:
@@ -317,28 +333,27 @@ def _optional(part: Part) -> tuple[Part, ...]:
     return (part,)
 
 
+_Phrase = tuple[str, tuple[str, ...], int]
+"""Field, terms and slop."""
+
+
 class Execution:
     """A plan on the documents of all segments.
 
     exact  False when there were more candidates for phrases than are read; those left out are neither found by a
            phrase nor let through where a phrase is excluded
-    terms  the terms of the index that are searched for, those of prefixes and fuzzy words included
+    terms  the terms of the index that are searched for in any field, those of prefixes and fuzzy words included
     """
 
     def __init__(self, search: QuerySearch, plan: Plan, allowed: Mask | None) -> None:
         self.plan = plan
         self.exact = True
         self._search = search
-        self._readers = search.bm25.readers
+        self._readers = search.bm25.contents.readers
         self._allowed = allowed
-        terms = list(dict.fromkeys(_terms(plan.root))) if search.bm25.documents else []
-        self._found = search.bm25.find(terms) if terms else np.zeros((len(self._readers), 0), np.int64)
-        frequencies = search.bm25.document_frequencies(self._found) if terms else np.zeros(0, np.int64)
-        idf = inverse_document_frequencies(search.bm25.documents, frequencies)
-        self._idf = dict(zip(terms, idf.tolist(), strict=True))
-        self._columns = {term: column for column, term in enumerate(terms) if frequencies[column]}
-        self.terms = list(dict.fromkeys(term for term in _terms(plan.root, excluded=False) if term in self._columns))
-        self._phrases: dict[tuple[tuple[str, ...], int], list[_Occurrences]] = {}
+        self._known = search.bm25.known(dict.fromkeys(_terms(plan.root)))
+        self.terms = list(dict.fromkeys(key[1] for key in _terms(plan.root, excluded=False) if key in self._known))
+        self._phrases: dict[_Phrase, list[_Occurrences]] = {}
         self._read_phrases()
 
     def masks(self) -> list[NDArray[np.bool_]]:
@@ -357,19 +372,20 @@ class Execution:
             return found or [(np.zeros(0, np.float32), np.zeros(0, np.int32)) for _ in self._readers]
         return [self._best_of(segment, k) for segment in range(len(self._readers))]
 
-    def flat_weights(self) -> dict[str, float] | None:
-        """Return the weights of all scoring terms, or None if there is more to the scores than terms.
+    def flat_weights(self) -> dict[FieldTerm, float] | None:
+        """Return the weights of all scoring terms in their fields, or None if there is more to the scores than terms.
 
         A required group of mere alternatives matches wherever one of its terms occurs, so they always count.
         """
-        weights: dict[str, float] = {}
+        weights: dict[FieldTerm, float] = {}
         root = self.plan.root
         required = [part.should if isinstance(part, Level) else (part,) for part in root.must]
         for part in [*root.should, *(part for parts in required for part in parts)]:
             if not isinstance(part, Term):
                 return None
-            if part.term in self._columns:
-                weights[part.term] = weights.get(part.term, 0.0) + part.weight
+            key = part.field, part.term
+            if key in self._known:
+                weights[key] = weights.get(key, 0.0) + part.weight
         return weights
 
     def _best_of(self, segment: int, k: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -388,33 +404,31 @@ class Execution:
             matching = matching & live
         return matching if self._allowed is None else matching & self._allowed[segment]
 
-    def _holding(self, segment: int, terms: Sequence[str]) -> NDArray[np.bool_]:
+    def _holding(self, segment: int, terms: Iterable[FieldTerm]) -> NDArray[np.bool_]:
         """Return (N,) the documents that hold any of the terms."""
         holding = np.zeros(self._readers[segment].documents, np.bool_)
-        for term in terms:
-            number = self._number(segment, term)
-            if number >= 0:
-                holding[self._readers[segment].documents_of(number)] = True
+        for key in terms:
+            entry = self._known.get(key)
+            if entry is not None and entry.numbers[segment] >= 0:
+                reader = self._search.bm25.parts[key[0]].readers[segment]
+                holding[reader.documents_of(entry.numbers[segment])] = True
         return holding
-
-    def _number(self, segment: int, term: str) -> int:
-        return int(self._found[segment, self._columns[term]]) if term in self._columns else -1
 
     def _matching(self, part: Part, segment: int, unread: bool = False) -> NDArray[np.bool_]:
         """Return (N,) the documents that match; those not read match a phrase if `unread`, and exclusion turns it."""
         if isinstance(part, Term):
-            return self._holding(segment, (part.term,))
+            return self._holding(segment, _terms(part))
         if isinstance(part, AnyOf):
-            return self._holding(segment, part.terms)
+            return self._holding(segment, _terms(part))
         if isinstance(part, Words):
-            occurrences = self._phrases[part.terms, part.slop][segment]
+            occurrences = self._phrases[part.field, part.terms, part.slop][segment]
             return (occurrences.possible if unread else occurrences.certain).copy()
         if part.must:
             matching = self._matching(part.must[0], segment, unread)
             for child in part.must[1:]:
                 matching &= self._matching(child, segment, unread)
         else:
-            matching = self._holding(segment, [child.term for child in part.should if isinstance(child, Term)])
+            matching = self._holding(segment, _direct(part.should))
             for child in part.should:
                 if not isinstance(child, Term):
                     matching |= self._matching(child, segment, unread)
@@ -423,7 +437,7 @@ class Execution:
     def _without(
         self, parts: Sequence[Part], segment: int, matching: NDArray[np.bool_], unread: bool
     ) -> NDArray[np.bool_]:
-        excluded = self._holding(segment, [part.term for part in parts if isinstance(part, Term)])
+        excluded = self._holding(segment, _direct(parts))
         for part in parts:
             if not isinstance(part, Term):
                 excluded |= self._matching(part, segment, not unread)
@@ -440,7 +454,7 @@ class Execution:
             return matching, self._term_scores(segment, [part])
         scores = self._term_scores(segment, [c for c in (*part.must, *part.should) if isinstance(c, Term)])
         required: list[NDArray[np.bool_]] = []
-        optional = [self._holding(segment, [c.term for c in part.should if isinstance(c, Term)])]
+        optional = [self._holding(segment, _direct(part.should))]
         for matches, children in ((required, part.must), (optional, part.should)):
             for child in children:
                 if isinstance(child, Term):
@@ -456,41 +470,39 @@ class Execution:
         return matching, scores
 
     def _term_scores(self, segment: int, terms: Sequence[Term]) -> NDArray[np.float64]:
-        weights: dict[str, float] = {}
+        weights: dict[FieldTerm, float] = {}
         for part in terms:
-            if part.term in self._columns:
-                weights[part.term] = weights.get(part.term, 0.0) + part.weight
+            key = part.field, part.term
+            if key in self._known:
+                weights[key] = weights.get(key, 0.0) + part.weight
         if not weights:
             return np.zeros(self._readers[segment].documents)
-        numbers = np.array([self._number(segment, term) for term in weights], np.int64)
-        idf = np.array([self._idf[term] for term in weights], np.float32)
-        boosts = np.fromiter(weights.values(), np.float32, len(weights))
-        search = self._search
-        scores = score_all(search.segments.table, search.frequencies, segment, numbers, boosts * idf, search.inverse)
-        return scores.astype(np.float64)
+        known = {key: self._known[key] for key in weights}
+        return self._search.bm25.score_all(segment, known, weights).astype(np.float64)
 
     def _phrase_scores(self, part: Words, segment: int) -> NDArray[np.float64]:
-        occurrences = self._phrases[part.terms, part.slop][segment]
+        occurrences = self._phrases[part.field, part.terms, part.slop][segment]
         scores = np.zeros(len(occurrences.certain))
         if not occurrences.frequencies:
             return scores
         documents = np.fromiter(occurrences.frequencies, np.int64, len(occurrences.frequencies))
         frequencies = np.fromiter(occurrences.frequencies.values(), np.float32, len(documents))
-        weight = np.float32(part.weight) * np.float32(sum(self._idf[term] for term in part.terms))
-        inverse = self._search.inverse[self._readers[segment].frequencies.length_bytes[documents]]
+        bm25 = self._search.bm25.parts[part.field]
+        weight = np.float32(part.weight) * np.float32(sum(float(self._known[key].idf) for key in _terms(part)))
+        inverse = bm25.inverse[bm25.readers[segment].frequencies.length_bytes[documents]]
         scores[documents] = weight - weight / (np.float32(1) + frequencies * inverse)
         return scores
 
     def _read_phrases(self) -> None:
         """Find where each phrase occurs, among the documents that would match if all phrases did."""
-        phrases = {(part.terms, part.slop): part for part in _words(self.plan.root)}
+        phrases = {(part.field, part.terms, part.slop): part for part in _words(self.plan.root)}
         if not phrases:
             return
         segments = range(len(self._readers))
-        for terms, slop in phrases:
-            self._phrases[terms, slop] = [
-                _Occurrences(np.logical_and.reduce([self._holding(s, (term,)) for term in dict.fromkeys(terms)]))
-                for s in segments
+        for phrase, part in phrases.items():
+            keys = dict.fromkeys(_terms(part))
+            self._phrases[phrase] = [
+                _Occurrences(np.logical_and.reduce([self._holding(s, (key,)) for key in keys])) for s in segments
             ]
         candidates = []
         for s in segments:
@@ -499,7 +511,7 @@ class Execution:
         chosen = [np.flatnonzero(mask).astype(np.int32) for mask in candidates]
         if sum(map(len, chosen)) > MAX_PHRASE_DOCUMENTS:
             self.exact = False
-            weights = Counter(term for part in phrases.values() for term in part.terms if term in self._columns)
+            weights = Counter(key for part in phrases.values() for key in _terms(part) if key in self._known)
             found = self._search.bm25.search(weights, MAX_PHRASE_DOCUMENTS, candidates) or []
             scores = np.concatenate([scores for scores, _ in found])
             best = np.zeros(len(scores), np.bool_)
@@ -511,17 +523,18 @@ class Execution:
                 self._read(s, chosen[s][start : start + PHRASE_BATCH])
 
     def _read(self, segment: int, documents: NDArray[np.int32]) -> None:
-        found = {phrase: occurrences[segment] for phrase, occurrences in self._phrases.items()}
-        wanted = {term for terms, _ in found for term in terms}
-        read = self._search.read_terms(segment, documents)
-        for document, terms in zip(documents.tolist(), read, strict=True):
-            positions: dict[str, list[int]] = {}
-            for position, term in enumerate(terms):
-                if term in wanted:
-                    positions.setdefault(term, []).append(position)
-            for (words, slop), occurrences in found.items():
-                if occurrences.possible[document]:
-                    occurrences.note(document, phrase_frequency(words, positions, slop))
+        read = self._search.read_terms(segment, documents, list({field for field, _, _ in self._phrases}))
+        for field, of_field in read.items():
+            found = {phrase: places[segment] for phrase, places in self._phrases.items() if phrase[0] == field}
+            wanted = {term for _, terms, _ in found for term in terms}
+            for document, terms in zip(documents.tolist(), of_field, strict=True):
+                positions: dict[str, list[int]] = {}
+                for position, term in enumerate(terms):
+                    if term in wanted:
+                        positions.setdefault(term, []).append(position)
+                for (_, words, slop), occurrences in found.items():
+                    if occurrences.possible[document]:
+                        occurrences.note(document, phrase_frequency(words, positions, slop))
 
 
 class _Occurrences:
@@ -545,15 +558,20 @@ class _Occurrences:
             self.possible[document] = False
 
 
-def _terms(part: Part, excluded: bool = True) -> Iterator[str]:
-    """Yield the terms of a part, with or without those under an exclusion."""
+def _terms(part: Part, excluded: bool = True) -> Iterator[FieldTerm]:
+    """Yield the terms of a part in their fields, with or without those under an exclusion."""
     if isinstance(part, Term):
-        yield part.term
+        yield part.field, part.term
     elif isinstance(part, AnyOf | Words):
-        yield from part.terms
+        yield from ((part.field, term) for term in part.terms)
     else:
         for child in (*part.must, *part.should, *(part.must_not if excluded else ())):
             yield from _terms(child, excluded)
+
+
+def _direct(parts: Iterable[Part]) -> list[FieldTerm]:
+    """Return those of the parts that are mere terms."""
+    return [(part.field, part.term) for part in parts if isinstance(part, Term)]
 
 
 def _words(part: Part) -> Iterator[Words]:

@@ -19,11 +19,21 @@ from numpy.typing import NDArray
 from retriever.analysis import Analyser, analyser
 from retriever.encoder import CANARY_TOLERANCE, canary_drift, differences, encode_canaries, load_encoder
 from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
+from retriever.fields import CONTENTS, field_text, require_known
 from retriever.filters import matching_rows
 from retriever.index.bm25 import Bm25, inverse_document_frequencies
 from retriever.index.facets import column_of, count_values
+from retriever.index.fielded import FieldedBm25, FieldTerm, in_fields
 from retriever.index.impacts import Impacts
-from retriever.index.manifest import DensePart, ImpactPart, Manifest, Segment, read_manifest, read_pointer
+from retriever.index.manifest import (
+    DensePart,
+    ImpactPart,
+    InvertedPart,
+    Manifest,
+    Segment,
+    read_manifest,
+    read_pointer,
+)
 from retriever.index.query import Execution, QuerySearch
 from retriever.index.records import FieldType, Records
 from retriever.index.segment import SegmentReader, require_size
@@ -164,14 +174,10 @@ class Index:
                 [segment.id_rank for segment in self.segments],
                 self.manifest.sparse.step,
             )
-        self._bm25: Bm25 | None = None
+        self._fielded: FieldedBm25 | None = None
         if self.manifest.inverted:
-            self._bm25 = Bm25(
-                [segment.inverted for segment in self.segments if segment.inverted],
-                [segment.id_rank for segment in self.segments],
-                self.manifest.inverted.k1,
-                self.manifest.inverted.b,
-            )
+            self._fielded = _open_fields(self.manifest.inverted, self.segments)
+        self._bm25 = self._fielded.contents if self._fielded else None
         self._query_search: QuerySearch | None = None
 
     def __enter__(self) -> "Index":
@@ -218,6 +224,11 @@ class Index:
     def fields(self) -> dict[str, FieldType]:
         """The metadata fields that can be filtered, with their types."""
         return dict(self.manifest.fields)
+
+    @property
+    def search_fields(self) -> tuple[str, ...]:
+        """The fields that BM25 can search by name and weigh, `contents` (title and text together) first."""
+        return tuple(self._fielded.parts) if self._fielded else ()
 
     @property
     def analyser(self) -> Analyser | None:
@@ -342,9 +353,9 @@ class Index:
         columns = [segment.columns[name] for segment in self.segments]
         return count_values(zip(columns, documents, strict=True), limit)
 
-    def holding(self, terms: Sequence[str], mask: Mask | None) -> Mask:
+    def holding(self, terms: Iterable[FieldTerm], mask: Mask | None) -> Mask:
         """Return the documents of each segment that hold any of the analysed terms, within a filter's `mask`."""
-        found = self._statistics().holding(terms)
+        found = self._fields().holding(terms)
         return found if mask is None else [part & allowed for part, allowed in zip(found, mask, strict=True)]
 
     def add_rows(self, documents: Mask, rows: Sequence[int]) -> None:
@@ -354,11 +365,13 @@ class Index:
             ordinals = given - segment.row(0)
             part[ordinals[(ordinals >= 0) & (ordinals < segment.documents)]] = True
 
-    def explain_terms(self, weights: Mapping[str, float], document: Document) -> list[TermScore]:
+    def explain_terms(self, weights: Mapping[FieldTerm, float], document: Document) -> list[TermScore]:
         """Return what each analysed term of a query adds to a document's BM25 score. Analyses the document anew."""
-        bm25 = self._statistics()
+        fielded = self._fields()
         assert self._analyser is not None
-        return bm25.explain(weights, Counter(self._analyser.terms(document.content)))
+        fields = dict.fromkeys(field for field, _ in weights)
+        counts = {field: Counter(self._analyser.terms(field_text(document, field))) for field in fields}
+        return fielded.explain(weights, counts)
 
     def describe(self) -> dict[str, Any]:
         """Return what the index is made of, ready for JSON."""
@@ -406,26 +419,42 @@ class Index:
         parts += [np.arange(segment.documents) + segment.row(0) for segment in self.segments]
         return np.concatenate(parts)
 
-    def search_bm25(self, query: str, k: int, mask: Mask | None) -> tuple[Candidates, list[str]]:
-        """Return the best k documents by BM25, and the analysed query terms that occur in the index."""
-        if self._bm25 is None or self._analyser is None:
-            raise InvalidInput(f"{self.path} has no BM25 part; build it with --parts bm25,dense.")
-        counts = dict(Counter(self._analyser.terms(query)))
-        if not counts or self._bm25.documents == 0:
-            return Candidates([], [], []), []
-        found = self._bm25.search(counts, k, mask)
-        return (self._merge(found, k), list(counts)) if found is not None else (Candidates([], [], []), [])
+    def query_terms(self, query: str, field_weights: Mapping[str, float] | None = None) -> dict[FieldTerm, float]:
+        """Return the weights of a query's analysed terms: how often each occurs, times the field's weight.
 
-    def search_terms(self, weights: Mapping[str, float], k: int, mask: Mask | None) -> Candidates:
-        """Return the best k documents by BM25 for analysed terms with weights above 0."""
-        bm25 = self._statistics()
-        found = bm25.search(weights, k, mask) if weights and bm25.documents else None
+        field_weights  of the fields in which each term is looked for; None is the contents alone
+
+        Raises InvalidInput for an index without BM25 or without such a field.
+        """
+        self._fields()
+        assert self._analyser is not None
+        require_known(field_weights or {}, self.search_fields)
+        return in_fields(Counter(self._analyser.terms(query)), field_weights)
+
+    def search_bm25(
+        self, query: str, k: int, mask: Mask | None, field_weights: Mapping[str, float] | None = None
+    ) -> tuple[Candidates, list[str]]:
+        """Return the best k documents by BM25, and the analysed query terms unless none of them occurs."""
+        weights = self.query_terms(query, field_weights)
+        found = self._fields().search(weights, k, mask)
+        if found is None:
+            return Candidates([], [], []), []
+        return self._merge(found, k), list(dict.fromkeys(term for _, term in weights))
+
+    def search_terms(
+        self, weights: Mapping[str, float], k: int, mask: Mask | None, field_weights: Mapping[str, float] | None = None
+    ) -> Candidates:
+        """Return the best k documents by BM25 for analysed terms with weights above 0, in fields as `query_terms`."""
+        found = self._fields().search(in_fields(weights, field_weights), k, mask)
         return self._merge(found, k) if found is not None else Candidates([], [], [])
 
-    def _statistics(self) -> Bm25:
-        if self._bm25 is None:
+    def _fields(self) -> FieldedBm25:
+        if self._fielded is None:
             raise InvalidInput(f"{self.path} has no BM25 part; build it with --parts bm25,dense.")
-        return self._bm25
+        return self._fielded
+
+    def _statistics(self) -> Bm25:
+        return self._fields().contents
 
     @property
     def document_count(self) -> int:
@@ -441,25 +470,34 @@ class Index:
         """Return (T,) ln(1 + (N - df + 0.5) / (df + 0.5)) of each analysed term, as BM25 has it."""
         return inverse_document_frequencies(self.document_count, self.document_frequency(terms))
 
-    def execute_query(self, query: str, mask: Mask | None) -> Execution:
-        """Read a query in the syntax of docs/query-syntax.md and find what it matches. Raises InvalidInput."""
-        if self._bm25 is None or self._analyser is None:
+    def execute_query(
+        self, query: str, mask: Mask | None, field_weights: Mapping[str, float] | None = None
+    ) -> Execution:
+        """Read a query in the syntax of docs/query-syntax.md and find what it matches. Raises InvalidInput.
+
+        field_weights  of the fields in which words without a field are looked for; None is the contents alone
+        """
+        if self._fielded is None or self._analyser is None:
             raise InvalidInput(f"{self.path} has no BM25 part, which the query syntax needs; build it with it.")
         if self._query_search is None:
             # Two threads may each make one; they are alike.
             ranks = [segment.id_rank for segment in self.segments]
-            self._query_search = QuerySearch(self._bm25, self._analyser, ranks, self._read_terms)
-        return self._query_search.execute(self._query_search.compile(query), mask)
+            self._query_search = QuerySearch(self._fielded, self._analyser, ranks, self._read_terms)
+        require_known(field_weights or {}, self.search_fields)
+        return self._query_search.execute(self._query_search.compile(query, field_weights), mask)
 
     def best_of_query(self, execution: Execution, k: int) -> Candidates:
         """Return the best k documents of a query that was executed."""
         return self._merge(execution.best(k), k)
 
-    def _read_terms(self, segment: int, ordinals: NDArray[np.int32]) -> list[list[str]]:
+    def _read_terms(
+        self, segment: int, ordinals: NDArray[np.int32], fields: Sequence[str]
+    ) -> dict[str, list[list[str]]]:
         assert self._analyser is not None
+        terms = self._analyser.terms
         rows = [self.segments[segment].row(ordinal) for ordinal in ordinals.tolist()]
         documents = self.records.fetch(rows)
-        return [self._analyser.terms(documents[row].content) for row in rows]
+        return {field: [terms(field_text(documents[row], field)) for row in rows] for field in fields}
 
     def search_sparse(self, weights: Mapping[str, float], k: int, mask: Mask | None) -> Candidates:
         """Return the best k documents for the learned weights of a query's terms."""
@@ -507,6 +545,7 @@ class Index:
         k: int = 10,
         *,
         pipeline: str | PipelineSpec | None = None,
+        field_weights: Mapping[str, float] | None = None,
         filter: Mapping[str, Any] | None = None,
         group_by_parent: bool = False,
         highlight: bool = False,
@@ -522,6 +561,8 @@ class Index:
 
         k                how many hits, from `offset` on
         pipeline         a name in `pipelines`, a PipelineSpec, or None for the index's default
+        field_weights    instead of the pipeline's: BM25 is the sum over these `search_fields` of weight times the
+                         field's own BM25, such as {"title": 2.0, "contents": 1.0}; fields not named do not count
         filter           metadata condition, see `retriever.filters`
         group_by_parent  one hit for each document that was chunked, its best chunk; the hit's id is then the
                          parent's and `hit.document` the chunk
@@ -539,8 +580,11 @@ class Index:
         """
         from retriever.search import Request, run
 
+        spec = self._pipeline(pipeline)
+        if field_weights is not None:
+            spec = spec.weighing(field_weights)
         request = Request(
-            k, self._pipeline(pipeline), filter, group_by_parent, highlight, documents, offset, deadline_ms, syntax,
+            k, spec, filter, group_by_parent, highlight, documents, offset, deadline_ms, syntax,
             tuple(facets), facet_values, explain,
         )  # fmt: skip
         name = pipeline if isinstance(pipeline, str) else "custom" if pipeline else self.default_pipeline
@@ -554,6 +598,14 @@ class Index:
             known = ", ".join(self.manifest.pipelines)
             raise InvalidInput(f"unknown pipeline {name!r}; this index offers {known}.")
         return self.manifest.pipelines[name]
+
+
+def _open_fields(part: InvertedPart, segments: Sequence[SegmentReader]) -> FieldedBm25:
+    ranks = [segment.id_rank for segment in segments]
+    readers = {CONTENTS: [segment.inverted for segment in segments if segment.inverted]}
+    for name in part.search_fields:
+        readers[name] = [segment.search_fields[name] for segment in segments]
+    return FieldedBm25({name: Bm25(found, ranks, part.k1, part.b) for name, found in readers.items()}, ranks)
 
 
 def _open_segment(

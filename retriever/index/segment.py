@@ -61,7 +61,12 @@ class SegmentReader:
         home = folder / segment_folder(segment.name)
         self.ids = StringTable(home, "documents.ids")
         self.id_rank = np.load(home / RANK_FILE, mmap_mode="r", allow_pickle=False)
-        self.inverted = InvertedReader(home, self.live) if manifest.inverted else None
+        self.inverted: InvertedReader | None = None
+        self.search_fields: dict[str, InvertedReader] = {}
+        if manifest.inverted:
+            self.inverted = InvertedReader(home, self.live)
+            for number, name in enumerate(manifest.inverted.search_fields):
+                self.search_fields[name] = InvertedReader(home, self.live, field=number)
         self.impacts: ImpactReader | None = None
         if manifest.sparse:
             self.impacts = ImpactReader(home, manifest.sparse.step, self.live)
@@ -80,6 +85,8 @@ class SegmentReader:
         counts = {"ids": len(self.ids), "ranks": len(self.id_rank)}
         if self.inverted:
             counts["postings"] = self.inverted.documents
+        for name, reader in self.search_fields.items():
+            counts[f"postings of {name}"] = reader.documents
         if self.impacts:
             counts["impacts"] = self.impacts.documents
         if self.dense:

@@ -488,11 +488,11 @@ def test_a_full_disk_says_so_leaves_the_index_and_can_be_resumed(tmp_path, monke
     written = []
     original = PlainPostings.write
 
-    def write(self, folder):
+    def write(self, folder, part):
         written.append(folder)
         if len(written) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return original(self, folder)
+        return original(self, folder, part)
 
     monkeypatch.setattr(PlainPostings, "write", write)
     new = random_documents(100, seed=1, prefix="n")

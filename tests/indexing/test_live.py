@@ -29,6 +29,7 @@ from retriever.types import Document
 from tests.factories import HashingEncoder, HashingTermEncoder, ListCorpus, random_documents
 
 FIELDS = {"year": "number", "kind": "keyword", "tags": "keyword"}
+SEARCHED = ("title", "tags")
 DOCUMENTS = random_documents(120, 3)
 ENCODER, TERMS = HashingEncoder(), HashingTermEncoder()
 QUERIES = ["wing flow", "heat zebra", "laminar turbulent jet", "shell"]
@@ -37,7 +38,7 @@ QUERIES = ["wing flow", "heat zebra", "laminar turbulent jet", "shell"]
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("live") / "index"
-    settings = BuildSettings(parts=("bm25", "sparse", "dense"), fields=FIELDS)  # type: ignore[arg-type]
+    settings = BuildSettings(parts=("bm25", "sparse", "dense"), fields=FIELDS, search_fields=SEARCHED)  # type: ignore[arg-type]
     build_index(ListCorpus(DOCUMENTS[:60]), path, settings, encoder=ENCODER, sparse_encoder=TERMS)
     return path
 
@@ -66,7 +67,7 @@ def opened(path: Path) -> Index:
 
 def require_like_new(path: Path, documents: list[Document], tmp_path: Path) -> None:
     new = tmp_path / "new"
-    settings = BuildSettings(parts=("bm25", "sparse", "dense"), fields=FIELDS)  # type: ignore[arg-type]
+    settings = BuildSettings(parts=("bm25", "sparse", "dense"), fields=FIELDS, search_fields=SEARCHED)  # type: ignore[arg-type]
     build_index(ListCorpus(documents), new, settings, encoder=ENCODER, sparse_encoder=TERMS)
     with opened(path) as changed, opened(new) as fresh:
         assert len(changed) == len(fresh)
@@ -76,6 +77,9 @@ def require_like_new(path: Path, documents: list[Document], tmp_path: Path) -> N
                 theirs = fresh.search(query, 1000, pipeline=pipeline, filter={"year": {"gte": 1}})
                 assert mine.ranking() == theirs.ranking(), (query, pipeline)
                 assert [hit.document for hit in mine.hits] == [hit.document for hit in theirs.hits]
+            weights = {"title": 2.0, "tags": 0.5, "contents": 1.0}
+            mine = changed.search(query, 1000, pipeline="bm25", field_weights=weights)
+            assert mine.ranking() == fresh.search(query, 1000, pipeline="bm25", field_weights=weights).ranking()
     verdict = verify_index(path, encoder=ENCODER, canaries=False)
     assert verdict.sound, verdict.problems
     assert verdict.warnings == []

@@ -140,6 +140,22 @@ def test_operators_are_signs(text, signs):
 
 
 @pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("title:(a b)", "(title:a title:b)"),
+        ("+title:(a -b)^2 c", "+(title:a -title:b)^2 c"),
+        ('title:("a b"~2 http:c (d* e~1))', '(title:"a b"~2 http:c (title:d* title:e~1))'),
+        ("title:(http:(a b) c)", "((http:a http:b) title:c)"),
+        ("title:(a AND b) OR c", "(+title:a +title:b) c"),
+        ("title:(http://x 12:30)", "(title:http://x title:12:30)"),
+    ],
+)
+def test_a_field_before_a_group_is_that_of_its_clauses(text, same):
+    assert parse(text, FIELDS) == parse(same, FIELDS)
+    assert format(parse(text, FIELDS)) == same
+
+
+@pytest.mark.parametrize(
     ("text", "position", "message"),
     [
         ("", 1, "an empty query"),
@@ -198,7 +214,10 @@ def test_operators_are_signs(text, signs):
         ("std::vector", 1, "unknown field 'std'"),
         ("title:", 6, "nothing behind the field 'title'"),
         ("title: a", 6, "nothing behind the field 'title'"),
-        ("title:(a b)", 6, "a group behind the field"),
+        ("title:+(a b)", 6, "a sign before the field"),
+        ("title:()", 7, "an empty group"),
+        ("title:(a *)", 10, "'\\*' at the beginning"),
+        ("title:(a body:b)", 10, "unknown field 'body'"),
         ("title:-a", 6, "a sign before the field"),
         ("a AND b OR c", 9, "found OR on one level with AND.*\n.*\n.*\nPut parentheses round"),
         ("a OR b AND c", 8, "found AND on one level with OR"),
