@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from retriever.fields import MOST_FIELDS
 from retriever.pipeline import PipelineSpec
 from retriever.search import MAX_K, MAX_QUERY_CHARACTERS
 
@@ -70,6 +71,12 @@ class SearchRequest(Body):
     pipeline: StrictStr | PipelineSpec | None = Field(
         default=None,
         description="A name that /v1/info lists, or the stages themselves; null for the default.",
+    )
+    field_weights: dict[StrictStr, StrictInt | StrictFloat] | None = Field(
+        default=None,
+        max_length=MOST_FIELDS + 1,
+        description="Instead of those of the pipeline: BM25 is the sum over these fields of weight times that of the "
+        'field, such as {"title": 2, "contents": 1}. An index has the fields that it was built with, and `contents`.',
     )
     without: list[Stage] = Field(default_factory=list, max_length=8, description="Stages of the pipeline to leave out.")
     filter: dict[str, Any] | None = Field(
@@ -147,9 +154,10 @@ class TermBody(BaseModel):
     """What one analysed term of the query adds to a hit's BM25 score."""
 
     term: str
-    weight: float = Field(description="How often it stands in the query, times its boost.")
+    field: str = Field(description="Where it was found; `contents` is title and text together.")
+    weight: float = Field(description="How often it stands in the query, times its boost and its field's weight.")
     idf: float
-    frequency: int = Field(description="How often it stands in the document.")
+    frequency: int = Field(description="How often it stands in the document's field.")
     score: float
 
 

@@ -96,6 +96,7 @@ class Shadow:
                 comparison.text,
                 k,
                 pipeline=spec,
+                field_weights=body.field_weights,
                 filter=body.filter,
                 group_by_parent=body.group_by_parent,
                 documents=False,

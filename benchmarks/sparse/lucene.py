@@ -28,7 +28,10 @@ class ExactSearcher:
         self._order = autoclass("org.apache.lucene.search.Sort")(field.FIELD_SCORE, ids)
 
     def search(self, text: str, k: int) -> list[tuple[str, float]]:
-        query = self._generator.buildQuery("contents", self._analyser, text)
+        return self.hits(self._generator.buildQuery("contents", self._analyser, text), k)
+
+    def hits(self, query: object, k: int) -> list[tuple[str, float]]:
+        """Return (id, score) for a query of Lucene's."""
         found = self._searcher.search(query, k, self._order, True).scoreDocs
         stored = self._searcher.storedFields()
         return [(stored.document(hit.doc).get("id"), hit.score) for hit in found]

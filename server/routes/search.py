@@ -56,6 +56,7 @@ def _search(body: SearchRequest, request: Request, service: Service, served: Ser
             body.texts,
             body.k,
             pipeline=spec,
+            field_weights=body.field_weights,
             filter=body.filter,
             group_by_parent=body.group_by_parent,
             highlight=body.highlight,

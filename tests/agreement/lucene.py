@@ -2,7 +2,9 @@
 
     python -m tests.agreement.lucene analyse              JSON strings on standard input -> JSON lists of terms
     python -m tests.agreement.lucene search INDEX K       JSON strings -> JSON lists of [id, score], scores as float32
-    python -m tests.agreement.lucene index FOLDER INDEX   a folder of JSONL with "id" and "contents"
+    python -m tests.agreement.lucene search-fields INDEX K title=2,contents=1   likewise, two such lists a query:
+                                                          Anserini's fielded query, and one flat BooleanQuery
+    python -m tests.agreement.lucene index FOLDER INDEX [FIELD ...]   a folder of JSONL with "id" and "contents"
 
 Runs without the project's dependencies. pyserini's Python is needed for its jar alone.
 """
@@ -12,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 from benchmarks.sparse import peers
@@ -74,7 +77,33 @@ def _search(index: str, k: str) -> None:
         print(json.dumps(searcher.search(json.loads(line), int(k))))
 
 
-def _index(folder: str, index: str) -> None:
+def _search_fields(index: str, k: str, fields: str) -> None:
+    from pyserini.pyclass import autoclass
+
+    from benchmarks.sparse.lucene import ExactSearcher
+
+    boosts = {name: float(weight) for name, _, weight in (field.partition("=") for field in fields.split(","))}
+    searcher = ExactSearcher(Path(index))
+    analyser = autoclass("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
+    utilities = autoclass("io.anserini.analysis.AnalyzerUtils")
+    generator = autoclass("io.anserini.search.query.BagOfWordsQueryGenerator")()
+    names = autoclass("java.util.HashMap")()
+    for name, boost in boosts.items():
+        names.put(name, autoclass("java.lang.Float")(str(boost)))
+    term, term_query = autoclass("org.apache.lucene.index.Term"), autoclass("org.apache.lucene.search.TermQuery")
+    boosted = autoclass("org.apache.lucene.search.BoostQuery")
+    should = autoclass("org.apache.lucene.search.BooleanClause$Occur").SHOULD
+    for line in sys.stdin:
+        text = json.loads(line)
+        flat = autoclass("org.apache.lucene.search.BooleanQuery$Builder")()
+        for name, boost in boosts.items():
+            for word, count in Counter(utilities.analyze(analyser, text)).items():
+                flat.add(boosted(boosted(term_query(term(name, word)), count), boost), should)
+        queries = [generator.buildQuery(names, analyser, text), flat.build()]
+        print(json.dumps([searcher.hits(query, int(k)) for query in queries]))
+
+
+def _index(folder: str, index: str, *fields: str) -> None:
     from pyserini.pyclass import autoclass
 
     kind = [
@@ -86,8 +115,12 @@ def _index(folder: str, index: str) -> None:
         "1",
         "-optimize",
     ]
-    autoclass("io.anserini.index.IndexCollection").main([*kind, "-input", folder, "-index", index])
+    autoclass("io.anserini.index.IndexCollection").main(
+        [*kind, "-input", folder, "-index", index, *(["-fields", *fields] if fields else [])]
+    )
 
 
 if __name__ == "__main__":
-    {"analyse": _analyse, "search": _search, "index": _index}[sys.argv[1]](*sys.argv[2:])
+    {"analyse": _analyse, "search": _search, "search-fields": _search_fields, "index": _index}[sys.argv[1]](
+        *sys.argv[2:]
+    )

@@ -110,3 +110,50 @@ def test_bm25_on_scifact(lucene, shared_data, tmp_path):
             assert found.ids == [id_ for id_, _ in hits], query
             scores = np.array([score for _, score in hits], np.float32)
             assert np.array_equal(np.array(found.scores, np.float32), scores), query
+
+
+@pytest.mark.agreement
+@pytest.mark.parametrize("weights", [{"title": 2.0, "contents": 1.0}, {"title": 0.3, "text": 1.7}, {"title": 5.0}])
+def test_fields_on_scifact(lucene, fielded, weights):
+    """To a depth of 100: a flat BooleanQuery over the fields gives the same ids in the same order and the same float32
+    scores; Anserini's, which rounds each field's sum to float32 before it adds them, those but for the last bit."""
+    theirs, ours, queries = fielded
+    written = ",".join(f"{name}={weight}" for name, weight in weights.items())
+    expected = lucene.ask("search-fields", str(theirs), "100", written, texts=queries)
+    for query, (nested, flat) in zip(queries, expected, strict=True):
+        found, _ = ours.search_bm25(query, 100, None, weights)
+        assert found.ids == [id_ for id_, _ in flat], query
+        assert np.array_equal(np.array(found.scores, np.float32), np.array([s for _, s in flat], np.float32)), query
+        scores = np.array([score for _, score in nested], np.float32)
+        np.testing.assert_allclose(found.scores, scores, rtol=3e-7, err_msg=query)
+        known = dict(zip(found.ids, found.scores, strict=True))
+        last = scores[-1] * (1 + 1e-6) if len(scores) == 100 else 0
+        assert all(score == pytest.approx(known[id_], rel=3e-7) for id_, score in nested if score > last), query
+
+
+@pytest.fixture(scope="module")
+def fielded(lucene, shared_data, tmp_path_factory):
+    """Return SciFact with its title and text as fields in Lucene and in an index of ours, and its queries."""
+    from indexing.build import build_index
+    from indexing.corpora import open_corpus
+    from indexing.plan import BuildSettings
+    from retriever.index.sealed import open_index
+
+    folder, made = shared_data / "scifact", tmp_path_factory.mktemp("fielded")
+    with gzip.open(folder / "queries.jsonl.gz", "rt", encoding="utf-8") as file:
+        queries = [json.loads(line)["text"] for line in file]
+    contents = dict(texts.collection(folder))
+    (made / "corpus").mkdir()
+    with (
+        gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as file,
+        (made / "corpus" / "corpus.jsonl").open("w", encoding="utf-8") as out,
+    ):
+        for line in file:
+            row = json.loads(line)
+            fields = {"title": row["title"], "text": row["text"]}
+            out.write(json.dumps({"id": row["_id"], "contents": contents[row["_id"]], **fields}) + "\n")
+    lucene.ask("index", str(made / "corpus"), str(made / "lucene"), "title", "text")
+    settings = BuildSettings(parts=("bm25",), k1=0.9, b=0.4, search_fields=("title", "text"))
+    build_index(open_corpus(str(folder)), made / "ours", settings)
+    with open_index(made / "ours") as index:
+        yield made / "lucene", index, queries

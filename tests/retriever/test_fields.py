@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -24,6 +25,8 @@ from retriever.index.sealed import open_index
 from retriever.pipeline import PipelineSpec, Rm3
 from retriever.query_syntax import Clause, Fuzzy, Group, Phrase, Prefix, Query, Text, format
 from retriever.types import Document
+from server.app import create_app
+from server.settings import Settings
 from tests.factories import ListCorpus
 from tests.retriever.test_query import Definition, assert_answers, boosts, occurs, phrases, texts, words
 
@@ -401,3 +404,18 @@ def test_command_line(tmp_path):
     with open_index(tmp_path / "index") as index:
         expected = index.search("a b", 5, field_weights={"title": 2, "names": 0.5}).ranking()
     assert [(hit["id"], hit["score"]) for hit in answer["hits"]] == expected
+
+
+def test_over_http(indexes):
+    app = create_app(Settings(index=indexes[1].path), open_index(indexes[1].path))
+    weights = {"title": 2, "names": 0.5}
+    expected = indexes[1].search("a b", 5, field_weights=weights).ranking()
+    with TestClient(app, base_url="http://localhost") as client:
+        body = {"query": "a b", "k": 5, "field_weights": weights, "explain": True}
+        (result,) = client.post("/v1/search", json=body).json()["results"]
+        assert [(hit["id"], hit["score"]) for hit in result["hits"]] == expected
+        assert {part["field"] for hit in result["hits"] for part in hit["explanation"]["terms"]} == set(weights)
+        for refused, message in (({"body": 1}, "'body' cannot be searched"), ({"title": 0}, "weight of the field")):
+            response = client.post("/v1/search", json=body | {"field_weights": refused})
+            assert response.status_code == 422
+            assert message in response.json()["error"]["message"]
