@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from indexing.build import with_tombstones
-from indexing.garbage import readable, remove_unneeded
+from indexing.garbage import readable, remove_unneeded, retired
 from indexing.segments import seal_segment, segment_name
 from retriever.errors import InvalidInput
 from retriever.fields import CONTENTS, require_known
@@ -32,13 +32,13 @@ class Change:
     folder: Path
     current: Manifest
     records: RecordWriter
+    retain: bool = False
     made: int = 0
 
     @property
     def next_segment(self) -> int:
-        """A number that no segment of a readable generation has, nor any made for this one."""
-        numbers = [s.number for manifest in readable(self.folder, self.current) for s in manifest.segments]
-        return max(numbers, default=0) + 1 + self.made
+        """A number that no segment has whose records are kept, nor any made for this generation."""
+        return max(_kept(self.folder, self.current), default=0) + 1 + self.made
 
     @property
     def generation(self) -> int:
@@ -54,14 +54,20 @@ class Change:
             }
         )
         publish(self.folder, manifest)
-        remove_unneeded(self.folder, manifest)
+        remove_unneeded(self.folder, manifest, retain=self.retain)
         return manifest
 
 
+def _kept(folder: Path, current: Manifest) -> list[int]:
+    """Return the numbers of all segments whose records stay."""
+    return [s.number for manifest in readable(folder, current) for s in manifest.segments] + retired(folder)
+
+
 @contextlib.contextmanager
-def changing(path: str | Path) -> Iterator[Change]:
+def changing(path: str | Path, *, retain: bool = False) -> Iterator[Change]:
     """Hold the writer's lock and give the generation to be made.
 
+    retain  keep what older generations need for a while, see `indexing.garbage.remove_unneeded`
     Raises IndexLocked, or InvalidInput for an unfinished build.
     """
     folder = Path(path)
@@ -76,9 +82,9 @@ def changing(path: str | Path) -> Iterator[Change]:
         current, _ = read_manifest(folder)
         records = RecordWriter(folder, current.generation + 1)
         with disk_errors(folder):
-            records.roll_back([s.number for manifest in readable(folder, current) for s in manifest.segments])
+            records.roll_back(_kept(folder, current))
         try:
-            yield Change(folder, current, records)
+            yield Change(folder, current, records, retain)
         finally:
             records.close()
 

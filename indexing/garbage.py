@@ -1,7 +1,9 @@
 """Removing what no readable generation needs; the one in force and the one before it stay."""
 
 import contextlib
+import os
 import shutil
+import time
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +13,20 @@ from retriever.index.records import FILE
 from retriever.index.segment import segment_folder
 
 KEPT = {"CURRENT", "LOCK", FILE, f"{FILE}-wal", f"{FILE}-shm", "segments", "building", "journal"}
+
+
+RETIRED = ".retired"
+# Requests of a service may still read a generation that is several changes old.
+RETIRED_SECONDS = 60.0
+
+
+def retired(folder: Path) -> list[int]:
+    """Return the numbers of segments that no readable generation has and whose records stay for a while."""
+    return [int(path.stem) for path in (folder / "segments").glob(f"*{RETIRED}") if _is_young(path)]
+
+
+def _is_young(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime < RETIRED_SECONDS
 
 
 def readable(folder: Path, current: Manifest) -> list[Manifest]:
@@ -33,17 +49,28 @@ def unknown_files(folder: Path, manifests: list[Manifest]) -> list[Path]:
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         top = relative.parts[0]
+        if len(relative.parts) > 1 and relative.parts[1].endswith(RETIRED):
+            continue
         if path.is_file() and str(relative) not in known and (top == "segments" or top not in KEPT):
             found.append(path)
     return found
 
 
-def remove_unneeded(folder: Path, current: Manifest) -> None:
-    """Delete old manifests, segments and tombstones. Readers that have them mapped keep them."""
+def remove_unneeded(folder: Path, current: Manifest, *, retain: bool = False) -> None:
+    """Delete old manifests, segments and tombstones. Readers that have them mapped keep them.
+
+    retain  set segments aside for RETIRED_SECONDS instead, and with them their records (see `retired`): where
+            changes come one upon another, a generation would else lose them while a request reads it
+    """
     manifests = readable(folder, current)
     needed = {segment_folder(s.name) for manifest in manifests for s in manifest.segments}
     for path in (folder / "segments").glob("*"):
-        if segment_folder(path.name) not in needed:
+        if segment_folder(path.name) in needed or (path.suffix == RETIRED and _is_young(path)):
+            continue
+        if retain and path.suffix != RETIRED:
+            os.utime(path)
+            path.rename(path.with_suffix(RETIRED))
+        else:
             shutil.rmtree(path)
     for path in unknown_files(folder, manifests):
         if path.name.startswith(("manifest-", "tombstones-", "canaries-", ".")):

@@ -1,12 +1,14 @@
 """Changes one by one: an index that lived through them answers like one that was built of what is left."""
 
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from indexing import garbage
 from indexing.build import add_documents, build_index
 from indexing.change import compact_index, delete_documents
 from indexing.journal import Operation
@@ -169,7 +171,7 @@ def test_an_index_can_lose_all_its_documents_and_get_new_ones(path: Path, tmp_pa
 
 
 def test_small_segments_are_merged_and_their_number_stays_small(path: Path, tmp_path: Path) -> None:
-    for number in range(30):
+    for number in range(18):
         apply_operations(path, operations(puts([DOCUMENTS[60 + number]]), number + 1))
         if number % 3 == 0:
             encode_all(path)
@@ -177,7 +179,41 @@ def test_small_segments_are_merged_and_their_number_stays_small(path: Path, tmp_
         assert len(read_manifest(path)[0].segments) < 2 * TIER
     assert small_segments(read_manifest(path)[0]) == []
     encode_all(path)
-    require_like_new(path, DOCUMENTS[:90], tmp_path)
+    require_like_new(path, DOCUMENTS[:78], tmp_path)
+
+
+def test_a_request_keeps_the_documents_of_its_generation_however_many_come_after(path: Path) -> None:
+    apply_operations(path, operations(puts(DOCUMENTS[60:70])))
+    with opened(path) as old:
+        before = old.search("wing flow", 1000, pipeline="bm25")
+        number = 11
+        for document in DOCUMENTS[70:75]:
+            apply_operations(path, operations([(document.id, document), (f"d{number}", None)], number))
+            number += 2
+            encode_all(path)
+            merge_small(path)
+        compact_index(path)
+        apply_operations(path, operations([("d1", None)], number))
+        after = old.search("wing flow", 1000, pipeline="bm25")
+        assert after.ranking() == before.ranking()
+        assert [hit.document for hit in after.hits] == [hit.document for hit in before.hits]
+        assert all(hit.document is not None for hit in after.hits)
+    assert verify_index(path, encoder=ENCODER, canaries=False).warnings == []
+
+
+def test_what_was_set_aside_goes_in_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply_operations(path, operations(puts(DOCUMENTS[60:70])))
+    encode_all(path)
+    for number in range(3):
+        apply_operations(path, operations([(f"d{number}", None)], 11 + number))
+    assert len(list(path.glob("segments/*.retired"))) == 1
+    monkeypatch.setattr(garbage, "RETIRED_SECONDS", 0.0)
+    for number in range(3, 6):
+        apply_operations(path, operations([(f"d{number}", None)], 11 + number))
+    assert list(path.glob("segments/*.retired")) == []
+    with opened(path) as index:
+        rows = sqlite3.connect(index.records.path).execute("SELECT count(*) FROM documents").fetchone()
+        assert rows == (70,)
 
 
 def test_compaction_keeps_what_waits_apart(path: Path, tmp_path: Path) -> None:
