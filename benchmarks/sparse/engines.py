@@ -15,11 +15,13 @@ class Engine(NamedTuple):
     """module   of the driver
     task     what it searches: "bm25" (text) or "impacts" (learned weights)
     own      runs in the project's environment, not in that of the peers
+    options  of the driver; the index does not depend on them
     """
 
     module: str
     task: str
     own: bool = False
+    options: tuple[str, ...] = ()
 
 
 # In the order in which they take turns.
@@ -30,8 +32,11 @@ ENGINES = {
     "bm25s": Engine("bm25s", "bm25"),
     "ours": Engine("ours", "bm25", own=True),
     "pisa-impacts": Engine("pisa_impacts", "impacts"),
+    "lucene-impacts": Engine("lucene_impacts", "impacts"),
     "bmp": Engine("bmp", "impacts"),
-    "seismic": Engine("seismic", "impacts"),
+    "seismic": Engine("seismic", "impacts", options=("0.99",)),
+    "seismic-95": Engine("seismic", "impacts", options=("0.95",)),
+    "seismic-90": Engine("seismic", "impacts", options=("0.90",)),
     "ours-impacts": Engine("ours_impacts", "impacts", own=True),
 }
 OURS = {"bm25": "ours", "impacts": "ours-impacts"}
@@ -50,7 +55,7 @@ class Process:
         python = sys.executable if engine.own else str(peers.interpreter())
         self._log = log.open("ab")
         self._process = subprocess.Popen(
-            [python, "-m", f"benchmarks.sparse.{engine.module}"],
+            [python, "-m", f"benchmarks.sparse.{engine.module}", *engine.options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
             env=os.environ if engine.own else peers.variables(),
         )  # fmt: skip

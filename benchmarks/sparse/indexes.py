@@ -47,7 +47,7 @@ def build(name: str, corpus: Path, *, rebuild: bool = False) -> tuple[Path, dict
     record = index.with_name(index.name + ".json")
     if not rebuild and record.is_file():
         return index, json.loads(record.read_text())
-    for old in index.parent.glob(f"{name}@*"):
+    for old in index.parent.glob(f"{ENGINES[name].module}@*"):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     index.parent.mkdir(parents=True, exist_ok=True)
     with Process(name, log(name)) as process:
@@ -66,13 +66,16 @@ def log(name: str) -> Path:
 
 
 def _folder(name: str) -> str:
-    """Return a name that changes with the driver, and with all of the engine where that is ours."""
+    """Return a name that changes with the driver, and with all of the engine where that is ours.
+
+    Engines that differ in options only share an index.
+    """
     engine = ENGINES[name]
     sources = [Path(__file__).with_name(f"{engine.module}.py")]
     if engine.own:
         for package in ("kernels", "retriever", "indexing"):
             sources += sorted((ROOT / package).rglob("*.py"))
-    return f"{name}@{_digest(sources)}"
+    return f"{engine.module}@{_digest(sources)}"
 
 
 def _digest(paths: list[Path]) -> str:
