@@ -161,6 +161,8 @@ def _load(model: str | Path, device: str | None, offline: bool) -> "CrossEncoder
     import torch
     from sentence_transformers import CrossEncoder
 
+    import retriever.models.joint_bert  # noqa: F401  makes the architecture known
+
     folder = resolve(model, offline=offline)
     _require_scoring_head(folder)
     try:
@@ -185,7 +187,7 @@ def _require_scoring_head(folder: Path) -> None:
     if not trained and kind != "CrossEncoder":
         raise InvalidInput(
             f"{folder} is not a cross-encoder (its architecture is {architectures or 'not stated'}). "
-            "Train one from it with: retriever train cross-encoder"
+            "Train one from it with: retriever train reranker"
         )
 
 
