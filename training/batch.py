@@ -86,6 +86,13 @@ class RowCollator:
         self.seed = seed
         self.epoch = 0
 
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, also of a draw that changes with it."""
+        self.epoch = epoch
+        follow = getattr(self.draw, "set_epoch", None)
+        if follow is not None:
+            follow(epoch)
+
     def __call__(self, features: list[dict[str, int]]) -> dict[str, Any]:
         queries = np.array([feature["row"] for feature in features], np.int64)
         texts = [self.collection.queries[row] for row in queries]

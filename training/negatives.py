@@ -10,7 +10,11 @@ from training.judgments import Judgments
 Rows = NDArray[np.int64]
 
 Draw = Callable[[Rows, np.random.Generator], tuple[Rows, Rows]]
-"""Of query rows (B,) the rows of a relevant document each (B,) and of negatives (B, h)."""
+"""Of query rows (B,) the rows of a relevant document each (B,) and of negatives (B, h).
+
+One that changes from epoch to epoch has a method `set_epoch`.
+"""
+
 
 Sampler = Callable[[int, int, np.random.Generator], NDArray[np.int32]]
 """Of (query row, how many, generator) at most so many rows of mined negatives."""

@@ -4,15 +4,16 @@ Karpukhin et al. 2020, "Dense Passage Retrieval", arXiv:2004.04906.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from training.batch import Batch
 from training.encoders import scale_of
+from training.filters import below_positive
 from training.losses.contrastive import info_nce
-from training.negatives import positives_only, with_negatives
+from training.negatives import Sampler, positives_only, with_negatives
 from training.pairs import from_candidates, uniform
 from training.recipe import Recipe
 from training.settings import EncoderSettings
@@ -22,11 +23,14 @@ from training.task import Task
 class ContrastiveSettings(EncoderSettings):
     """hard   where each query's own negatives come from: none, the whole corpus, or the base's best `depth`
     count  of such negatives for each query
+    ratio  mined candidates that score this much of the least relevant document or more count as relevant and are
+           left out (TopK-PercPos, arXiv:2407.15831); None leaves all in
     """
 
     hard: Literal["none", "random", "mined"] = "none"
     count: int = Field(1, ge=1, le=100)
     depth: int = Field(100, ge=1, le=1000)
+    ratio: float | None = Field(0.95, gt=0)
 
 
 def train(task: Task[ContrastiveSettings]) -> Path:
@@ -38,16 +42,20 @@ def train(task: Task[ContrastiveSettings]) -> Path:
     def objective(batch: Batch) -> Tensor:
         return info_nce(scale * batch.scores(), batch.relevant)
 
+    hard = _mined(task, model) if settings.hard == "mined" else None
     if settings.hard == "none":
         draw = positives_only(collection.judgments)
     else:
-        mined = (
-            from_candidates(task.mine("mine", model, settings.depth).candidates, uniform)
-            if settings.hard == "mined"
-            else None
-        )
-        draw = with_negatives(collection.judgments, len(collection.documents), settings.count, mined)
+        draw = with_negatives(collection.judgments, len(collection.documents), settings.count, hard)
     return task.fit("contrastive", model, objective, draw)
+
+
+def _mined(task: Task[ContrastiveSettings], model: Any) -> Sampler:
+    found = task.mine("mine", model, task.settings.depth)
+    candidates = found.candidates
+    if task.settings.ratio is not None:
+        candidates = below_positive(candidates, found.positive_scores, task.settings.ratio)
+    return from_candidates(candidates, uniform)
 
 
 RECIPE = Recipe(
