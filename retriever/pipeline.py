@@ -25,6 +25,9 @@ FirstStage = Literal["bm25", "sparse", "dense"]
 # Chosen on training and development queries: docs/results/hybrid.md.
 MINMAX_WEIGHTS = {"bm25": 0.4, "dense": 0.6}
 
+# Chosen on training and development queries: docs/results/reranker.md.
+RERANK_WEIGHT = 1.0
+
 
 class Fusion(BaseModel):
     """How ranked lists become one; see `retriever.fusion` for the arithmetic.
@@ -51,12 +54,18 @@ class Fusion(BaseModel):
 
 
 class Rerank(BaseModel):
-    """A cross-encoder, by name or folder, over the best `depth` documents."""
+    """A cross-encoder, by name or folder, over the best `depth` documents.
+
+    weight  of the cross-encoder in the final score: weight * r + (1 - weight) * f, where r and f are its scores and
+            those of the stages before, each stretched to 0..1 over the reranked documents of the query. At 1 the
+            cross-encoder's order alone counts, and hits bear its raw scores.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     depth: int = Field(50, ge=1, le=1000)
+    weight: float = Field(RERANK_WEIGHT, ge=0, le=1)
 
 
 class Rm3(BaseModel):

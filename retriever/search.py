@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.feedback import Frequencies, rm3, rocchio
-from retriever.fusion import reciprocal_rank, weighted_minmax
+from retriever.fusion import ordered, reciprocal_rank, weighted_minmax
 from retriever.highlight import highlights
 from retriever.index.fielded import in_fields
 from retriever.pipeline import Fusion, PipelineSpec, Rerank, Rm3, Rocchio
@@ -317,7 +317,7 @@ def fuse(rankings: Mapping[str, list[tuple[str, float]]], fusion: Fusion) -> lis
 
 
 def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | None) -> None:
-    """Put the best `depth` in the reranker's order; the rest follow in theirs. A failure only degrades."""
+    """Order the best `depth` by the reranker's and their present scores; the rest follow. A failure only degrades."""
     head = state.ranking[: rerank.depth]
     if not head:
         return
@@ -325,9 +325,9 @@ def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | 
     with state.timed("rerank"):
         try:
             documents = index.documents([state.rows[id_] for id_, _ in head])
-            ordered = [documents[state.rows[id_]] for id_, _ in head]
+            texts = [documents[state.rows[id_]] for id_, _ in head]
             deadline = None if deadline_ms is None else state.started + deadline_ms / 1e3
-            scored = _score_until(reranker, state.query, ordered, deadline)
+            scored = _score_until(reranker, state.query, texts, deadline)
         except (*FAULTS, BackendUnavailable):
             state.answer.degraded.append("rerank_failed")
             return
@@ -340,9 +340,13 @@ def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | 
         return
     if truncated:
         state.warn(f"rerank_truncated_documents:{truncated}")
-    new = sorted(zip((id_ for id_, _ in head), scores, strict=True), key=lambda pair: (-pair[1], pair[0]))
+    new = ordered(dict(zip((id_ for id_, _ in head), scores, strict=True)))
     for id_, score in new:
         state.scores[id_]["rerank"] = score
+    if rerank.weight < 1:
+        new = weighted_minmax(
+            {"first": head, "rerank": new}, weights={"first": 1 - rerank.weight, "rerank": rerank.weight}
+        )
     # Documents that were not reranked keep their order below; their distance among each other is kept too.
     floor = new[-1][1] - 1.0
     rest = state.ranking[len(head) :]

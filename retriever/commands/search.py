@@ -45,6 +45,10 @@ def search(
     ] = None,
     rerank: Annotated[str | None, typer.Option(help="Cross-encoder that reorders the top: name or folder.")] = None,
     rerank_depth: Annotated[int, typer.Option(min=1, max=1000, help="How many documents it reads.")] = 50,
+    rerank_weight: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of its score in the order; the stages before have the rest."),
+    ] = None,
     filter: Annotated[
         list[str] | None,
         typer.Option("--filter", "-f", help="field=value, field>=number or JSON; repeatable, all must hold."),
@@ -84,7 +88,8 @@ def search(
     with open_index(index, encoder=encoder, device=device, offline=offline) as opened:
         chosen = opened.pipelines.get(pipeline or opened.default_pipeline, pipeline)
         if rerank and not isinstance(chosen, str | None):
-            chosen = chosen.model_copy(update={"rerank": Rerank(model=rerank, depth=rerank_depth)})
+            weight = {} if rerank_weight is None else {"weight": rerank_weight}
+            chosen = chosen.model_copy(update={"rerank": Rerank(model=rerank, depth=rerank_depth, **weight)})
         answers = opened.batch_search(
             queries,
             k,

@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 import retriever
 from indexing.build import build_index
@@ -172,8 +173,9 @@ def test_an_unknown_pipeline(index):
         index.search(QUERY, pipeline="fast")
 
 
-def reranked(depth=10, **options):
-    return PipelineSpec(first=("bm25", "dense"), rerank=Rerank(model="length", depth=depth), **options)
+def reranked(depth=10, weight=1.0, **options):
+    rerank = Rerank(model="length", depth=depth, weight=weight)
+    return PipelineSpec(first=("bm25", "dense"), rerank=rerank, **options)
 
 
 def test_reranking_reorders_the_top_and_keeps_the_rest_below(index):
@@ -188,6 +190,31 @@ def test_reranking_reorders_the_top_and_keeps_the_rest_below(index):
     assert "rerank" in answer.hits[0].scores
     assert "rerank" not in answer.hits[10].scores
     assert answer.warnings == ["rerank_truncated_documents:1"]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.9])
+def test_a_weight_mixes_the_reranker_with_the_stages_before(index, weight):
+    index.use_reranker("length", LengthReranker())
+    before = index.search(QUERY, 30)
+    answer = index.search(QUERY, 30, pipeline=reranked(weight=weight))
+    first = np.array([hit.score for hit in before.hits[:10]])
+    raw = np.array([-len(hit.document.text) for hit in before.hits[:10]], np.float64)
+    stretched = [(part - part.min()) / (part.max() - part.min()) for part in (first, raw)]
+    mixed = (1 - weight) * stretched[0] + weight * stretched[1]
+    expected = {hit.id: score for hit, score in zip(before.hits, mixed, strict=False)}
+    assert {hit.id: hit.score for hit in answer.hits[:10]} == pytest.approx(expected)
+    assert [hit.score for hit in answer.hits] == sorted((h.score for h in answer.hits), reverse=True)
+    assert [hit.id for hit in answer.hits[10:]] == [hit.id for hit in before.hits[10:]]
+    # The hit still tells what the reranker itself gave.
+    assert all(hit.scores["rerank"] == -len(hit.document.text) for hit in answer.hits[:10])
+    if weight == 0:
+        assert [hit.id for hit in answer.hits] == [hit.id for hit in before.hits]
+
+
+def test_a_weight_out_of_range():
+    for weight in (-0.1, 1.1):
+        with pytest.raises(ValidationError, match="weight"):
+            reranked(weight=weight)
 
 
 @pytest.mark.parametrize(
