@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -145,11 +146,23 @@ class DenseEncoder:
 
 
 class TokenCounter:
-    """Counts tokens beside a model that is busy, on a tokenizer of its own; safe for concurrent use."""
+    """Counts tokens beside a model that is busy, on tokenizers of its own; threads do not wait for each other."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = copy.deepcopy(tokenizer)
-        self._lock = threading.Lock()
+        self._original = copy.deepcopy(tokenizer)
+        self._idle: list[Any] = []
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[Any]:
+        """Lend a tokenizer that nobody else uses, for it holds truncation and padding as state."""
+        try:
+            tokenizer = self._idle.pop()
+        except IndexError:
+            tokenizer = copy.deepcopy(self._original)
+        try:
+            yield tokenizer
+        finally:
+            self._idle.append(tokenizer)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, see `DenseEncoder.count_tokens`."""
@@ -167,14 +180,14 @@ class TokenCounter:
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, see `DenseEncoder.text_of`."""
-        size = len(self._tokenizer)
+        size = len(self._original)
         if not all(0 <= number < size for number in ids):
             raise InvalidInput(
                 f"token ids of this model go from 0 to {size - 1}; other tokenizers' do not fit, send text."
             )
-        with self._lock:
-            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            again = self._tokenizer(text, truncation=False, padding=False, add_special_tokens=False, verbose=False)
+        with self._borrowed() as tokenizer:
+            text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            again = tokenizer(text, truncation=False, padding=False, add_special_tokens=False, verbose=False)
         if again["input_ids"] != list(ids):
             raise InvalidInput(
                 "these token ids are not what this model's tokenizer makes of any text; send text, or ids of its own "
@@ -184,8 +197,8 @@ class TokenCounter:
 
     def cut(self, text: str, tokens: int) -> str:
         """Return the beginning of a text that has at most so many tokens, special tokens not counted."""
-        with self._lock:
-            encoded = self._tokenizer(
+        with self._borrowed() as tokenizer:
+            encoded = tokenizer(
                 text, truncation=False, padding=False, add_special_tokens=False, return_offsets_mapping=True,
                 verbose=False,
             )  # fmt: skip
@@ -194,8 +207,8 @@ class TokenCounter:
 
     def _ids(self, *batches: list[str]) -> list[list[int]]:
         # verbose=False: lengths beyond the model's are what is asked for.
-        with self._lock:
-            encoded = self._tokenizer(
+        with self._borrowed() as tokenizer:
+            encoded = tokenizer(
                 *batches,
                 truncation=False,
                 padding=False,

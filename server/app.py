@@ -82,7 +82,8 @@ def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
     readiness = Readiness(indexes, models, settings.readiness_seconds)
     app.state.service = Service(settings, indexes, models, metrics, readiness, Waiting())
     add_error_handlers(app)
-    routes = (search, index_routes, documents, shadow, aliases, model_routes, embeddings, rerank, health)
+    # Routes are tried in this order, so those that are asked most stand first.
+    routes = (search, embeddings, rerank, index_routes, documents, shadow, aliases, model_routes, health)
     for router in (*(module.router for module in routes), page_router()):
         app.include_router(router)
     return app

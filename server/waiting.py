@@ -15,6 +15,9 @@ Result = TypeVar("Result")
 # Tokenizers count on these; a GPU's work and the event loop go on meanwhile.
 COUNTING_THREADS = 2
 
+# About what a tokenizer reads in a millisecond.
+FEW_CHARACTERS = 2048
+
 
 class Waiting:
     """Runs what takes a thread for a moment, and waits for what a batcher computes; of one event loop."""
@@ -22,8 +25,10 @@ class Waiting:
     def __init__(self) -> None:
         self._counting = anyio.CapacityLimiter(COUNTING_THREADS)
 
-    async def counted(self, count: Callable[[], Result]) -> Result:
-        """Run a short function of the CPU, such as counting tokens, beside the event loop."""
+    async def counted(self, count: Callable[[], Result], characters: int) -> Result:
+        """Count tokens of so many characters, beside the event loop unless that takes longer than counting."""
+        if characters <= FEW_CHARACTERS:
+            return count()
         return await anyio.to_thread.run_sync(count, limiter=self._counting)
 
     async def results(self, ticket: Ticket[Result], request: Request) -> list[Result]:

@@ -20,8 +20,8 @@ router = APIRouter()
 
 PATHS = frozenset({"/v1/embeddings", "/embed"})
 
-# Answers with more numbers than this are written beside the event loop.
-MANY_NUMBERS = 16_384
+# How many numbers are written in the time in which one character is counted.
+NUMBERS_PER_CHARACTER = 8
 
 
 @router.post(
@@ -32,7 +32,7 @@ async def embeddings(body: EmbeddingRequest, request: Request, service: Prepared
     name, model = service.models.embedder(body.model)
     if body.output != model.output:
         raise InvalidInput(f"{name} gives {model.output} output; ask for it with output={model.output!r}.")
-    texts, counts = await service.waiting.counted(lambda: measured(model, body.inputs))
+    texts, counts = await service.waiting.counted(lambda: measured(model, body.inputs), size_of(body.inputs))
     truncated = [position for position, count in enumerate(counts) if count > model.max_tokens]
     if truncated and not body.truncate:
         raise InvalidInput(_too_long(model, counts, truncated))
@@ -55,7 +55,7 @@ async def embed(body: EmbedRequest, request: Request, service: PreparedService) 
     name, model = service.models.embedder(None)
     inputs = body.texts
     require_some(len(inputs), MAX_INPUTS, "`inputs`")
-    texts, counts = await service.waiting.counted(lambda: measured(model, inputs))
+    texts, counts = await service.waiting.counted(lambda: measured(model, inputs), size_of(inputs))
     if not all(text.strip() for text in texts):
         raise Refusal(400, "`inputs` cannot be empty", code="empty")
     truncated = [position for position, count in enumerate(counts) if count > model.max_tokens]
@@ -74,6 +74,11 @@ def measured(model: Embedder, inputs: Sequence[str | list[int]]) -> tuple[list[s
     """Return inputs as texts, and their numbers of tokens, special tokens included."""
     texts = [part if isinstance(part, str) else model.text_of(part) for part in inputs]
     return texts, model.count_tokens(texts)
+
+
+def size_of(inputs: Sequence[str | list[int]]) -> int:
+    """Return the characters of inputs, token ids counted as a few."""
+    return sum(len(part) if isinstance(part, str) else 4 * len(part) for part in inputs)
 
 
 def require_some(count: int, most: int, what: str) -> None:
@@ -106,8 +111,7 @@ async def _computed(
 
 
 async def _answer(service: Service, rows: Sequence[Any], written: Callable[[], bytes]) -> Response:
-    many = sum(map(len, rows)) > MANY_NUMBERS
-    content = await service.waiting.counted(written) if many else written()
+    content = await service.waiting.counted(written, sum(map(len, rows)) // NUMBERS_PER_CHARACTER)
     return Response(content, media_type="application/json")
 
 

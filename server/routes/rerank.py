@@ -63,7 +63,9 @@ async def cohere_rerank(body: CohereRerankRequest, request: Request, service: Pr
     most = body.max_tokens_per_doc
     texts, cut = body.documents, 0
     if most < model.max_tokens:
-        texts = await service.waiting.counted(lambda: [model.inner.cut(text, most) for text in body.documents])
+        texts = await service.waiting.counted(
+            lambda: [model.inner.cut(text, most) for text in body.documents], sum(map(len, body.documents))
+        )
         cut = sum(short != text for short, text in zip(texts, body.documents, strict=True))
     scored, logits = await _scored(service, request, model, body.query, texts)
     cut += sum(scored.truncated)
@@ -110,7 +112,8 @@ async def _scored(
     truncate: bool = True,
 ) -> tuple[Scored, list[float]]:
     """Return how a request was computed, and the logits of its documents."""
-    scored = await service.waiting.counted(lambda: model.submit(query, texts))
+    size = sum(map(len, texts)) + len(texts) * len(query)
+    scored = await service.waiting.counted(lambda: model.submit(query, texts), size)
     cut = sum(scored.truncated)
     if cut and not truncate:
         scored.ticket.cancel()

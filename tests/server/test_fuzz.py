@@ -7,7 +7,13 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.model_schemas import EmbeddingRequest
+from server.model_schemas import (
+    CohereRerankRequest,
+    EmbeddingRequest,
+    EmbedRequest,
+    JinaRerankRequest,
+    TeiRerankRequest,
+)
 from server.schemas import SearchRequest
 from tests.server.conftest import Client
 
@@ -87,10 +93,24 @@ def test_searches(client: Client, body: Any) -> None:
     require_no_fault(client, "/v1/search", body)
 
 
+MODEL_ROUTES = {
+    "/v1/embeddings": (EmbeddingRequest, {"model": "all-MiniLM-L6-v2", "input": "a"}),
+    "/embed": (EmbedRequest, {"inputs": "a"}),
+    "/v1/rerank": (JinaRerankRequest, {"query": "a", "documents": ["a", "b"]}),
+    "/v2/rerank": (CohereRerankRequest, {"model": "tiny-reranker", "query": "a", "documents": ["a", "b"]}),
+    "/rerank": (TeiRerankRequest, {"query": "a", "texts": ["a", "b"]}),
+}
+
+
 @many
-@given(body=st.dictionaries(st.sampled_from([*EmbeddingRequest.model_fields]), VALUES))
-def test_embeddings(client: Client, body: Any) -> None:
-    require_no_fault(client, "/v1/embeddings", {"model": "all-MiniLM-L6-v2", "input": "a"} | body)
+@given(route=st.sampled_from([*MODEL_ROUTES]), data=st.data())
+def test_model_routes(reranking_client: Client, route: str, data: st.DataObject) -> None:
+    schema, request = MODEL_ROUTES[route]
+    changes = data.draw(st.dictionaries(st.sampled_from([*schema.model_fields]), VALUES, max_size=3))
+    body = json.dumps(request | changes)
+    response = reranking_client.post(route, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code in (200, 400, 404, 413, 422), (route, body, response.text)
+    assert isinstance(response.json(), dict | list)
 
 
 @many
