@@ -58,8 +58,20 @@ class Experiment:
     def collection(self, max_queries: int | None, seed: int) -> TrainingCollection:
         return open_training_collection(self.data, max_queries=max_queries, seed=seed, corpus=self.corpus)
 
-    def arm(self, name: str, seed: int, method: str, settings: Mapping[str, Any]) -> Path:
-        """Train by a recipe unless that is done, measure it, and return the model's folder."""
+    def arm(
+        self,
+        name: str,
+        seed: int,
+        method: str,
+        settings: Mapping[str, Any],
+        *,
+        shared: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Train by a recipe unless that is done, measure it, and return the model's folder.
+
+        shared  stages whose outcome other arms take too instead of computing it again, each with the name under
+                which it is kept; that they do not depend on what differs between those arms is up to the caller
+        """
         model, record = self.models / f"{name}-{seed}", self.records / f"{name}-{seed}.json"
         if record.is_file() and model.is_dir():
             return model
@@ -70,9 +82,14 @@ class Experiment:
         plan = {"recipe": method, "settings": chosen.model_dump(mode="json")}
         digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]
         task: Task[Any] = Task(self.collection(chosen.max_queries, seed), chosen, Stages(work / digest, plan), True)
+        kept = {stage: self.models / ".stages" / place for stage, place in (shared or {}).items()}
+        for stage, folder in kept.items():
+            _copy(folder, task.stages.folder / stage)
         started = time.monotonic()
         trained = found.train(task)
         seconds = time.monotonic() - started
+        for stage, folder in kept.items():
+            _copy(task.stages.folder / stage, folder)
         self.keep(name, seed, measure_splits(task.open_base(trained), self.corpus, self.held_out), plan | {
             "training_seconds": round(seconds, 1), "stages": task.stages.reports})  # fmt: skip
         shutil.copytree(trained, model, ignore=shutil.ignore_patterns("checkpoints", "done.json", "fit.json"))
@@ -98,6 +115,15 @@ class Experiment:
         return [statistics.fmean(value.values()) for value in values]
 
 
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder, if there is one, to where none is yet; as a whole or not at all."""
+    if source.is_dir() and not target.is_dir():
+        part = target.with_name(f".{target.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part)
+        part.replace(target)
+
+
 def arms_table(experiment: Experiment, arms: Sequence[str], seeds: Sequence[int], split: str = "test") -> list[str]:
     """Return a Markdown table: mean and spread over seeds of each arm."""
     lines = [f"| arm | {' | '.join(MEASURES)} | nDCG@10 by seed |", "|---" * (len(MEASURES) + 2) + "|"]
@@ -112,7 +138,7 @@ def arms_table(experiment: Experiment, arms: Sequence[str], seeds: Sequence[int]
     return lines
 
 
-def test_claims(
+def tested_claims(
     experiment: Experiment, claims: Sequence[Claim], seeds: Sequence[int], split: str = "test"
 ) -> list[tuple[Claim, Comparison, float]]:
     """Return each claim with its paired test over queries (means over seeds) and the p after Holm's correction.
@@ -156,6 +182,22 @@ def write_csv(path: Path, experiment: Experiment, arms: Sequence[str], seeds: Se
                         mean = f"{statistics.fmean(values.values()):.5f}"
                         seconds = record.get("training_seconds", "")
                         writer.writerow([experiment.data.name, arm, seed, split, measure, mean, seconds])
+
+
+def write_section(
+    path: Path, text: str, experiment: Experiment, arms: Sequence[str], claims: Sequence[Claim], seeds: Sequence[int]
+) -> None:
+    """Write a section of results: `text`, the arms on each split, the claims on the last of them."""
+    lines = [text.strip(), ""]
+    for found in experiment.held_out:
+        lines += [f"On {len(found.judged):,} {found.split} queries, mean ± spread over {len(seeds)} seeds:", ""]
+        lines += [*arms_table(experiment, arms, seeds, found.split), ""]
+    last = experiment.held_out[-1].split
+    lines += [f"Paired tests over {last} queries, means over seeds, corrected together (Holm):", ""]
+    lines += claims_table(tested_claims(experiment, claims, seeds, last))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
 
 
 def arguments(description: str, collection: str, **defaults: Any) -> argparse.Namespace:

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 
 from kernels.topk import topk
 from retriever.evaluation.records import environment
-from training.batches import ClusterBatchSampler, GraphWalkBatchSampler, TopicBatchSampler
+from training.batches import ClusterBatchSampler, GraphWalkBatchSampler, ShuffledBatchSampler, TopicBatchSampler
 from training.candidates import Candidates
 from training.clusters import balanced_clusters, topic_clusters
 from training.pairs import gaussian_around_positive, margin_bins, softmax_curriculum, uniform
-from training.shuffling import ShuffledBatchSampler
 
 RESULTS = Path(__file__).parent.parent / "results" / "sampling.csv"
 DEPTH = 400
