@@ -9,7 +9,7 @@ original's. All arms of a seed share warm-up, first mining and the ranker's warm
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training.claims import Claim, Experiment, arguments, arms_table, claims_table, tested_claims, write_csv
+from benchmarks.training.claims import Claim, Experiment, arguments, arms_table, claims_table, decide, write_csv
 from benchmarks.training.reranking import reranked
 from training.encoders import as_encoder, open_base
 from training.evaluation import dense_run
@@ -67,7 +67,7 @@ def main() -> None:
         train(experiment, seed)
     write_csv(given.results / "ar2.csv", experiment, (*ARMS, *RANKERS), given.seeds)
     print("\n".join(arms_table(experiment, (*ARMS, *RANKERS), given.seeds)), end="\n\n")
-    print("\n".join(claims_table(tested_claims(experiment, CLAIMS, given.seeds))))
+    print("\n".join(claims_table(decide(experiment, CLAIMS, given.seeds))))
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def arms_table(experiment: Experiment, arms: Sequence[str], seeds: Sequence[int]
     return lines
 
 
-def tested_claims(
+def decide(
     experiment: Experiment, claims: Sequence[Claim], seeds: Sequence[int], split: str = "test"
 ) -> list[tuple[Claim, Comparison, float]]:
     """Return each claim with its paired test over queries (means over seeds) and the p after Holm's correction.
@@ -194,7 +194,7 @@ def write_section(
         lines += [*arms_table(experiment, arms, seeds, found.split), ""]
     last = experiment.held_out[-1].split
     lines += [f"Paired tests over {last} queries, means over seeds, corrected together (Holm):", ""]
-    lines += claims_table(tested_claims(experiment, claims, seeds, last))
+    lines += claims_table(decide(experiment, claims, seeds, last))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

@@ -8,7 +8,7 @@ train on two cores within the hour. All arms of a seed begin with the same warm-
 
 from typing import Any
 
-from benchmarks.training.claims import Claim, Experiment, arguments, arms_table, claims_table, tested_claims, write_csv
+from benchmarks.training.claims import Claim, Experiment, arguments, arms_table, claims_table, decide, write_csv
 
 COMMON: dict[str, Any] = {"document_tokens": 64, "query_tokens": 32}
 STEPS = 210
@@ -44,7 +44,7 @@ def main() -> None:
         train(experiment, seed)
     write_csv(given.results / "star_adore.csv", experiment, ARMS, given.seeds)
     print("\n".join(arms_table(experiment, ARMS, given.seeds)), end="\n\n")
-    print("\n".join(claims_table(tested_claims(experiment, CLAIMS, given.seeds))))
+    print("\n".join(claims_table(decide(experiment, CLAIMS, given.seeds))))
 
 
 if __name__ == "__main__":
