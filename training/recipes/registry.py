@@ -7,7 +7,7 @@ from retriever.errors import InvalidInput
 from training.recipe import Recipe
 from training.settings import read_yaml
 
-NAMES = ("contrastive", "star", "adore", "ance")
+NAMES = ("contrastive", "star", "adore", "ance", "tas_b", "ngame")
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 

@@ -1,0 +1,100 @@
+"""NGAME: collected embeddings, clustered batches, its mask, and a resumption that clusters the same."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from retriever.errors import InvalidInput
+from tests.training.test_recipes import pydocs, settings_of, task_of
+from training.batch import Batch
+from training.embedding_memory import EmbeddingMemory
+from training.recipes import ngame
+from training.recipes.registry import recipe
+
+__all__ = ["pydocs"]
+
+
+def test_the_memory_holds_the_latest_and_encodes_only_what_had_no_turn(tmp_path):
+    asked = []
+
+    def encode(rows):
+        asked.append(rows.tolist())
+        return np.full((len(rows), 2), -1.0, np.float32)
+
+    memory = EmbeddingMemory(5, 2, encode)
+    memory.add(np.array([3, 0]), np.float32([[1, 2], [3, 4]]))
+    memory.add(np.array([0]), np.float32([[5, 6]]))
+    memory.save(tmp_path)
+    np.testing.assert_array_equal(memory.vectors(1), [[5, 6], [-1, -1], [-1, -1], [1, 2], [-1, -1]])
+    memory.vectors(2)
+    assert asked == [[1, 2, 4]]
+    assert memory.encoded == 3
+    other = EmbeddingMemory(5, 2, encode)
+    other.load(tmp_path)
+    assert other.seen.tolist() == [True, False, False, True, False]
+    np.testing.assert_array_equal(other.vectors(1), memory.vectors(1))
+    other.load(tmp_path / "nothing")
+    assert other.seen.all()
+
+
+def test_documents_of_others_are_negatives_unless_they_are_relevant_too():
+    relevant = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]]).bool()
+    batch = Batch(torch.eye(3), torch.eye(3), np.arange(3), np.arange(3), relevant)
+    assert ngame.negatives(batch, mask=True).tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    assert ngame.negatives(batch, mask=False).tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
+
+
+def test_embeddings_come_from_training_itself(pydocs, tmp_path):
+    task = task_of(tmp_path, pydocs, "ngame", "doublings=[1, 2]", "refresh=1", "fit.epochs=3")
+    recipe("ngame").train(task)
+    report = task.stages.reports["ngame"]
+    # What the incomplete batch of the first epoch left out, and nothing else.
+    assert report["queries_encoded_for_clustering"] == len(task.collection.queries) % 16
+    assert 0 < report["clustering_seconds"] < report["seconds"]
+    assert list(report["negative_cosine_by_epoch"]) == ["0", "1", "2"]
+    assert sorted(path.name for path in tmp_path.rglob("clusters-*.npy")) == [
+        "clusters-000001.npy", "clusters-000002.npy"]  # fmt: skip
+
+
+def test_clusters_bring_negatives_that_are_nearer(pydocs, tmp_path):
+    found = {}
+    for name, changes in (("random", ["batches=random"]), ("clustered", ["doublings=[0, 0, 0, 0]"])):
+        task = task_of(tmp_path / name, pydocs, "ngame", "fit.epochs=1", "fit.learning_rate=1e-9", *changes)
+        recipe("ngame").train(task)
+        found[name] = task.stages.reports["ngame"]["negative_cosine_by_epoch"]["0"]
+    assert found["clustered"] > found["random"]
+
+
+def test_an_interrupted_training_clusters_what_the_whole_one_does(pydocs, tmp_path, monkeypatch):
+    changes = ("doublings=[1, 1]", "fit.epochs=2", "fit.save_steps=3")
+    whole = recipe("ngame").train(task_of(tmp_path / "whole", pydocs, "ngame", *changes))
+    steps = json.loads((whole / "fit.json").read_text())["steps"]
+    calls = []
+    loss = ngame.triplet_hard_mining
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        # In the second epoch, two batches behind a checkpoint.
+        if len(calls) == steps // 2 + 5:
+            raise KeyboardInterrupt
+        return loss(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ngame, "triplet_hard_mining", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            recipe("ngame").train(task_of(tmp_path / "broken", pydocs, "ngame", *changes))
+    task = task_of(tmp_path / "broken", pydocs, "ngame", *changes)
+    again = recipe("ngame").train(task)
+    assert task.stages.reports["ngame"]["resumed_from"] == (steps // 2 + 4) // 3 * 3
+    name = "clusters-000001.npy"
+    assert (again / "clusters" / name).read_bytes() == (whole / "clusters" / name).read_bytes()
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_doublings_must_rise():
+    assert settings_of("ngame", "doublings=[0, 0, 3]").doublings == (0, 0, 3)
+    for wrong in ("[3, 1]", "[-1]"):
+        with pytest.raises(InvalidInput, match="ascending order"):
+            settings_of("ngame", f"doublings={wrong}")
