@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from indexing.journal import Journal, Operation
 from indexing.live import add_vectors, apply_operations, encode_waiting, merge_small
@@ -100,7 +100,7 @@ class Writer:
             thread.join(10.0)
         self._journal.close()
 
-    def _loop(self, name: str, work: object) -> None:
+    def _loop(self, name: str, work: Callable[[], None]) -> None:
         while not self._stopping.is_set():
             if name == "apply":
                 self._journal.wait_for_work(APPLY_SECONDS)
@@ -108,9 +108,8 @@ class Writer:
             pause = APPLY_SECONDS if self._run_once(name, work) else RETRY_SECONDS
             self._stopping.wait(max(0.0, began + pause - time.monotonic()))
 
-    def _run_once(self, name: str, work: object) -> bool:
+    def _run_once(self, name: str, work: Callable[[], None]) -> bool:
         """Do work and note how it went; return whether it went well."""
-        assert callable(work)
         try:
             work()
         except Exception as error:
