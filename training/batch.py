@@ -142,8 +142,9 @@ def finite(
     for name, value in parts.items():
         if not torch.isfinite(value.detach()).all():
             ids = [collection.query_ids[row] for row in query_rows]
+            number = float(value.detach())
             raise ModelFault(
-                f"the {name} of a batch is {float(value)}; its queries are {ids[:8]}{' ...' if len(ids) > 8 else ''}. "
+                f"the {name} of a batch is {number}; its queries are {ids[:8]}{' ...' if len(ids) > 8 else ''}. "
                 "Look at their texts, or lower learning_rate."
             )
     return loss
