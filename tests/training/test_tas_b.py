@@ -18,6 +18,7 @@ from training.collection import open_training_collection
 from training.encoders import open_base
 from training.losses.contrastive import info_nce
 from training.pairs import hard_margin, margin_bins, uniform
+from training.recipes import tas_b
 from training.recipes.registry import recipe
 from training.recipes.tas_b import TasBSettings, drawn_pairs, supervised
 from training.settings import EncoderSettings
@@ -223,6 +224,35 @@ def test_scores_of_a_matrix_are_those_of_its_pairs(pydocs, tmp_path, folders):
         pairs = teacher.scores(np.array([0, 4]), np.array([2, 7]))
         np.testing.assert_allclose(pairs, [matrix[1, 1], matrix[0, 0]], rtol=1e-4)
     assert list(task.stages.reports) == [stage_of(TeacherSettings(kind="bi_encoder", model=folders["bi_encoder"]))]
+
+
+def test_interrupted_scoring_asks_only_for_what_is_missing(pydocs, tmp_path, folders, monkeypatch):
+    model = ("supervision=pair", "sampling=random", "depth=3", "pair_teacher.kind=bi_encoder",
+             f"pair_teacher.model={folders['bi_encoder']}", "pair_teacher.scale=20")  # fmt: skip
+    monkeypatch.setattr(tas_b, "PORTION", 10)
+    asked = []
+    ask = VectorTeacher.scores
+
+    def scores(self, queries, documents):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(len(queries))
+        return ask(self, queries, documents)
+
+    task = small_task(tmp_path, pydocs, 8, *model)
+    mined = task.mine("mine", task.open_base(), 3).candidates
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorTeacher, "scores", scores)
+        with pytest.raises(KeyboardInterrupt):
+            tas_b._pair_scores(task, mined)
+        assert asked == [10, 10]
+        asked[:] = [0, 0, 0]
+        found = tas_b._pair_scores(task, mined)
+    count = 3 * 8 + len(task.collection.judgments.documents)
+    assert sum(asked) == count - 20
+    teacher = VectorTeacher.load(tmp_path / stage_of(task.settings.pair_teacher))
+    queries, documents = mined.queries[::-1].copy(), mined.documents[::-1].astype(np.int64)
+    np.testing.assert_array_equal(found(queries, documents), np.float32(20) * teacher.scores(queries, documents))
 
 
 def test_a_bi_encoder_is_no_late_interaction_model(pydocs, tmp_path):

@@ -31,12 +31,12 @@ from training.recipe import Recipe
 from training.settings import EncoderSettings
 from training.task import Task
 from training.teacher_settings import TeacherSettings, open_teacher, score_matrix
-from training.teachers import CachedScores, Scores, Teacher
+from training.teachers import Scores, Teacher
 
 LABELS = "clusters.npy"
-SCORES = "scores.parquet"
-# Queries whose pairs are scored between two looks at the progress, and pairs between two saves.
-PORTION, SAVED = 256, 200_000
+SCORES = "scores.npy"
+# Pairs that are scored between two saves.
+PORTION = 8192
 
 
 PairScores = Callable[[Rows, Rows], Scores]
@@ -61,9 +61,7 @@ class TasBSettings(EncoderSettings):
 
     sampling: Literal["random", "topic", "topic_balanced", "topic_balanced_hard"] = "topic_balanced"
     supervision: Literal["none", "pair", "in_batch", "both"] = "both"
-    pair_teacher: TeacherSettings = TeacherSettings(
-        kind="cross_encoder", model="cross-encoder/ms-marco-MiniLM-L6-v2"
-    )  # fmt: skip
+    pair_teacher: TeacherSettings = TeacherSettings(kind="cross_encoder", model="cross-encoder/ms-marco-MiniLM-L6-v2")
     batch_teacher: TeacherSettings = TeacherSettings(kind="late_interaction", model="colbert-ir/colbertv2.0")
     in_batch_weight: float = Field(0.75, gt=0)
     queries_per_cluster: int = Field(200, ge=1)
@@ -111,33 +109,44 @@ def _clusters(task: Task[TasBSettings], model: Any) -> Labels:
 
 
 def _pair_scores(task: Task[TasBSettings], mined: Candidates) -> PairScores:
-    """Ask the pair teacher about all pairs as the stage `score`, an interruption of which loses SAVED pairs at most."""
-    collection, settings = task.collection, task.settings.pair_teacher
-    query_rows = {id_: row for row, id_ in enumerate(collection.query_ids)}
+    """Ask the pair teacher about all relevant and mined documents as the stage `score`, PORTION pairs at a time."""
+    judgments, settings = task.collection.judgments, task.settings.pair_teacher
+    queries = np.concatenate([np.repeat(np.arange(len(mined)), np.diff(judgments.offsets)), mined.queries])
+    documents = np.concatenate([judgments.documents, mined.documents]).astype(np.int64)
 
     def work(folder: Path) -> dict[str, Any]:
-        cached = CachedScores(
-            folder / SCORES,
-            query_rows,
-            collection.corpus.rows,
-            teacher=open_teacher(settings, task),
-            name=settings.model,
-            save_every=SAVED,
-        )
-        with cached, Progress("scoring pairs", len(mined), quiet=False) as progress:
-            for start in range(0, len(mined), PORTION):
-                rows = range(start, min(start + PORTION, len(mined)))
-                lists = [_documents(collection, mined, row) for row in rows]
-                cached.scores(np.repeat(rows, [len(part) for part in lists]), np.concatenate(lists))
-                progress.advance(len(rows))
-        return {"teacher": settings.model_dump(), "pairs": len(cached)}
+        scores = _begun(folder / SCORES, len(queries))
+        teacher = open_teacher(settings, task)
+        with Progress("scoring pairs", len(queries), quiet=False) as progress:
+            for start in range(0, len(queries), PORTION):
+                part = slice(start, start + PORTION)
+                if np.isnan(scores[part]).any():
+                    scores[part] = teacher.scores(queries[part], documents[part])
+                    scores.flush()
+                progress.advance(len(queries[part]))
+        return {"teacher": settings.model_dump(), "pairs": len(queries)}
 
-    known = CachedScores(task.stages.run("score", work) / SCORES, query_rows, collection.corpus.rows)
-    return lambda queries, documents: known.scores(queries, documents) * np.float32(settings.scale)
+    found = np.load(task.stages.run("score", work) / SCORES, allow_pickle=False)
+    width = len(task.collection.documents)
+    keys = queries * width + documents
+    order = np.argsort(keys)
+    keys, values = keys[order], np.float32(settings.scale) * found[order]
+
+    def scores_of(query_rows: Rows, document_rows: Rows) -> Scores:
+        known: Scores = values[np.searchsorted(keys, query_rows * width + document_rows)]
+        return known
+
+    return scores_of
 
 
-def _documents(collection: TrainingCollection, mined: Candidates, query: int) -> Rows:
-    return np.concatenate([collection.judgments.relevant(query), mined.of(query)[0]]).astype(np.int64)
+def _begun(path: Path, count: int) -> "np.memmap[Any, np.dtype[np.float32]]":
+    """Return the scores in a file, NaN where there is none yet; what is assigned is written."""
+    if not path.is_file():
+        temporary = path.with_name(f".{path.name}.part.npy")
+        np.save(temporary, np.full(count, np.nan, np.float32), allow_pickle=False)
+        temporary.replace(path)
+    scores: np.memmap[Any, np.dtype[np.float32]] = np.lib.format.open_memmap(path, "r+")
+    return scores
 
 
 def _choice(settings: TasBSettings) -> Choice:
@@ -164,10 +173,8 @@ def drawn_pairs(collection: TrainingCollection, mined: Candidates, choose: Choic
                     f"query {collection.query_ids[query]!r} has no negative: every document is relevant to it."
                 )
             # All pairs: each relevant document with each mined one.
-            known = np.zeros(len(relevant) + len(hard), np.float32)
-            if scores is not None:
-                listed = _documents(collection, mined, query)
-                known = scores(np.full(len(listed), query), listed)
+            listed = np.concatenate([relevant, hard]).astype(np.int64)
+            known = np.zeros(len(listed), np.float32) if scores is None else scores(np.full(len(listed), query), listed)
             theirs = np.tile(known[len(relevant) :], len(relevant))
             ours = np.repeat(known[: len(relevant)], len(hard))
             chosen = choose(theirs, ours, 1, generator)
