@@ -46,6 +46,12 @@ def test_documents_of_others_are_negatives_unless_they_are_relevant_too():
     assert ngame.negatives(batch, mask=False).tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
 
 
+def test_it_compares_by_cosine_whatever_the_lengths():
+    queries, documents = torch.tensor([[3.0, 0.0], [0.0, 0.5]]), torch.tensor([[2.0, 0.0], [4.0, 3.0]])
+    batch = Batch(queries, documents, np.arange(2), np.arange(2), torch.eye(2).bool())
+    assert torch.allclose(ngame.cosines(batch), torch.tensor([[1.0, 0.8], [0.0, 0.6]]))
+
+
 def test_embeddings_come_from_training_itself(pydocs, tmp_path):
     task = task_of(tmp_path, pydocs, "ngame", "doublings=[1, 2]", "refresh=1", "fit.epochs=3")
     recipe("ngame").train(task)

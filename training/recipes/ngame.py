@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from torch import Tensor
+from torch.nn import functional
 
 from training.batch import Batch, BatchLoss
 from training.batches import ClusterBatchSampler
@@ -77,7 +78,7 @@ def train(task: Task[NgameSettings]) -> Path:
 
     def objective(batch: Batch) -> Tensor:
         memory.add(batch.query_rows, batch.queries.detach().cpu().numpy())
-        scores = _cosines(batch)
+        scores = cosines(batch)
         similarity[collator.epoch].append(float(scores.detach()[~batch.relevant].mean()))
         return triplet_hard_mining(
             scores,
@@ -116,9 +117,9 @@ def negatives(batch: Batch, *, mask: bool) -> Tensor:
     return ~(own | batch.relevant) if mask else ~own
 
 
-def _cosines(batch: Batch) -> Tensor:
+def cosines(batch: Batch) -> Tensor:
     """Return (B, B) cosines, also of a model that compares by inner product."""
-    return torch.nn.functional.cosine_similarity(batch.queries.unsqueeze(1), batch.documents.unsqueeze(0), dim=2)
+    return functional.normalize(batch.queries, dim=1) @ functional.normalize(batch.documents, dim=1).T
 
 
 def _sampler(
