@@ -1,10 +1,12 @@
 """A collection to train on, as rows: texts of queries and documents, and what is relevant to what."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from indexing.corpora import open_corpus
 from indexing.corpora.beir import NAMES, corpus_file
@@ -46,6 +48,25 @@ class TrainingCollection:
     @property
     def documents(self) -> list[Document]:
         return self.corpus.documents
+
+    def restrict(self, pairs: NDArray[np.bool_]) -> "TrainingCollection":
+        """Keep the pairs of query and relevant document where bool[nnz], in the judgments' order, is True.
+
+        A query whose pairs are all gone goes too. Raises InvalidInput when none is left.
+        """
+        relevant: list[list[int]] = []
+        for row in range(len(self.queries)):
+            start, end = self.judgments.offsets[row], self.judgments.offsets[row + 1]
+            relevant.append(self.judgments.documents[start:end][pairs[start:end]].tolist())
+        left = [row for row, documents in enumerate(relevant) if documents]
+        if not left:
+            raise InvalidInput(f"of {len(pairs)} pairs none is left to train on; loosen the filter.")
+        return replace(
+            self,
+            query_ids=[self.query_ids[row] for row in left],
+            queries=[self.queries[row] for row in left],
+            judgments=Judgments.of_lists([relevant[row] for row in left]),
+        )
 
 
 def read_corpus(path: Path) -> Corpus:
@@ -111,5 +132,37 @@ def select(
             "first_queries": without[:NAMED],
             "judged_documents_missing": len(missing),
             "first_documents": missing[:NAMED],
+        },
+    )
+
+
+def pooled(collections: Sequence[TrainingCollection]) -> TrainingCollection:
+    """Return several collections as one, rows counted through; an id gets its collection's number before it.
+
+    The judgments of a query name documents of its own collection alone.
+    """
+    if len(collections) == 1:
+        return collections[0]
+    documents: list[Document] = []
+    ids: list[str] = []
+    relevant: list[list[int]] = []
+    sha256: dict[str, str] = {}
+    for number, part in enumerate(collections):
+        first = len(documents)
+        documents += [replace(document, id=f"{number}:{document.id}") for document in part.documents]
+        ids += [f"{number}:{id_}" for id_ in part.query_ids]
+        relevant += [(part.judgments.relevant(row) + first).tolist() for row in range(len(part.queries))]
+        sha256 |= {f"{number}:{name}": digest for name, digest in (part.corpus.sha256 | part.sha256).items()}
+    rows = {document.id: row for row, document in enumerate(documents)}
+    return TrainingCollection(
+        Corpus(collections[0].corpus.path, documents, rows, sha256),
+        ids,
+        [query for part in collections for query in part.queries],
+        Judgments.of_lists(relevant),
+        sha256,
+        {
+            name: sum(part.dropped[name] for part in collections)
+            for name in collections[0].dropped
+            if isinstance(collections[0].dropped[name], int)
         },
     )

@@ -2,9 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from training.recipe import Recipe
+    from training.settings import EncoderSettings
 
 app = typer.Typer(no_args_is_help=True, help="Train encoders and rerankers on your own collection.")
 
@@ -21,7 +25,9 @@ def train() -> None:
 )
 def run(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML of settings, or a recipe's name.")],
-    data: Annotated[Path, typer.Option(help="BEIR folder with train judgments.")],
+    data: Annotated[
+        list[Path], typer.Option(help="BEIR folder with train judgments; repeatable where the recipe takes several.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder of the new model.")],
     set: Annotated[list[str] | None, typer.Option(help="Change one setting: key=value; repeatable.")] = None,
     restart: Annotated[bool, typer.Option(help="Begin anew, and replace a finished model.")] = False,
@@ -33,12 +39,61 @@ def run(
 
     The same command goes on where an interruption left it.
     """
-    from training.recipe import run_recipe
     from training.recipes.registry import configured
     from training.settings import read_settings
 
     recipe, path = configured(config)
     settings = read_settings(recipe.settings, path, set or [], ignore=("recipe",))
+    _run(recipe, settings, data, output, restart, keep_work, offline, as_json)
+
+
+@app.command(
+    "reranker",
+    epilog="Example:  retriever train reranker my-reranker --data medquad --data nl2bash && "
+    "retriever search my-index 'a query' --rerank my-reranker",
+)
+def reranker(
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder of the new model.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="BEIR folder with train judgments, repeatable; without one, the standard library's docs."),
+    ] = None,
+    set: Annotated[list[str] | None, typer.Option(help="Change one setting: key=value; repeatable.")] = None,
+    restart: Annotated[bool, typer.Option(help="Begin anew, and replace a finished model.")] = False,
+    offline: Annotated[bool, typer.Option(help="Make no network call.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Train a reranker by the recipe cross_encoder, for `--rerank` and `retriever serve --reranker`.
+
+    The same command goes on where an interruption left it.
+    """
+    from indexing.corpora import write_beir
+    from training.recipes.registry import configured
+    from training.settings import read_settings
+
+    recipe, path = configured("cross_encoder")
+    settings = read_settings(recipe.settings, path, set or [], ignore=("recipe",))
+    folders = list(data or ())
+    if not folders:
+        folders = [output.parent / f".{output.name}.pydocs"]
+        if not (folders[0] / "qrels").is_dir():
+            write_beir("pydocs:stdlib", folders[0])
+    _run(recipe, settings, folders, output, restart, False, offline, as_json)
+
+
+def _run(
+    recipe: "Recipe",
+    settings: "EncoderSettings",
+    data: list[Path],
+    output: Path,
+    restart: bool,
+    keep_work: bool,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Train and say how it went."""
+    from training.recipe import run_recipe
+
     report = run_recipe(recipe, settings, data, output, restart=restart, keep_work=keep_work, offline=offline)
     if as_json:
         typer.echo(json.dumps(report, indent=1, default=str))
@@ -60,37 +115,6 @@ def recipes() -> None:
     for name in NAMES:
         found = recipe(name)
         typer.echo(f"{name:16} {found.summary} [{found.source}]")
-
-
-@app.command(
-    "cross-encoder",
-    epilog="Example:  retriever index corpus pydocs:stdlib --to pydocs && "
-    "retriever train cross-encoder pydocs --output my-reranker && "
-    "retriever search my-index 'a query' --rerank my-reranker",
-)
-def cross_encoder(
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="BEIR folder with train judgments.")],
-    output: Annotated[Path, typer.Option(help="Folder of the new model.")],
-    base: Annotated[str | None, typer.Option(help="Model whose body it starts from; MiniLM if none is given.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML of settings, see training/configs.")] = None,
-    set: Annotated[list[str] | None, typer.Option(help="Change one setting: key=value; repeatable.")] = None,
-    offline: Annotated[bool, typer.Option(help="Make no network call.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-) -> None:
-    """Train a reranker on judged pairs with BM25-mined negatives, and test it on held-out queries."""
-    from training.recipes.cross_encoder import read_config, train_cross_encoder
-
-    changes = [*(set or []), *([f"base={base}"] if base else [])]
-    report = train_cross_encoder(pairs, output, read_config(config, changes), offline=offline)
-    if as_json:
-        typer.echo(json.dumps(report, indent=1))
-        return
-    found = report["evaluation"]
-    typer.echo(
-        f"{output}: trained on {report['pairs']} pairs in {report['training_seconds']:.0f} s. "
-        f"nDCG@10 on {found['queries']} {found['split']} queries: BM25 {found['bm25']:.4f}, "
-        f"reranked {found['reranked']:.4f} ({found['difference']:+.4f}, p = {found['p']:.3g})"
-    )
 
 
 Sharding = Annotated[str, typer.Option(metavar="NUMBER/OF", help="Make only this part, such as 2/8.")]

@@ -63,8 +63,6 @@ def fit(
         return dict(json.loads((folder / FINISHED).read_text()))
     if examples < settings.batch_size:
         raise InvalidInput(f"{examples} queries do not fill one batch; lower batch_size={settings.batch_size}.")
-    # Examples for a hub's widget: of rows there are none.
-    model.model_card_data.generate_widget_examples = False
     trainer = trainers(
         model=model,
         args=arguments(**arguments_of(settings, folder, seed)),
@@ -158,6 +156,6 @@ def _epoch_of(collator: RowCollator | ListCollator) -> Any:
     class Epoch(TrainerCallback):  # type: ignore[misc]
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             # Steps are whole, so that a fraction just below a whole number means that number.
-            collator.epoch = int((state.epoch or 0) + 1e-6)
+            collator.set_epoch(int((state.epoch or 0) + 1e-6))
 
     return Epoch()

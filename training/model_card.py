@@ -10,7 +10,7 @@ def model_card(report: dict[str, Any]) -> str:
     settings = report["settings"]
     head = {
         "library_name": "sentence-transformers",
-        "pipeline_tag": report.get("pipeline_tag", "sentence-similarity"),
+        "pipeline_tag": report["pipeline_tag"],
         "base_model": settings["base"],
         "tags": ["retrieval", report["recipe"]],
     }

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from retriever.errors import InvalidInput
 from retriever.evaluation.collections import Collection, open_collection
 from retriever.evaluation.records import environment
 from retriever.storage import require_writable, write_atomically
-from training.collection import Corpus, read_corpus, select
+from training.collection import Corpus, pooled, read_corpus, select
 from training.encoders import as_encoder
 from training.evaluation import PerQuery, comparison, dense_run, measured
 from training.model_card import model_card
 from training.settings import EncoderSettings
 from training.stages import Stages
-from training.task import Task
+from training.task import Part, Task
 
 WORK = "work"
 
@@ -27,7 +27,10 @@ WORK = "work"
 class Recipe:
     """One published system.
 
-    train  carries out the stages and returns the folder of the trained model
+    train    carries out the stages and returns the folder of the trained model
+    compare  measures start and end on held-out queries; None for bi-encoders, see `compare_models`
+    several  whether it can learn from several collections at once
+    task     what the model is for, as model hubs call it
     """
 
     name: str
@@ -35,12 +38,15 @@ class Recipe:
     source: str
     settings: type[EncoderSettings]
     train: Callable[[Task[Any]], Path]
+    compare: Callable[[Task[Any], Path], dict[str, Any]] | None = None
+    several: bool = False
+    task: str = "sentence-similarity"
 
 
 def run_recipe(
     recipe: Recipe,
     settings: EncoderSettings,
-    data: Path,
+    data: Path | Sequence[Path],
     output: Path,
     *,
     splits: tuple[str, ...] = ("dev", "test"),
@@ -48,8 +54,9 @@ def run_recipe(
     keep_work: bool = False,
     offline: bool = False,
 ) -> dict[str, Any]:
-    """Train on the `train` judgments of a BEIR folder, test start and end on the other splits, and report.
+    """Train on the `train` judgments of BEIR folders, test start and end on the other splits, and report.
 
+    data  one folder, or several for a recipe that takes them
     Writes to `output` a model folder with README.md and training_report.json. Stages lie in a folder beside it
     until all is done, so that an interrupted training goes on when the same command is given again.
     """
@@ -60,23 +67,28 @@ def run_recipe(
     if restart:
         shutil.rmtree(work, ignore_errors=True)
     started = time.monotonic()
-    corpus = read_corpus(data)
-    train = open_collection(str(data), "train")
-    collection = select(train, corpus, max_queries=settings.max_queries, seed=settings.seed)
+    parts = _parts(recipe, settings, [data] if isinstance(data, Path) else list(data), splits)
+    digests = {part.name: part.sha256 for part in parts}
     plan = {
         "recipe": recipe.name,
         "settings": settings.model_dump(mode="json"),
-        "data": {"corpus": corpus.sha256, "train": train.sha256},
+        "data": digests if recipe.several else parts[0].sha256,
     }
     stages = Stages(work, plan)
-    task = Task(collection, settings, stages, offline)
+    collection = pooled([part.collection for part in parts])
+    task = Task(collection, settings, stages, offline, parts)
     trained = recipe.train(task)
-    held_out = [found for split in splits if (found := split_of(data, split))]
-    evaluation = compare_models(task, trained, held_out)
+    held_out = [found for part in parts for found in part.held_out]
+    evaluation = recipe.compare(task, trained) if recipe.compare else compare_models(task, trained, held_out)
     report = {
         **plan,
         "source": recipe.source,
-        "held_out": {found.split: found.sha256 for found in held_out},
+        "pipeline_tag": recipe.task,
+        "held_out": {
+            f"{part.name} {found.split}" if recipe.several else found.split: found.sha256
+            for part in parts
+            for found in part.held_out
+        },
         "queries": len(collection.queries),
         "dropped": collection.dropped,
         "stages": stages.reports,
@@ -88,6 +100,22 @@ def run_recipe(
     if not keep_work:
         shutil.rmtree(work)
     return report
+
+
+def _parts(recipe: Recipe, settings: EncoderSettings, folders: list[Path], splits: tuple[str, ...]) -> list[Part]:
+    if len(folders) != 1 and not recipe.several:
+        raise InvalidInput(f"{recipe.name} learns from one collection, got {len(folders)}; give --data once.")
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise InvalidInput(f"every --data must be a folder of another name, got {', '.join(names)}.")
+    parts = []
+    for name, folder in zip(names, folders, strict=True):
+        corpus = read_corpus(folder)
+        train = open_collection(str(folder), "train")
+        collection = select(train, corpus, max_queries=settings.max_queries, seed=settings.seed)
+        held_out = [found for split in splits if (found := split_of(folder, split))]
+        parts.append(Part(name, collection, held_out, {"corpus": corpus.sha256, "train": train.sha256}))
+    return parts
 
 
 def split_of(data: Path, split: str) -> Collection | None:

@@ -1,7 +1,7 @@
 """What a recipe works with: a collection, settings, stages, and the steps that recipes have in common."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -46,6 +46,10 @@ class Task(Generic[Settings]):
     def open_base(self, folder: Path | None = None) -> Any:
         """Return the model of a folder, or the settings' base."""
         return open_base(self.settings, base=folder, offline=self.offline)
+
+    def on(self, collection: TrainingCollection) -> "Task[Settings]":
+        """Return the same task on another collection, such as a part of this one."""
+        return replace(self, collection=collection)
 
     def collator(self, model: Any, draw: Draw | None) -> RowCollator:
         """Return what turns query rows into batches."""

@@ -1,181 +1,221 @@
-"""The cross-encoder recipe: its pairs, its mistakes, and a real training from MiniLM on *pydocs*."""
+"""The recipe of the reranker on real docstrings: its negatives, its stages, and what it does with bad input."""
 
-import hashlib
 import json
 import shutil
 
 import numpy as np
 import pytest
+import torch
+from typer.testing import CliRunner
 
-from indexing.build import build_index
-from indexing.corpora import open_corpus
-from indexing.plan import BuildSettings
-from retriever.errors import InvalidInput
-from retriever.evaluation.collections import open_collection
+from retriever.errors import InvalidInput, ModelFault
 from retriever.index.sealed import open_index
 from retriever.pipeline import PipelineSpec, Rerank
-from training.recipes.cross_encoder import (
-    CrossEncoderConfig,
-    _bm25_index,
-    _corpus_digests,
-    read_config,
-    train_cross_encoder,
-    training_pairs,
-)
+from retriever.rerank import CrossEncoderReranker
+from training.candidates import Candidates
+from training.collection import open_training_collection, pooled
+from training.commands import app
+from training.fitting import run as fitting_run
+from training.rankers import ListLoss, open_ranker
+from training.recipe import run_recipe
+from training.recipes import cross_encoder
+from training.recipes.cross_encoder import RECIPE, hard_negatives, pooled_candidates
+from training.settings import read_settings
+from training.stages import Stages
+
+QUICK = (
+    "base=splade-tiny", "joint_layers=1", "max_tokens=32", "read_tokens=64", "document_tokens=32", "max_queries=24",
+    "max_documents=60", "depth=10", "negatives=2", "max_eval_queries=8", "eval_depth=5", "fit.save_steps=2",
+    "fit.learning_rate=1e-3", "fit.batch_size=4",
+)  # fmt: skip
+
+
+def settings_of(*changes):
+    return read_settings(RECIPE.settings, None, [*QUICK, *changes])
 
 
 @pytest.fixture(scope="module")
-def collection(pydocs, tmp_path_factory):
-    """Return the small collection with two thirds of its judgments for training."""
-    folder = tmp_path_factory.mktemp("pairs") / "pydocs"
-    shutil.copytree(pydocs, folder)
-    header, *lines = (folder / "qrels" / "test.tsv").read_text().splitlines()
-    for split, part in (("train", lines[: 2 * len(lines) // 3]), ("dev", lines[2 * len(lines) // 3 :])):
-        (folder / "qrels" / f"{split}.tsv").write_text("\n".join([header, *part]) + "\n")
-    return folder
+def folders(pydocs, tmp_path_factory):
+    """Return two collections of the small *pydocs* by module, each with train and dev; one query has no positive."""
+    made = []
+    header, *lines = (pydocs / "qrels" / "test.tsv").read_text().splitlines()
+    for number, name in enumerate(("first", "second")):
+        folder = tmp_path_factory.mktemp("collections") / name
+        shutil.copytree(pydocs, folder)
+        shutil.rmtree(folder / "qrels")
+        (folder / "qrels").mkdir()
+        part = lines[number::2]
+        (folder / "qrels" / "dev.tsv").write_text("\n".join([header, *part[:20]]) + "\n")
+        lost = [part[20].split("\t")[0] + "\tno such document\t1"] if number == 0 else []
+        (folder / "qrels" / "train.tsv").write_text("\n".join([header, *lost, *part[21:]]) + "\n")
+        made.append(folder)
+    return made
 
 
 @pytest.fixture(scope="module")
-def pairs_and_index(collection, tmp_path_factory):
-    path = tmp_path_factory.mktemp("bm25") / "index"
-    build_index(open_corpus(str(collection)), path, BuildSettings(parts=("bm25",)))
-    with open_index(path) as index:
-        config = CrossEncoderConfig(negatives=4, depth=20)
-        yield list(training_pairs(index, open_collection(str(collection), "train"), config)), index
+def trained(folders, tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained") / "model"
+    return output, run_recipe(RECIPE, settings_of(), folders, output, keep_work=True, offline=True)
 
 
-def test_no_negative_is_a_positive_by_id_or_by_text(pairs_and_index, collection):
-    pairs, _ = pairs_and_index
-    train = open_collection(str(collection), "train")
-    positives = {(pair.query, pair.document) for pair in pairs if pair.label == 1}
-    negatives = [(pair.query, pair.document) for pair in pairs if pair.label == 0]
-    assert len(positives) == len(train.qrels)
-    assert not positives.intersection(negatives)
-    assert 3 * len(positives) < len(negatives) <= 4 * len(positives)
-
-
-def test_negatives_are_hard_and_easy(pairs_and_index):
-    pairs, index = pairs_and_index
-    query = pairs[0].query
-    listed = {hit.document.content for hit in index.search(query, 20).hits}
-    negatives = [pair.document for pair in pairs if pair.query == query and pair.label == 0]
-    assert sum(negative in listed for negative in negatives) >= 2
-
-
-def test_the_seed_decides_the_order(pairs_and_index, collection):
-    pairs, index = pairs_and_index
-    train = open_collection(str(collection), "train")
-    assert list(training_pairs(index, train, CrossEncoderConfig(negatives=4, depth=20))) == pairs
-    assert list(training_pairs(index, train, CrossEncoderConfig(negatives=4, depth=20, seed=14))) != pairs
-
-
-def test_a_short_training_makes_a_reranker_that_the_search_uses(collection, small_index, encoder, tmp_path, capsys):
-    config = CrossEncoderConfig(max_pairs=32, negatives=1, max_tokens=64, max_eval_queries=10, depth=10)
-    report = train_cross_encoder(collection, tmp_path / "model", config, offline=True)
-    assert report["pairs"] == 64
-    assert json.loads((tmp_path / "model" / "training_report.json").read_text()) == json.loads(json.dumps(report))
-    assert report["data"]["train"] == open_collection(str(collection), "train").sha256
-    content = (collection / "corpus.jsonl").read_bytes()
-    assert report["data"]["corpus"] == {"corpus.jsonl": hashlib.sha256(content).hexdigest()}
-    assert report["config"]["precision"] == "auto"
-    # The report has standard output to itself.
-    assert capsys.readouterr().out == ""
-    assert 0 <= report["evaluation"]["p"] <= 1
-    assert (tmp_path / "model" / "README.md").is_file()
-    spec = PipelineSpec(first=("bm25",), rerank=Rerank(model=str(tmp_path / "model"), depth=10))
-    with open_index(small_index, encoder=encoder) as index:
-        answer = index.search("decode a JSON document", 10, pipeline=spec)
+def test_two_collections_give_a_reranker_with_card_and_report(trained):
+    output, report = trained
+    assert set(report["evaluation"]) == {"first dev", "second dev"}
+    assert report["evaluation"]["first dev"]["nDCG@10"]["queries"] == 8
+    assert set(report["data"]) == {"first", "second"}
+    assert report["queries"] == 48
+    assert report["dropped"]["queries_without_relevant_document"] == 1
+    assert report["stages"]["mine-first"]["documents"] == 60
+    assert json.loads((output / "training_report.json").read_text())["recipe"] == "cross_encoder"
+    card = (output / "README.md").read_text()
+    assert "pipeline_tag: text-ranking" in card
+    assert "| first dev | nDCG@10 |" in card
+    reranker = CrossEncoderReranker(output)
+    assert reranker.max_tokens == 64
+    index_folder = output.parent / ".model.work" / "mine-first" / "index"
+    encoder = open_encoder_of(trained)
+    with open_index(index_folder, encoder=encoder) as index:
+        spec = PipelineSpec(first=("bm25", "dense"), rerank=Rerank(model=str(output), depth=5, weight=0.5))
+        answer = index.search("read a JSON document", 5, pipeline=spec)
     assert answer.degraded == []
-    scores = [hit.scores["rerank"] for hit in answer.hits]
-    assert scores == sorted(scores, reverse=True)
-    assert len(set(scores)) > 5
+    assert all("rerank" in hit.scores for hit in answer.hits)
 
 
-def test_another_corpus_has_another_bm25_index(collection, tmp_path):
-    folder = tmp_path / "collection"
-    shutil.copytree(collection, folder)
-    output = tmp_path / "model"
+def open_encoder_of(trained):
+    from retriever.encoder import DenseEncoder
+    from training.encoders import open_base
 
-    def ids():
-        with _bm25_index(folder, output, _corpus_digests(folder)) as index:
-            return {id_ for segment in index.segments for id_ in segment.ids}
-
-    def indexes():
-        return {path.name: (path / "CURRENT").stat().st_mtime_ns for path in tmp_path.glob(".model.bm25-*")}
-
-    before = ids()
-    (name, made) = next(iter(indexes().items()))
-    # The same files: nothing is built again.
-    assert (ids(), indexes()) == (before, {name: made})
-    with (folder / "corpus.jsonl").open("a") as corpus:
-        corpus.write(json.dumps({"_id": "new", "text": "one document more"}) + "\n")
-    assert ids() == before | {"new"}
-    assert len(indexes()) == 2
-    assert indexes()[name] == made
+    base = open_base(settings_of(), offline=True)
+    base.max_seq_length = 32
+    return DenseEncoder(base, name="splade-tiny")
 
 
-def test_a_packed_corpus_and_none(tmp_path):
-    with pytest.raises(InvalidInput, match=r"is no BEIR folder: it has none of corpus\.jsonl, "):
-        _corpus_digests(tmp_path)
-    (tmp_path / "corpus.jsonl.gz").write_bytes(b"packed")
-    assert _corpus_digests(tmp_path) == {"corpus.jsonl.gz": hashlib.sha256(b"packed").hexdigest()}
-    # The file that is read is the one whose digest counts.
-    (tmp_path / "corpus.jsonl.bak").write_bytes(b"old")
-    (tmp_path / "corpus.jsonl").write_bytes(b"plain")
-    assert _corpus_digests(tmp_path) == {"corpus.jsonl": hashlib.sha256(b"plain").hexdigest()}
+def test_negatives_are_neither_relevant_nor_near_it_nor_from_elsewhere(folders, trained):
+    output, _ = trained
+    work = output.parent / ".model.work"
+    settings = settings_of()
+    for folder in folders:
+        collection = open_training_collection(folder, max_queries=24, seed=settings.seed)
+        with np.load(work / f"mine-{folder.name}" / "candidates.npz") as arrays:
+            mined = Candidates(arrays["offsets"], arrays["documents"], arrays["scores"])
+        assert len(mined) == 24
+        assert len(mined.documents) > 24
+        encoder = open_encoder_of(trained)
+        queries = encoder.encode_queries(collection.queries)
+        for row in range(len(mined)):
+            documents = mined.of(row)[0]
+            relevant = collection.judgments.relevant(row)
+            assert not np.isin(documents, relevant).any()
+            near = encoder.encode_documents([collection.documents[d] for d in [*relevant, *documents]]) @ queries[row]
+            bound = 0.95 * near[: len(relevant)].mean()
+            assert (near[len(relevant) :] < bound + 1e-3).all()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_longer_training_reranks_better_than_chance(collection, tmp_path):
-    """Two hundred judged pairs teach a new head a little about queries that it has not seen, not enough for use.
-
-    Measured nDCG@10: BM25's order .559, reranked .390, chance .327; with 2 negatives and 64 tokens .296.
-    """
-    config = CrossEncoderConfig(max_pairs=200, negatives=4, max_tokens=96, epochs=3, max_eval_queries=100, depth=10)
-    evaluation = train_cross_encoder(collection, tmp_path / "model", config, offline=True)["evaluation"]
-    dev = open_collection(str(collection), "dev")
-    assert evaluation["queries"] == len(dev.judged) == 100
-    (path,) = tmp_path.glob(".model.bm25-*")
-    with open_index(path) as index:
-        found = sum(
-            not {hit.id for hit in index.search(dev.queries[query], 10).hits}.isdisjoint(dev.qrels[query])
-            for query in dev.judged
-        )
-    # What the one relevant document gives in a random one of ten places, where it is among them at all.
-    chance = found / 100 * np.mean(1 / np.log2(np.arange(2, 12)))
-    assert evaluation["reranked"] > 1.05 * chance
+def test_a_higher_ratio_leaves_more_candidates(folders, trained):
+    output, _ = trained
+    collection = open_training_collection(folders[0], max_queries=24, seed=42)
+    with open_index(output.parent / ".model.work" / "mine-first" / "index", encoder=open_encoder_of(trained)) as index:
+        counts = [len(hard_negatives(index, collection, 40, ratio).documents) for ratio in (0.5, 0.95, 2.0)]
+    assert counts[0] < counts[1] <= counts[2]
 
 
-def test_settings_are_checked(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text("negatives: 2\n")
-    assert read_config(path, ["seed=5"]).seed == 5
-    assert read_config(None).base == "all-MiniLM-L6-v2"
-    for change in ("speed=1", "negatives=0", "seed"):
-        with pytest.raises(InvalidInput):
-            read_config(path, [change])
-    for precision in ("auto", "float32", "bfloat16"):
-        assert read_config(path, [f"precision={precision}"]).precision == precision
-    for precision in ("float16", "Float32", "16", "null"):
-        with pytest.raises(InvalidInput, match="precision\n.*'auto', 'float32' or 'bfloat16'"):
-            read_config(path, [f"precision={precision}"])
-    path.write_text("")
-    assert read_config(path, ["seed=5"]).seed == 5
-    path.write_text("- a list\n")
-    with pytest.raises(InvalidInput, match="must map settings to values, got list"):
-        read_config(path)
+def test_pooled_collections_count_through(folders):
+    parts = [open_training_collection(folder, max_queries=5) for folder in folders]
+    whole = pooled(parts)
+    assert whole.queries == parts[0].queries + parts[1].queries
+    first = len(parts[0].documents)
+    for row in range(5):
+        assert (whole.judgments.relevant(5 + row) == parts[1].judgments.relevant(row) + first).all()
+        for document in whole.judgments.relevant(5 + row):
+            assert whole.documents[document].content == parts[1].documents[document - first].content
+    assert pooled(parts[:1]) is parts[0]
+    made = Candidates(np.array([0, 1, 1], np.int64), np.array([3], np.int32), np.array([1.0], np.float32))
+    other = Candidates(np.array([0, 2], np.int64), np.array([0, 2], np.int32), np.array([2.0, 1.0], np.float32))
+    both = pooled_candidates([made, other], [10, 5])
+    assert both.offsets.tolist() == [0, 1, 1, 3]
+    assert both.documents.tolist() == [3, 10, 12]
 
 
-def test_the_shipped_settings_are_the_defaults():
-    from pathlib import Path
+def test_an_interrupted_training_goes_on_to_the_same_weights(folders, trained, tmp_path, monkeypatch):
+    output, report = trained
+    from transformers import TrainerCallback
 
-    import training
+    class Stop(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
 
-    shipped = Path(training.__file__).parent / "configs" / "cross_encoder.yaml"
-    assert read_config(shipped) == CrossEncoderConfig()
+    def stopping(trainer, model, folder):
+        trainer.add_callback(Stop())
+        return fitting_run(trainer, model, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.fitting.run", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(RECIPE, settings_of(), folders, tmp_path / "model", offline=True)
+    resumed = run_recipe(RECIPE, settings_of(), folders, tmp_path / "model", offline=True)
+    assert resumed["stages"]["cross-encoder"]["resumed_from"] == 2
+    assert resumed["stages"]["cross-encoder"]["steps"] == report["stages"]["cross-encoder"]["steps"] == 12
+    before, after = ((place / "model.safetensors").read_bytes() for place in (output, tmp_path / "model"))
+    assert before == after
+    assert not (tmp_path / ".model.work").exists()
 
 
-def test_a_collection_without_training_judgments(pydocs, tmp_path):
-    with pytest.raises(InvalidInput, match="has no split 'train'; it has: test"):
-        train_cross_encoder(pydocs, tmp_path / "model", offline=True)
+def test_a_loss_that_is_not_finite_stops_and_names_the_batch(folders, tmp_path, monkeypatch):
+    forward = ListLoss.scores
+    calls = []
+
+    def broken(self, queries, documents):
+        calls.append(queries)
+        return forward(self, queries, documents) * (torch.nan if len(calls) == 3 else 1)
+
+    monkeypatch.setattr(ListLoss, "scores", broken)
+    with pytest.raises(ModelFault, match=r"step 2: the loss of a batch is nan; its queries are \['[01]:q:.*stopped"):
+        run_recipe(RECIPE, settings_of(), folders, tmp_path / "model", offline=True)
+    stopped = tmp_path / ".model.work" / "cross-encoder" / "stopped"
+    model = open_ranker(stopped, max_tokens=32, seed=0, offline=True)
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_the_bi_encoder_inside_stays_as_it_was(trained):
+    output, _ = trained
+    start = output.parent / ".model.work" / "start"
+    before, after = (open_ranker(place, max_tokens=32, seed=0, offline=True).model for place in (start, output))
+    for name, parameter in before.bert.named_parameters():
+        assert torch.equal(parameter, after.bert.get_parameter(name)), name
+    assert not torch.equal(before.classifier.weight, after.classifier.weight)
+
+
+def test_a_classifier_starts_from_any_body(folders, tmp_path):
+    report = run_recipe(
+        RECIPE, settings_of("start=classifier", "fit.steps=2"), folders[:1], tmp_path / "model", offline=True
+    )
+    assert set(report["evaluation"]) == {"first dev"}
+    assert CrossEncoderReranker(tmp_path / "model").max_tokens == 64
+
+
+def test_collections_without_use(folders, pydocs, tmp_path):
+    with pytest.raises(InvalidInput, match="has no split 'train'"):
+        run_recipe(RECIPE, settings_of(), pydocs, tmp_path / "model")
+    with pytest.raises(InvalidInput, match="folder of another name, got first, first"):
+        run_recipe(RECIPE, settings_of(), [folders[0], folders[0]], tmp_path / "model")
+    lost = tmp_path / "lost"
+    shutil.copytree(folders[0], lost)
+    (lost / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq:json\tnothing\t1\n")
+    with pytest.raises(InvalidInput, match="no train query with a relevant document"):
+        run_recipe(RECIPE, settings_of(), [folders[1], lost], tmp_path / "model")
+
+
+def test_a_recipe_of_one_collection_refuses_two(folders, tmp_path):
+    options = [option for folder in folders for option in ("--data", str(folder))]
+    result = CliRunner().invoke(app, ["run", "contrastive", *options, "--output", str(tmp_path / "model")])
+    assert isinstance(result.exception, InvalidInput)
+    assert "learns from one collection, got 2" in str(result.exception)
+
+
+def test_a_joint_start_needs_a_bert(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(cross_encoder, "read_object", lambda path: {"model_type": "mpnet"})
+    task = cross_encoder.Task(
+        open_training_collection(folders[0]), settings_of(), Stages(tmp_path / "work", {}), True, []
+    )
+    with pytest.raises(InvalidInput, match="start=joint needs a BERT, splade-tiny is 'mpnet'; set start=classifier"):
+        cross_encoder.write_start(task, tmp_path)

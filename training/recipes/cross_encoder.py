@@ -1,260 +1,306 @@
-"""A cross-encoder from a bi-encoder's body: binary cross-entropy on judged pairs and mined negatives.
+"""A cross-encoder from a bi-encoder: a softmax over each query's relevant document and mined negatives.
 
-Nogueira and Cho 2019, "Passage re-ranking with BERT", arXiv:1901.04085: every pair is a question of relevance.
-Negatives come from BM25's list, where the reranker will have to choose (arXiv:2101.08751 found that such ones
-matter more than their number), and from the whole corpus, so that it also knows what is plainly unrelated.
+Nogueira and Cho 2019, "Passage re-ranking with BERT", arXiv:1901.04085; the softmax over hard negatives of the
+first stage's own list is that of Gao, Dai and Callan 2021 ("LCE"), arXiv:2101.08751. What lies too near to the
+relevant document is no negative: TopK-PercPos of NV-Retriever, arXiv:2407.15831.
 """
 
-import contextlib
-import hashlib
 import json
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from indexing.build import build_index
 from indexing.corpora import open_corpus
-from indexing.corpora.beir import NAMES, corpus_file
 from indexing.plan import BuildSettings
+from retriever.encoder import DenseEncoder, Precision
 from retriever.errors import InvalidInput
-from retriever.evaluation.collections import Collection, open_collection
-from retriever.evaluation.measures import measure
-from retriever.evaluation.records import environment
-from retriever.evaluation.significance import compare
+from retriever.evaluation.collections import Collection
 from retriever.index.sealed import Index, open_index
 from retriever.models import resolve
-from retriever.rerank import CrossEncoderReranker
-from retriever.storage import require_writable, sha256_of, write_atomically
+from retriever.models.folder import read_object
+from retriever.pipeline import RERANK_WEIGHT, PipelineSpec, Rerank
+from retriever.progress import Progress, quiet_transformers, without_transformers_bars
+from retriever.storage import write_atomically
+from retriever.types import Run
+from training.candidates import Candidates
+from training.collection import TrainingCollection
+from training.evaluation import comparison, measured
+from training.losses.contrastive import own_softmax
+from training.negatives import with_negatives
+from training.pairs import from_candidates, uniform
+from training.rankers import RankedLists, open_ranker
+from training.recipe import Recipe
+from training.settings import EncoderSettings, FitSettings
+from training.task import Part, Task
+
+INDEX = "index"
+CANDIDATES = "candidates.npz"
+MEASURES = ("nDCG@10", "RR@10")
+# Searched together.
+QUERIES = 64
 
 
-class CrossEncoderConfig(BaseModel):
-    """Settings of the recipe; the defaults are those of configs/cross_encoder.yaml.
+class CrossEncoderSettings(EncoderSettings):
+    """start           joint: `retriever.models.joint_bert`, which begins with the order of the base and keeps it
+                    under what is learned; it needs a BERT with mean pooling. classifier: any body with a new layer
+                    on its first token, which begins with chance
+    joint_layers    of "joint": upper layers that read query and document together
+    bridge          of "joint": added to the attention between the two
+    dropout         of the model while it learns
+    max_tokens      of query and document together in training
+    read_tokens     of both together in use, kept in the model's folder
+    max_documents   of each collection that are mined from: the relevant ones and a random choice of the others
+    depth           negatives are drawn from so many best documents of BM25 and the base together
+    positive_ratio  candidates whose cosine is not below this share of the relevant documents' mean are left out
+    negatives       for each query and step
+    max_eval_queries, eval_depth, weight
+                    of the comparison with the first stage: queries of each split, documents that are reranked, and
+                    `rerank.weight`
 
-    precision  of the arithmetic, the weights stay float32; "auto" is bfloat16 on a GPU that has it, else float32
+    `head` and `similarity` are the base's as an encoder, `document_tokens` what it reads when it mines; `max_queries`
+    is for each collection.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    base: str = "all-MiniLM-L6-v2"
-    negatives: int = Field(4, ge=1, le=100)
+    start: Literal["joint", "classifier"] = "joint"
+    joint_layers: int = Field(2, ge=0, le=100)
+    bridge: float = Field(-2.0, ge=-20, le=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    max_tokens: int = Field(80, ge=16, le=8192)
+    read_tokens: int = Field(160, ge=16, le=8192)
+    document_tokens: int = Field(96, ge=4, le=8192)
+    max_queries: int | None = Field(2500, ge=2)
+    max_documents: int = Field(4000, ge=2)
     depth: int = Field(50, ge=1, le=1000)
-    max_tokens: int = Field(192, ge=16, le=8192)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
-    epochs: float = Field(1, gt=0)
-    warmup: float = Field(0.1, ge=0, lt=1)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    max_pairs: int = Field(2000, ge=1)
-    max_eval_queries: int = Field(200, ge=2)
-    seed: int = 13
+    positive_ratio: float = Field(0.95, gt=0)
+    negatives: int = Field(5, ge=1, le=100)
+    max_eval_queries: int = Field(100, ge=2)
+    eval_depth: int = Field(20, ge=1, le=1000)
+    weight: float = Field(RERANK_WEIGHT, ge=0, le=1)
+    fit: FitSettings = FitSettings(batch_size=4, learning_rate=1e-4, epochs=1, save_steps=100)
 
 
-class Pair(NamedTuple):
-    """One training example."""
+def train(task: Task[CrossEncoderSettings]) -> Path:
+    """Mine in each collection with BM25 and the base together, then fit."""
+    settings, collection = task.settings, task.collection
+    found = []
+    for part in task.parts:
+        place = task.stages.run(_mining(part), partial(mine, task, part))
+        found.append(_load(place))
+    mined = pooled_candidates(found, [len(part.collection.documents) for part in task.parts])
+    start = task.stages.run("start", partial(write_start, task))
+    model = open_ranker(start, max_tokens=settings.max_tokens, seed=settings.seed, offline=task.offline)
+    if settings.start == "joint":
+        model.model.freeze_bi_encoder()
 
-    query: str
-    document: str
-    label: float
+    def objective(lists: RankedLists) -> Any:
+        return own_softmax(lists.scores, lists.relevant)
+
+    draw = with_negatives(
+        collection.judgments, len(collection.documents), settings.negatives, from_candidates(mined, uniform)
+    )
+    folder = task.fit_ranker("cross-encoder", model, objective, draw, settings.fit)
+    _state_read_tokens(folder, settings.read_tokens)
+    return folder
 
 
-def read_config(path: Path | None, changes: Sequence[str] = ()) -> CrossEncoderConfig:
-    """Read a YAML of settings and apply `key=value` changes. Raises InvalidInput naming the faulty one."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
-        content = {} if content is None else content
-        if not isinstance(content, dict):
-            raise InvalidInput(f"{path} must map settings to values, got {type(content).__name__}.")
-        for change in changes:
-            key, sign, value = change.partition("=")
-            if not sign:
-                raise InvalidInput(f"--set takes key=value, got {change!r}.")
-            content[key] = yaml.safe_load(value)
-        return CrossEncoderConfig.model_validate(content)
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise InvalidInput(f"the configuration is not valid: {error}") from error
+def _mining(part: Part) -> str:
+    return f"mine-{part.name}"
 
 
-def train_cross_encoder(
-    source: Path, output: Path, config: CrossEncoderConfig | None = None, *, offline: bool = False
-) -> dict[str, Any]:
-    """Train on the `train` judgments of a BEIR folder and evaluate on `dev`, or `test` where there is no dev.
+def mine(task: Task[CrossEncoderSettings], part: Part, folder: Path) -> dict[str, Any]:
+    """Index a choice of the part's documents, and keep each query's best `depth` that are no likely positives."""
+    settings, collection = task.settings, part.collection
+    chosen = choose_documents(part, held_out(part, settings), settings.max_documents, settings.seed)
+    corpus = folder / "corpus.jsonl"
+    lines = [
+        {"_id": document.id, "title": document.title, "text": document.text}
+        for document in (collection.documents[row] for row in chosen)
+    ]
+    write_atomically(corpus, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    encoder = open_encoder(task)
+    plan = BuildSettings(parts=("bm25", "dense"), encoder=settings.base, duplicates="skip")
+    build_index(open_corpus(str(corpus)), folder / INDEX, plan, encoder=encoder, overwrite=True, quiet=False)
+    with open_index(folder / INDEX, encoder=encoder) as index:
+        found = hard_negatives(index, collection, settings.depth, settings.positive_ratio)
+    _save(found, folder / CANDIDATES)
+    return {"documents": len(chosen), "queries": len(found), "candidates": len(found.documents)}
 
-    Writes a model folder with model card and training_report.json, and returns the report: data hashes, seed,
-    versions, and nDCG@10 of BM25's order against the reranked order with a paired test.
+
+def open_encoder(task: Task[CrossEncoderSettings]) -> DenseEncoder:
+    """Return the base as it mines."""
+    base = task.open_base()
+    base.max_seq_length = task.settings.document_tokens
+    precision: Precision = "bfloat16" if task.settings.fit.precision == "bfloat16" else "float32"
+    return DenseEncoder(base, name=task.settings.base, precision=precision)
+
+
+def held_out(part: Part, settings: CrossEncoderSettings) -> list[Collection]:
+    """Return what the comparison is made on: queries of the first split that is not learned from."""
+    return [draw_queries(split, settings.max_eval_queries, settings.seed) for split in part.held_out[:1]]
+
+
+def choose_documents(part: Part, judged: list[Collection], most: int, seed: int) -> list[int]:
+    """Return rows, ascending: what is relevant to a query of the part or of `judged`, and others up to `most`."""
+    collection = part.collection
+    rows = collection.corpus.rows
+    needed = set(collection.judgments.documents.tolist())
+    for split in judged:
+        for graded in split.qrels.values():
+            needed |= {rows[id_] for id_, grade in graded.items() if grade > 0 and id_ in rows}
+    others = np.setdiff1d(np.arange(len(collection.documents)), sorted(needed))
+    wanted = max(0, min(len(others), most - len(needed)))
+    extra = np.random.default_rng(seed).choice(others, wanted, replace=False)
+    return sorted([*needed, *extra.tolist()])
+
+
+def hard_negatives(index: Index, collection: TrainingCollection, depth: int, ratio: float) -> Candidates:
+    """Return for each query the best `depth` of the hybrid list that are neither relevant nor likely to be.
+
+    A document with the text of a relevant one counts as relevant. Where the base does not find a query's relevant
+    documents at all nothing can be said of the others, and the query gets no candidates.
     """
-    config = config or CrossEncoderConfig()
-    require_writable(output)
-    started = time.monotonic()
-    train = open_collection(str(source), "train")
-    held_out = _held_out(source)
-    corpus = _corpus_digests(source)
-    with _bm25_index(source, output, corpus) as index:
-        pairs = list(training_pairs(index, train, config))
-        if not pairs:
-            raise InvalidInput(f"{source} has no training query with a judged document in the corpus.")
-        _fit(pairs, output, config, offline)
-        seconds = time.monotonic() - started
-        evaluation = evaluate(index, CrossEncoderReranker(output), held_out, config)
-    report = {
-        "recipe": "cross_encoder",
-        "config": config.model_dump(),
-        "data": {"corpus": corpus, "train": train.sha256, "held_out": {"split": held_out.split, **held_out.sha256}},
-        "pairs": len(pairs),
-        "training_seconds": round(seconds, 1),
-        "evaluation": evaluation,
-        "environment": environment(),
-    }
-    write_atomically(output / "training_report.json", json.dumps(report, indent=1).encode())
-    return report
+    rows = collection.corpus.rows
+    found, scores = [], []
+    spec = PipelineSpec(first=("bm25", "dense"))
+    with Progress("mining", len(collection.queries), quiet=False) as progress:
+        for start in range(0, len(collection.queries), QUERIES):
+            texts = collection.queries[start : start + QUERIES]
+            for place, answer in enumerate(index.batch_search(texts, 1000, pipeline=spec, documents=False)):
+                row = start + place
+                relevant = {collection.documents[int(r)].id for r in collection.judgments.relevant(row)}
+                contents = {collection.documents[rows[id_]].content for id_ in relevant}
+                cosines = {hit.id: hit.scores.get("dense", -np.inf) for hit in answer.hits}
+                bound = _bound([cosines[id_] for id_ in relevant if id_ in cosines], ratio)
+                kept = [
+                    (rows[hit.id], hit.score)
+                    for hit in answer.hits
+                    if hit.id not in relevant
+                    and hit.id != collection.query_ids[row]
+                    and cosines[hit.id] < bound
+                    and collection.documents[rows[hit.id]].content not in contents
+                ][:depth]
+                found.append(np.array([document for document, _ in kept], np.int32))
+                scores.append(np.array([score for _, score in kept], np.float32))
+            progress.advance(len(texts))
+    offsets = np.cumsum([0, *map(len, found)]).astype(np.int64)
+    return Candidates(offsets, np.concatenate(found), np.concatenate(scores))
 
 
-def _held_out(source: Path) -> Collection:
-    try:
-        return open_collection(str(source), "dev")
-    except InvalidInput:
-        return open_collection(str(source), "test")
+def _bound(cosines: list[float], ratio: float) -> float:
+    """Return what negatives must lie below, given the cosines of the relevant documents: a share of their mean."""
+    known = [value for value in cosines if value > -np.inf]
+    if not known:
+        return -np.inf
+    mean = float(np.mean(known))
+    return mean - (1 - ratio) * abs(mean)
 
 
-def _corpus_digests(source: Path) -> dict[str, str]:
-    """Return the sha256 of the file that the documents are read from. Raises InvalidInput where there is none."""
-    path = corpus_file(source)
-    if path is None:
-        raise InvalidInput(f"{source} is no BEIR folder: it has none of {', '.join(NAMES)}.")
-    return {path.name: sha256_of(path)}
+def pooled_candidates(parts: list[Candidates], documents: list[int]) -> Candidates:
+    """Return the candidates of several collections as those of `training.collection.pooled`."""
+    firsts = np.cumsum([0, *documents[:-1]])
+    ends = np.cumsum([0, *(len(part.documents) for part in parts[:-1])])
+    offsets = [part.offsets[:-1] + end for part, end in zip(parts, ends, strict=True)]
+    return Candidates(
+        np.concatenate([*offsets, [sum(len(part.documents) for part in parts)]]).astype(np.int64),
+        np.concatenate([part.documents + first for part, first in zip(parts, firsts, strict=True)]).astype(np.int32),
+        np.concatenate([part.scores for part in parts]),
+    )
 
 
-def _bm25_index(source: Path, output: Path, corpus: dict[str, str]) -> Index:
-    """Return a BM25 index over the corpus, kept beside the model for the next training on the same files."""
-    digest = hashlib.sha256(json.dumps(corpus, sort_keys=True).encode()).hexdigest()
-    path = output.parent / f".{output.name}.bm25-{digest[:12]}"
-    if not (path / "CURRENT").is_file():
-        build_index(open_corpus(str(source)), path, BuildSettings(parts=("bm25",)))
-    return open_index(path)
+def _save(candidates: Candidates, path: Path) -> None:
+    """Write so that a crash leaves the whole file or none."""
+    temporary = path.with_name(f".{path.name}.part.npz")
+    np.savez(temporary, offsets=candidates.offsets, documents=candidates.documents, scores=candidates.scores)
+    temporary.replace(path)
 
 
-def training_pairs(index: Index, collection: Collection, config: CrossEncoderConfig) -> Iterator[Pair]:
-    """Yield each judged pair followed by its negatives, in an order that the seed decides.
-
-    A negative is no judged document of the query, nor has it the text of one.
-    """
-    generator = np.random.default_rng(config.seed)
-    queries = sorted(collection.judged)
-    generator.shuffle(queries)
-    segments = [(segment, segment.documents) for segment in index.segments]
-    ids = [segment.ids[ordinal] for segment, count in segments for ordinal in range(count)]
-    positives = 0
-    for query in queries:
-        text = collection.queries[query]
-        relevant = [id_ for id_, grade in collection.qrels[query].items() if grade > 0]
-        documents = [document for document in map(index.get, relevant) if document is not None]
-        if not documents:
-            continue
-        known = set(collection.qrels[query]) | {query}
-        texts = {document.content for document in documents}
-        hard = [hit.id for hit in index.search(text, config.depth, documents=False).hits if hit.id not in known]
-        for document in documents:
-            yield Pair(text, document.content, 1.0)
-            wanted = config.negatives
-            drawn = list(generator.choice(hard, min(len(hard), (wanted + 1) // 2), replace=False)) if hard else []
-            drawn += [ids[i] for i in generator.integers(0, len(ids), wanted - len(drawn))]
-            for id_ in drawn:
-                negative = index.get(str(id_))
-                if id_ not in known and negative is not None and negative.content not in texts:
-                    yield Pair(text, negative.content, 0.0)
-            positives += 1
-            if positives == config.max_pairs:
-                return
+def _load(folder: Path) -> Candidates:
+    with np.load(folder / CANDIDATES, allow_pickle=False) as arrays:
+        return Candidates(arrays["offsets"], arrays["documents"], arrays["scores"])
 
 
-def _fit(pairs: Sequence[Pair], output: Path, config: CrossEncoderConfig, offline: bool) -> None:
+def write_start(task: Task[CrossEncoderSettings], folder: Path) -> dict[str, Any]:
+    """Write the cross-encoder that training starts from. Raises InvalidInput for a joint start of no BERT."""
     import torch
-    from datasets import Dataset
-    from sentence_transformers.cross_encoder import (
-        CrossEncoder,
-        CrossEncoderTrainer,
-        CrossEncoderTrainingArguments,
-    )
-    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
-    from transformers import PrinterCallback
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    torch.manual_seed(config.seed)
-    model = CrossEncoder(
-        str(resolve(config.base, offline=offline)),
-        num_labels=1,
-        max_length=config.max_tokens,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
-    rows = {
-        "query": [pair.query for pair in pairs],
-        "document": [pair.document for pair in pairs],
-        "label": [pair.label for pair in pairs],
-    }
-    ratio = sum(pair.label == 0 for pair in pairs) / max(1, sum(pair.label == 1 for pair in pairs))
-    bfloat16 = config.precision == "bfloat16" or (
-        config.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = CrossEncoderTrainingArguments(
-            output_dir=scratch,
-            num_train_epochs=config.epochs,
-            per_device_train_batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            warmup_steps=config.warmup,
-            bf16=bfloat16,
-            use_cpu=not torch.cuda.is_available(),
-            seed=config.seed,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=not sys.stderr.isatty(),
-        )
-        trainer = CrossEncoderTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_dict(rows),
-            # Positives weigh as much as all negatives together, as they are the rarer kind.
-            loss=BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(ratio)),
-        )
-        trainer.remove_callback(PrinterCallback)
-        # What it still says must not go to standard output, which belongs to the report.
-        with contextlib.redirect_stdout(sys.stderr):
-            trainer.train()
-    model.save_pretrained(str(output))
+    settings = task.settings
+    base = resolve(settings.base, offline=task.offline)
+    with without_transformers_bars(), quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        if settings.start == "joint":
+            kind = read_object(base / "config.json").get("model_type")
+            if kind != "bert":
+                raise InvalidInput(f"start=joint needs a BERT, {settings.base} is {kind!r}; set start=classifier.")
+            from retriever.models.joint_bert import from_bi_encoder
+
+            model = from_bi_encoder(str(base), settings.joint_layers, settings.bridge)
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(str(base), num_labels=1, local_files_only=True)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+            if hasattr(model.config, name):
+                setattr(model.config, name, settings.dropout)
+        model.save_pretrained(str(folder))
+        AutoTokenizer.from_pretrained(str(base), local_files_only=True).save_pretrained(str(folder))
+    return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
 
-def evaluate(
-    index: Index, reranker: CrossEncoderReranker, collection: Collection, config: CrossEncoderConfig
-) -> dict[str, Any]:
-    """Return nDCG@10 of BM25's best `depth` as they are and reranked, with a paired randomisation test."""
-    generator = np.random.default_rng(config.seed)
-    queries = sorted(collection.judged)
-    generator.shuffle(queries)
-    chosen = queries[: config.max_eval_queries]
-    before, after = {}, {}
-    for query in chosen:
-        hits = index.search(collection.queries[query], config.depth).hits
-        documents = [hit.document for hit in hits if hit.document is not None and hit.id != query]
-        scores, _ = reranker.score(collection.queries[query], documents)
-        before[query] = [(hit.id, hit.score) for hit in hits if hit.id != query]
-        ordered = sorted(zip(documents, scores.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0].id))
-        after[query] = [(document.id, score) for document, score in ordered]
-    qrels = {query: collection.qrels[query] for query in chosen}
-    measured = [measure(run, qrels, ["nDCG@10"]).per_query["nDCG@10"] for run in (before, after)]
-    found = compare(*measured)
-    return {
-        "split": collection.split,
-        "queries": len(chosen),
-        "bm25": found.baseline,
-        "reranked": found.system,
-        "difference": found.difference,
-        "interval": found.interval,
-        "p": found.p,
-    }
+def _state_read_tokens(folder: Path, tokens: int) -> None:
+    """Say in a model's folder how many tokens it reads."""
+    for name in ("tokenizer_config.json", "sentence_bert_config.json"):
+        path = folder / name
+        if path.is_file():
+            content = read_object(path)
+            key = "model_max_length" if name.startswith("tokenizer") else "max_seq_length"
+            write_atomically(path, json.dumps(content | {key: tokens}, indent=1).encode())
+
+
+def compare(task: Task[CrossEncoderSettings], trained: Path) -> dict[str, Any]:
+    """Return by collection and split the measures of the first stage and of its order reranked."""
+    settings = task.settings
+    encoder = open_encoder(task)
+    spec = PipelineSpec(first=("bm25", "dense"))
+    rerank = Rerank(model=str(trained), depth=settings.eval_depth, weight=settings.weight)
+    found = {}
+    for part in task.parts:
+        with open_index(task.stages.folder / _mining(part) / INDEX, encoder=encoder) as index:
+            for chosen in held_out(part, settings):
+                before = ranked(index, chosen, spec)
+                after = ranked(index, chosen, spec.model_copy(update={"rerank": rerank}))
+                measures = [measured(run, chosen, MEASURES) for run in (before, after)]
+                found[f"{part.name} {chosen.split}"] = comparison(*measures)
+    return found
+
+
+def draw_queries(split: Collection, most: int, seed: int) -> Collection:
+    """Return a split with at most so many of its judged queries."""
+    ids = list(split.judged)
+    kept = np.sort(np.random.default_rng(seed).permutation(len(ids))[:most])
+    qrels = {ids[place]: split.qrels[ids[place]] for place in kept}
+    return Collection(split.name, split.split, split.queries, qrels, split.sha256)
+
+
+def ranked(index: Index, collection: Collection, spec: PipelineSpec) -> Run:
+    """Return the best ten of every judged query, without the query's own document."""
+    queries = collection.judged
+    run: Run = {}
+    for query, text in queries.items():
+        hits = index.search(text, 11, pipeline=spec, documents=False).hits
+        run[query] = [(hit.id, hit.score) for hit in hits if hit.id != query][:10]
+    return run
+
+
+RECIPE = Recipe(
+    "cross_encoder",
+    "A reranker that begins as a bi-encoder, from mined negatives of several collections.",
+    "LCE, arXiv:2101.08751",
+    CrossEncoderSettings,
+    train,
+    compare,
+    several=True,
+    task="text-ranking",
+)
