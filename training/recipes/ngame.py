@@ -27,7 +27,7 @@ from training.losses.contrastive import triplet_hard_mining
 from training.negatives import positives_only
 from training.recipe import Recipe
 from training.schedules import NGAME_DOUBLINGS, cluster_size
-from training.settings import EncoderSettings
+from training.settings import EncoderSettings, FitSettings
 from training.task import Task
 
 CLUSTERS = "clusters"
@@ -54,6 +54,7 @@ class NgameSettings(EncoderSettings):
     margin: float = Field(0.3, ge=0)
     temperature: float = Field(0.1, gt=0)
     document_tokens: int = Field(32, ge=4, le=8192)
+    fit: FitSettings = FitSettings(batch_size=1600, learning_rate=2e-4, epochs=300, warmup=0.01)
 
     @field_validator("doublings")
     @classmethod

@@ -28,7 +28,7 @@ from training.losses.margins import in_batch_margin_mse, margin_mse
 from training.negatives import Draw, Rows
 from training.pairs import Choice, hard_margin, margin_bins, uniform
 from training.recipe import Recipe
-from training.settings import EncoderSettings
+from training.settings import EncoderSettings, FitSettings
 from training.task import Task
 from training.teacher_settings import TeacherSettings, open_teacher, score_matrix
 from training.teachers import Scores, Teacher
@@ -71,6 +71,7 @@ class TasBSettings(EncoderSettings):
     cutoff: float = 6.0
     query_tokens: int = Field(30, ge=4, le=8192)
     document_tokens: int = Field(200, ge=4, le=8192)
+    fit: FitSettings = FitSettings(batch_size=32, learning_rate=7e-6)
 
 
 def train(task: Task[TasBSettings]) -> Path:
