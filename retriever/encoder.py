@@ -3,6 +3,7 @@
 import copy
 import functools
 import hashlib
+import itertools
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -84,6 +85,18 @@ class DenseEncoder:
     def max_tokens(self) -> int:
         return int(self.model.max_seq_length or 512)
 
+    def replica(self) -> "DenseEncoder":
+        """Return an encoder over the same weights that can work at the same time as this one."""
+        twin = copy.copy(self)
+        twin.model = sharing_weights(self.model)
+        twin._lock = threading.RLock()
+        return twin
+
+    @property
+    def device_type(self) -> str:
+        """Where the model runs: "cpu", "cuda", ..."""
+        return str(self.model.device.type)
+
     @property
     def batch_tokens(self) -> int:
         """Padded tokens of one forward pass at most."""
@@ -143,6 +156,12 @@ class DenseEncoder:
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors /= np.where(norms > 0, norms, 1)
         return vectors
+
+
+def sharing_weights(model: Any) -> Any:
+    """Return a copy of a model with a tokenizer of its own and the very weights of the original."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 class TokenCounter:

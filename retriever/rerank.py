@@ -1,5 +1,6 @@
 """The cross-encoder: reads query and document together and gives one score for the pair."""
 
+import copy
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.encoder import TokenCounter, length_batches
+from retriever.encoder import TokenCounter, length_batches, sharing_weights
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.models import resolve
 from retriever.models.folder import read_object
@@ -69,6 +70,18 @@ class CrossEncoderReranker:
     @property
     def name(self) -> str:
         return self._name
+
+    def replica(self) -> "CrossEncoderReranker":
+        """Return a reranker over the same weights that can work at the same time as this one."""
+        twin = copy.copy(self)
+        twin._model = sharing_weights(self._model)
+        twin._lock = threading.Lock()
+        return twin
+
+    @property
+    def device_type(self) -> str:
+        """Where the model runs: "cpu", "cuda", ..."""
+        return str(self._model.device.type)
 
     @property
     def batch_tokens(self) -> int:

@@ -361,6 +361,9 @@ def _score_until(
     if deadline is None:
         scores, truncated = reranker.score(query, documents)
         return [float(score) for score in scores], truncated
+    if hasattr(reranker, "score_until"):
+        found: tuple[list[float], int] | None = reranker.score_until(query, documents, deadline)
+        return found
     collected: list[float] = []
     truncated = 0
     for start in range(0, len(documents), RERANK_PORTION):

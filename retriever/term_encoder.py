@@ -1,11 +1,12 @@
 """Learned sparse encoders: a sentence-transformers SparseEncoder (SPLADE, inference-free and their kin)."""
 
+import copy
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retriever.encoder import TokenCounter, length_batches, recipe_of
+from retriever.encoder import TokenCounter, length_batches, recipe_of, sharing_weights
 from retriever.errors import BackendUnavailable
 from retriever.progress import without_transformers_bars
 from retriever.types import Document
@@ -119,6 +120,18 @@ class SparseTermEncoder:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text without truncation, special tokens included."""
         return self._counter.count(texts)
+
+    def replica(self) -> "SparseTermEncoder":
+        """Return an encoder over the same weights that can work at the same time as this one."""
+        twin = copy.copy(self)
+        twin.model = sharing_weights(self.model)
+        twin._lock = threading.RLock()
+        return twin
+
+    @property
+    def device_type(self) -> str:
+        """Where the model runs: "cpu", "cuda", ..."""
+        return str(self.model.device.type)
 
     @property
     def batch_tokens(self) -> int:

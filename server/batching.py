@@ -1,8 +1,11 @@
 """Dynamic batching by tokens: texts of concurrent requests share the forward passes of one model.
 
-A request becomes a `Ticket` with one item a text. One thread a model takes the ticket that was served longest ago,
+A request becomes a `Ticket` with one item a text. A thread of the model takes the ticket that was served longest ago,
 fills a batch around it with items of like length from all tickets, and computes it. A batch waits for company only
 while the queue is short, and `wait_ms` at most; under load the next batch gathers while this one is computed.
+
+On a CPU several threads compute batches side by side, each on its own few cores: threads that share one product wait
+for the slowest of them at every layer, which costs most when the machine has something else to do as well.
 
 What else is in a batch changes the last bits of a result, since matrix products are summed in another order. On a CPU
 in float32 the vectors of all-MiniLM-L6-v2 stay within TOLERANCE of those computed alone, in every component.
@@ -97,24 +100,29 @@ class _Item:
     payload: Any
 
 
-class Batcher(Generic[Payload, Result]):
-    """Computes items of many tickets together, in one thread of its own; safe for concurrent use.
+Compute = Callable[[str, list[Payload]], Sequence[Result]]
+"""Gets a group and the payloads of a batch and returns one result each."""
 
-    compute  gets a group and the payloads of a batch and returns one result each. Items of different groups never
-             share a batch. What it raises fails only the tickets that cannot be computed without it.
+
+class Batcher(Generic[Payload, Result]):
+    """Computes items of many tickets together, in threads of its own; safe for concurrent use.
+
+    computes  one for each thread; what one raises fails only the tickets that cannot be computed without it. Items of
+              different groups never share a batch.
+    threads   of torch in each of these threads; None leaves them as they are
     """
 
     def __init__(
         self,
         name: str,
-        compute: Callable[[str, list[Payload]], Sequence[Result]],
+        computes: Sequence[Compute[Payload, Result]],
         policy: Policy,
         metrics: BatchMetrics,
+        threads: int | None = None,
     ) -> None:
         self.name = name
         self.broken: str | None = None
         """Why the device cannot be used any more, once that is so."""
-        self._compute = compute
         self._policy = policy
         self._metrics = metrics
         self._tickets: OrderedDict[int, Ticket[Result]] = OrderedDict()
@@ -123,8 +131,13 @@ class Batcher(Generic[Payload, Result]):
         self._queued_characters = 0
         self._tokens_per_second = 0.0
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name=f"batches of {name}", daemon=True)
-        self._thread.start()
+        self._idle = 0
+        self._threads = [
+            threading.Thread(target=self._run, args=(compute, threads), name=f"batches of {name}", daemon=True)
+            for compute in computes
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(
         self,
@@ -166,13 +179,14 @@ class Batcher(Generic[Payload, Result]):
                 ticket.future.cancel()
 
     def close(self) -> None:
-        """Refuse what waits and what comes, and end the thread after the batch in progress."""
+        """Refuse what waits and what comes, and end the threads after the batches in progress."""
         with self._changed:
             self._closed = True
             for ticket in list(self._tickets.values()):
                 self._fail(ticket, self._stopping())
-            self._changed.notify()
-        self._thread.join(60)
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(60)
 
     def _require_room(self, characters: int) -> None:
         if self._closed:
@@ -188,14 +202,19 @@ class Batcher(Generic[Payload, Result]):
 
     def _overloaded(self, message: str) -> Refusal:
         self._metrics.rejected.inc()
-        seconds = self._queued_tokens / self._tokens_per_second if self._tokens_per_second else 1
+        rate = self._tokens_per_second * len(self._threads)
+        seconds = self._queued_tokens / rate if rate else 1
         retry = min(MAX_RETRY_SECONDS, max(1, math.ceil(seconds)))
         return Refusal(429, message, headers={"Retry-After": str(retry)})
 
-    def _run(self) -> None:
+    def _run(self, compute: Compute[Payload, Result], threads: int | None) -> None:
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
         while (batch := self._next()) is not None:
             try:
-                self._work(batch)
+                self._work(batch, compute)
             except BaseException as error:
                 # A fault of this file must not leave requests waiting for ever.
                 log.exception("a batch of %s failed", self.name)
@@ -210,13 +229,23 @@ class Batcher(Generic[Payload, Result]):
                 now = time.monotonic()
                 self._expire(now)
                 if not self._tickets:
-                    self._changed.wait()
+                    self._wait(None)
                     continue
                 first = next(iter(self._tickets.values()))
                 remaining = first.arrived + self._policy.wait_ms / 1e3 - now
                 if remaining <= 0 or self._queued_tokens >= self._policy.batch_tokens:
-                    return self._take(first, now)
-                self._changed.wait(remaining)
+                    batch = self._take(first, now)
+                    if self._tickets:
+                        self._changed.notify()
+                    return batch
+                self._wait(remaining)
+
+    def _wait(self, seconds: float | None) -> None:
+        self._idle += 1
+        try:
+            self._changed.wait(seconds)
+        finally:
+            self._idle -= 1
 
     def _expire(self, now: float) -> None:
         for ticket in list(self._tickets.values()):
@@ -231,7 +260,9 @@ class Batcher(Generic[Payload, Result]):
         position, payload = next(iter(first.pending.items()))
         anchor = _Item(first, position, first.tokens[position], payload)
         others = itertools.islice(self._items(first.group, anchor), WINDOW)
-        batch = fill(anchor, others, self._policy.batch_tokens)
+        # What is there is shared with the threads that have nothing to do.
+        share = -(-self._queued_tokens // (self._idle + 1))
+        batch = fill(anchor, others, min(self._policy.batch_tokens, max(share, SMALL_TOKENS)))
         for item in batch:
             ticket = item.ticket
             del ticket.pending[item.position]
@@ -253,10 +284,10 @@ class Batcher(Generic[Payload, Result]):
                     if ticket is not anchor.ticket or position != anchor.position:
                         yield _Item(ticket, position, ticket.tokens[position], payload)
 
-    def _work(self, batch: list[_Item]) -> None:
+    def _work(self, batch: list[_Item], compute: Compute[Payload, Result]) -> None:
         started = time.perf_counter()
         try:
-            results = self._compute(batch[0].ticket.group, [item.payload for item in batch])
+            results = compute(batch[0].ticket.group, [item.payload for item in batch])
         except Exception as error:
             # Outside this clause: the exception would keep the batch's tensors alive.
             failure: Exception | None = error.with_traceback(None)
@@ -264,14 +295,14 @@ class Batcher(Generic[Payload, Result]):
             failure = None
             self._deliver(batch, results)
         if failure is not None:
-            self._mend(batch, failure)
+            self._mend(batch, failure, compute)
         seconds = time.perf_counter() - started
         tokens = sum(item.tokens for item in batch)
         self._metrics.observe(len(batch), tokens, max(item.tokens for item in batch) * len(batch), seconds)
         rate = tokens / seconds
         self._tokens_per_second += (rate - self._tokens_per_second) * (0.1 if self._tokens_per_second else 1)
 
-    def _mend(self, batch: list[_Item], failure: Exception) -> None:
+    def _mend(self, batch: list[_Item], failure: Exception, compute: Compute[Payload, Result]) -> None:
         """Compute a batch that failed in parts: halves where memory was short, else each ticket by itself."""
         if is_out_of_memory(failure):
             self._metrics.out_of_memory.inc()
@@ -289,7 +320,7 @@ class Batcher(Generic[Payload, Result]):
             self._fail_all({item.ticket for item in batch}, self._said(failure))
         for part in parts:
             try:
-                self._deliver(part, self._compute(part[0].ticket.group, [item.payload for item in part]))
+                self._deliver(part, compute(part[0].ticket.group, [item.payload for item in part]))
             except Exception as error:
                 self._fail_all({item.ticket for item in part}, self._said(error.with_traceback(None)))
 

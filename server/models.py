@@ -1,5 +1,6 @@
 """The models in service: each loaded once, behind one batcher that indexes and model routes share."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,9 @@ Output = Literal["dense", "sparse"]
 
 # Of models that do not say what fits into one forward pass.
 BATCH_TOKENS = 4096
+
+# A batch of the usual size keeps so many cores busy without much waiting for each other.
+CORES_A_BATCH = 4
 
 
 class BatchedEncoder:
@@ -146,6 +150,30 @@ def encoding(inner: Any) -> Callable[[str, list[str]], Sequence[Any]]:
     return compute
 
 
+def scoring(inner: CrossEncoderReranker) -> Callable[[str, list[tuple[str, str]]], list[float]]:
+    """Return the function that computes a batch of a cross-encoder."""
+
+    def compute(_: str, pairs: list[tuple[str, str]]) -> list[float]:
+        scores: list[float] = inner.score_pairs(pairs).tolist()
+        return scores
+
+    return compute
+
+
+def layout(inner: Any) -> tuple[int, int | None]:
+    """Return how many batches of a model are computed side by side, and the threads of torch for each.
+
+    On a CPU cores are shared out, up to CORES_A_BATCH to a batch; a GPU computes one batch after another.
+    """
+    if getattr(inner, "device_type", None) != "cpu" or not hasattr(inner, "replica"):
+        return 1, None
+    # Not torch's own number, which these very threads change for those that begin later.
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    cores = int(stated) if stated.isdigit() and int(stated) else os.cpu_count() or 1
+    threads = max(1, min(CORES_A_BATCH, cores // 4))
+    return max(1, cores // threads), threads
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Documents of a rerank request on their way: `ticket` has one score for each distinct content."""
@@ -198,6 +226,20 @@ class BatchedReranker:
     def score(self, query: str, documents: Sequence[Document]) -> tuple[NDArray[np.float32], int]:
         scored = self.submit(query, [document.content for document in documents])
         return scored.logits(scored.ticket.wait()), sum(scored.truncated)
+
+    def score_until(self, query: str, documents: Sequence[Document], deadline: float) -> tuple[list[float], int] | None:
+        """Return scores and how many documents were cut, or None when they are not there by the deadline.
+
+        deadline  moment of time.perf_counter(); what is not computed by then will not be
+        """
+        scored = self.submit(query, [document.content for document in documents])
+        try:
+            scores = scored.ticket.future.result(max(0.0, deadline - time.perf_counter()))
+        except TimeoutError:
+            scored.ticket.cancel()
+            return None
+        found: list[float] = scored.logits(scores).tolist()
+        return found, sum(scored.truncated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,13 +308,8 @@ class Models(Loader):
             found = self.rerankers.get(name)
             if found is None:
                 inner = CrossEncoderReranker(name, device=device, offline=offline)
-
-                def compute(_: str, pairs: list[tuple[str, str]]) -> list[float]:
-                    scores: list[float] = inner.score_pairs(pairs).tolist()
-                    return scores
-
                 public = self._free_name(public_name(name))
-                found = BatchedReranker(inner, Batcher(public, compute, *self._batching(public, inner)))
+                found = BatchedReranker(inner, self._batcher(public, inner, scoring))
                 self.rerankers[name] = self._reranking[public] = found
                 self._created[public] = int(time.time())
             return found
@@ -302,7 +339,7 @@ class Models(Loader):
             self._created.setdefault(public, int(time.time()))
             return known
         public = self._free_name(public)
-        found = kind(inner, Batcher(public, encoding(inner), *self._batching(public, inner)))
+        found = kind(inner, self._batcher(public, inner, encoding))
         self._by_fingerprint[recipe] = self._embedders[public] = found
         self._created[public] = int(time.time())
         return found
@@ -313,12 +350,16 @@ class Models(Loader):
         names = (f"{public}@{number}" for number in range(2, 1000))
         return public if public not in taken else next(name for name in names if name not in taken)
 
-    def _batching(self, public: str, inner: Any) -> tuple[Policy, Any]:
+    def _batcher(
+        self, public: str, inner: Any, computing: Callable[[Any], Callable[[str, list[Any]], Sequence[Any]]]
+    ) -> Batcher[Any, Any]:
         limits = self._settings.limits
         own: int = getattr(inner, "batch_tokens", BATCH_TOKENS)
         batch_tokens = own if limits.batch_tokens is None else limits.batch_tokens
         policy = Policy(batch_tokens, limits.batch_wait_ms, limits.batch_queue, limits.queue_seconds)
-        return policy, self._metrics.batches(public)
+        workers, threads = layout(inner)
+        copies = [inner, *(inner.replica() for _ in range(workers - 1))]
+        return Batcher(public, [computing(copy) for copy in copies], policy, self._metrics.batches(public), threads)
 
     def offered(self) -> list[Offered]:
         """Return all models, in the order in which they were loaded."""
