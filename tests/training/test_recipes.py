@@ -114,7 +114,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(pydocs, tmp_path):
     whole = tmp_path / "whole"
     subprocess.run([*arguments, str(whole), *changes], check=True, capture_output=True, timeout=240)
     killed = tmp_path / "killed"
-    process = subprocess.Popen([*arguments, str(killed), *changes], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*arguments, str(killed), *changes], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     checkpoints = tmp_path / ".killed.work" / "contrastive" / "checkpoints"
     deadline = time.monotonic() + 120
     while not any(checkpoints.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:

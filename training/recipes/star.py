@@ -5,14 +5,15 @@ jingtaozhan/DRhard, star/train.py.
 """
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from training.batch import Batch
 from training.encoders import scale_of
 from training.losses.contrastive import pairwise_softplus
-from training.negatives import with_negatives
+from training.negatives import positives_only, with_negatives
 from training.pairs import from_candidates, uniform
 from training.recipe import Recipe
 from training.settings import EncoderSettings
@@ -21,14 +22,20 @@ from training.task import Task
 
 class StarSettings(EncoderSettings):
     """depth     so many of the base's best documents are the negatives to draw from, fixed during training
-    count     drawn for each query and step
+    count     drawn for each query and step; 0 leaves those of the batch alone, the paper's baseline
     in_batch  whether the other queries' relevant documents are negatives too; without them the training is the
               unstable one that the paper warns of
     """
 
     depth: int = Field(200, ge=1, le=1000)
-    count: int = Field(1, ge=1, le=100)
+    count: int = Field(1, ge=0, le=100)
     in_batch: bool = True
+
+    @model_validator(mode="after")
+    def _some_negatives(self) -> Self:
+        if not self.count and not self.in_batch:
+            raise ValueError("count=0 with in_batch=false leaves no negatives; change one of them")
+        return self
 
 
 def train(task: Task[StarSettings]) -> Path:
@@ -36,15 +43,16 @@ def train(task: Task[StarSettings]) -> Path:
     model = task.open_base()
     settings, collection = task.settings, task.collection
     scale = scale_of(settings, model)
-    mined = from_candidates(task.mine("mine", model, settings.depth).candidates, uniform)
-
     def objective(batch: Batch) -> Tensor:
         negatives = ~batch.relevant
         if not settings.in_batch:
             negatives[:, : batch.size] = False
         return pairwise_softplus(scale * batch.scores(), negatives)
 
-    draw = with_negatives(collection.judgments, len(collection.documents), settings.count, mined)
+    draw = positives_only(collection.judgments)
+    if settings.count:
+        mined = from_candidates(task.mine("mine", model, settings.depth).candidates, uniform)
+        draw = with_negatives(collection.judgments, len(collection.documents), settings.count, mined)
     return task.fit("star", model, objective, draw)
 
 
