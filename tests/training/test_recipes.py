@@ -91,6 +91,7 @@ def test_adore_changes_queries_and_leaves_documents_to_the_bit(pydocs, tmp_path)
         ("contrastive", ("hard=random", "fit.steps=3", "head=linear_norm", "similarity=dot")),
         ("star", ("fit.steps=3",)),
         ("star", ("fit.steps=3", "in_batch=false")),
+        ("star", ("fit.steps=3", "count=0")),
         ("ance", ("cycles=2", "fit.steps=2")),
         ("ance", ("cycles=1", "fit.steps=2", "in_batch=true")),
     ],
