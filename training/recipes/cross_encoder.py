@@ -55,7 +55,9 @@ class CrossEncoderSettings(EncoderSettings):
     read_tokens     of both together in use, kept in the model's folder
     max_documents   of each collection that are mined from: the relevant ones and a random choice of the others
     depth           negatives are drawn from so many best documents of BM25 and the base together
-    positive_ratio  candidates whose cosine is not below this share of the relevant documents' mean are left out
+    positive_ratio  candidates whose cosine is not below this share of the relevant documents' mean are left out;
+                    None keeps them: with the paper's 0.95 a joint start has next to nothing to learn, since its base
+                    already ranks all that is left below the relevant document
     negatives       for each query and step
     max_eval_queries, eval_depth, weight
                     of the comparison with the first stage: queries of each split, documents that are reranked, and
@@ -75,7 +77,7 @@ class CrossEncoderSettings(EncoderSettings):
     max_queries: int | None = Field(2500, ge=2)
     max_documents: int = Field(4000, ge=2)
     depth: int = Field(50, ge=1, le=1000)
-    positive_ratio: float = Field(0.95, gt=0)
+    positive_ratio: float | None = Field(None, gt=0)
     negatives: int = Field(5, ge=1, le=100)
     max_eval_queries: int = Field(100, ge=2)
     eval_depth: int = Field(20, ge=1, le=1000)
@@ -157,11 +159,11 @@ def choose_documents(part: Part, judged: list[Collection], most: int, seed: int)
     return sorted([*needed, *extra.tolist()])
 
 
-def hard_negatives(index: Index, collection: TrainingCollection, depth: int, ratio: float) -> Candidates:
+def hard_negatives(index: Index, collection: TrainingCollection, depth: int, ratio: float | None) -> Candidates:
     """Return for each query the best `depth` of the hybrid list that are neither relevant nor likely to be.
 
-    A document with the text of a relevant one counts as relevant. Where the base does not find a query's relevant
-    documents at all nothing can be said of the others, and the query gets no candidates.
+    A document with the text of a relevant one counts as relevant. With a ratio, a query whose relevant documents the
+    base does not find at all gets no candidates: nothing can be said of the others then.
     """
     rows = collection.corpus.rows
     found, scores = [], []
@@ -190,8 +192,10 @@ def hard_negatives(index: Index, collection: TrainingCollection, depth: int, rat
     return Candidates(offsets, np.concatenate(found), np.concatenate(scores))
 
 
-def _bound(cosines: list[float], ratio: float) -> float:
+def _bound(cosines: list[float], ratio: float | None) -> float:
     """Return what negatives must lie below, given the cosines of the relevant documents: a share of their mean."""
+    if ratio is None:
+        return np.inf
     known = [value for value in cosines if value > -np.inf]
     if not known:
         return -np.inf
