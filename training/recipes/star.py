@@ -43,6 +43,7 @@ def train(task: Task[StarSettings]) -> Path:
     model = task.open_base()
     settings, collection = task.settings, task.collection
     scale = scale_of(settings, model)
+
     def objective(batch: Batch) -> Tensor:
         negatives = ~batch.relevant
         if not settings.in_batch:
