@@ -131,8 +131,8 @@ def arms_table(experiment: Experiment, arms: Sequence[str], seeds: Sequence[int]
         cells = []
         for measure in MEASURES:
             values = experiment.by_seed(arm, seeds, split, measure)
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.fmean(values):.4f} ± {spread:.4f}")
+            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.4f}{spread}")
         each = ", ".join(f"{value:.4f}" for value in experiment.by_seed(arm, seeds, split, "nDCG@10"))
         lines.append(f"| {arm} | {' | '.join(cells)} | {each} |")
     return lines
@@ -190,7 +190,8 @@ def write_section(
     """Write a section of results: `text`, the arms on each split, the claims on the last of them."""
     lines = [text.strip(), ""]
     for found in experiment.held_out:
-        lines += [f"On {len(found.judged):,} {found.split} queries, mean ± spread over {len(seeds)} seeds:", ""]
+        seen = f"mean ± spread over {len(seeds)} seeds" if len(seeds) > 1 else "one seed only, so no verdict"
+        lines += [f"On {len(found.judged):,} {found.split} queries, {seen}:", ""]
         lines += [*arms_table(experiment, arms, seeds, found.split), ""]
     last = experiment.held_out[-1].split
     lines += [f"Paired tests over {last} queries, means over seeds, corrected together (Holm):", ""]
