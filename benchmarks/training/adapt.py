@@ -5,7 +5,7 @@
 The settings are those of training/configs/adapt.yaml; --queries keeps so many training queries, drawn by the seed.
 """
 
-from benchmarks.training.claims import Claim, Experiment, arguments, arms_table, claims_table, decide, write_csv
+from benchmarks.training.claims import Claim, Experiment, arguments, write_csv, write_section
 from training.encoders import open_base
 from training.recipe import measure_splits
 from training.recipes.contrastive import ContrastiveSettings
@@ -28,8 +28,8 @@ def main() -> None:
                 experiment.keep("base", each, measured, {"recipe": None})
         experiment.arm("adapted", seed, "contrastive", settings.model_dump())
     write_csv(given.results / f"adapt-{given.data.name}.csv", experiment, ARMS, given.seeds)
-    print("\n".join(arms_table(experiment, ARMS, given.seeds)), end="\n\n")
-    print("\n".join(claims_table(decide(experiment, CLAIMS, given.seeds))))
+    text = f"## `retriever adapt` on {given.data.name}\n\n{__doc__}"
+    write_section(given.results / f"adapt-{given.data.name}.md", text, experiment, ARMS, CLAIMS, given.seeds)
 
 
 if __name__ == "__main__":

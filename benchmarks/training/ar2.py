@@ -9,7 +9,7 @@ original's. All arms of a seed share warm-up, first mining and the ranker's warm
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training.claims import Claim, Experiment, arguments, arms_table, claims_table, decide, write_csv
+from benchmarks.training.claims import Claim, Experiment, arguments, write_csv, write_section
 from benchmarks.training.reranking import reranked
 from training.encoders import as_encoder, open_base
 from training.evaluation import dense_run
@@ -66,8 +66,8 @@ def main() -> None:
     for seed in given.seeds:
         train(experiment, seed)
     write_csv(given.results / "ar2.csv", experiment, (*ARMS, *RANKERS), given.seeds)
-    print("\n".join(arms_table(experiment, (*ARMS, *RANKERS), given.seeds)), end="\n\n")
-    print("\n".join(claims_table(decide(experiment, CLAIMS, given.seeds))))
+    text = f"## AR2\n\n{__doc__}"
+    write_section(given.results / "ar2.md", text, experiment, (*ARMS, *RANKERS), CLAIMS, given.seeds)
 
 
 if __name__ == "__main__":

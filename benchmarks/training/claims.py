@@ -210,7 +210,9 @@ def arguments(description: str, collection: str, **defaults: Any) -> argparse.Na
     parser.add_argument("--results", type=Path, default=Path("docs/results/training"), help="tables")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its own choice")
-    parser.set_defaults(**defaults)
+    parser.set_defaults(**{name: value for name, value in defaults.items() if name != "queries"})
+    if "queries" in defaults:
+        parser.add_argument("--queries", type=int, default=defaults["queries"], help="training queries")
     parsed = parser.parse_args()
     if parsed.threads:
         import torch

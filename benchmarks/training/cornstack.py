@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.training.claims import Claim, Experiment, arguments, arms_table, claims_table, decide, write_csv
+from benchmarks.training.claims import Claim, Experiment, arguments, write_csv, write_section
 from indexing.corpora.beir import corpus_file
 from retriever.encoder import load_encoder
 from retriever.storage import write_atomically
@@ -113,8 +113,8 @@ def main() -> None:
     for seed in given.seeds:
         train(experiment, seed)
     write_csv(given.results / "cornstack.csv", experiment, ARMS, given.seeds)
-    print("\n".join(arms_table(experiment, ARMS, given.seeds)), end="\n\n")
-    print("\n".join(claims_table(decide(experiment, CLAIMS, given.seeds))))
+    text = f"## CoRNStack\n\n{__doc__}"
+    write_section(given.results / "cornstack.md", text, experiment, ARMS, CLAIMS, given.seeds)
 
 
 if __name__ == "__main__":

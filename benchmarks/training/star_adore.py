@@ -9,7 +9,7 @@ train on two cores within the hour. All arms of a seed begin with the same warm-
 
 from typing import Any
 
-from benchmarks.training.claims import Claim, Experiment, arguments, arms_table, claims_table, decide, write_csv
+from benchmarks.training.claims import Claim, Experiment, arguments, write_csv, write_section
 
 COMMON: dict[str, Any] = {"document_tokens": 64, "query_tokens": 32}
 STEPS = 210
@@ -44,8 +44,8 @@ def main() -> None:
     for seed in given.seeds:
         train(experiment, seed)
     write_csv(given.results / "star_adore.csv", experiment, ARMS, given.seeds)
-    print("\n".join(arms_table(experiment, ARMS, given.seeds)), end="\n\n")
-    print("\n".join(claims_table(decide(experiment, CLAIMS, given.seeds))))
+    text = f"## STAR and ADORE\n\n{__doc__}"
+    write_section(given.results / "star_adore.md", text, experiment, ARMS, CLAIMS, given.seeds)
 
 
 if __name__ == "__main__":
