@@ -23,7 +23,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from retriever.errors import OutOfMemory, RetrievalError
+from retriever.errors import ModelFault, OutOfMemory, RetrievalError
 from server.errors import Refusal
 from server.metrics import BatchMetrics
 
@@ -328,9 +328,10 @@ class Batcher(Generic[Payload, Result]):
         """Return the error that a client is told."""
         if is_out_of_memory(failure):
             return OutOfMemory(f"{self.name} ran out of device memory with this request; send shorter or fewer texts.")
-        if not isinstance(failure, RetrievalError | Refusal):
-            log.error("%s failed: %s: %s", self.name, type(failure).__name__, failure)
-        return failure
+        if isinstance(failure, RetrievalError | Refusal):
+            return failure
+        log.error("%s failed: %s: %s", self.name, type(failure).__name__, failure)
+        return ModelFault(f"{self.name} failed with this request ({type(failure).__name__}); the log says more.")
 
     def _deliver(self, batch: list[_Item], results: Sequence[Result]) -> None:
         assert len(results) == len(batch)

@@ -174,7 +174,8 @@ def main() -> None:
                          "texts_per_second": round(rate[who], 2), "of_library": round(rate[who] / rate[LIBRARY], 3),
                          "p50_ms": p50 if p50 == "" else round(p50, 1), "p99_ms": p99 if p99 == "" else round(p99, 1)}
                     )  # fmt: skip
-    _write(rows)
+                _write(rows)
+                rows.clear()
 
 
 def _write(rows: list[dict[str, Any]]) -> None:

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retriever.errors import OutOfMemory
+from retriever.errors import ModelFault, OutOfMemory
 from retriever.rerank import CrossEncoderReranker
 from retriever.types import Document
 from server.batching import LEAST_TEXT, SMALL_TOKENS, TOLERANCE, Batcher, Policy, Ticket, _Item, fill
@@ -257,7 +257,7 @@ def test_one_faulty_request_does_not_harm_those_beside_it(make: MakeBatcher) -> 
         tickets = [batcher.submit("a", [i, i + 1], [5, 5]) for i in (1, 13, 20)]
     assert tickets[0].wait() == [2, 4]
     assert tickets[2].wait() == [40, 42]
-    with pytest.raises(ValueError, match="unlucky"):
+    with pytest.raises(ModelFault, match="ValueError"):
         tickets[1].wait()
 
 
@@ -266,7 +266,7 @@ def test_a_lost_device_is_said_so_and_asked_no_more(make: MakeBatcher) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
 
     batcher = make(Computer(fail))
-    with pytest.raises(RuntimeError, match="illegal"):
+    with pytest.raises(ModelFault, match="RuntimeError"):
         batcher.submit("a", [1], [1]).wait()
     assert batcher.broken == "CUDA error: an illegal memory access was encountered"
     with pytest.raises(Refusal) as refused:
