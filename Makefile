@@ -9,7 +9,7 @@ PORT ?= 8080
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help demo test test-all lint bench serve install reproduce clean
+.PHONY: help demo test test-all lint bench serve install reproduce claims clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort
@@ -41,6 +41,14 @@ lint: $(STAMP)  ## ruff, mypy, import-linter
 
 bench: $(STAMP)  ## Run the benchmarks and write benchmarks/results
 	$(BIN)/python -m benchmarks.index
+
+claims: $(STAMP)  ## Train and test every claim of docs/results/training.md (hours; DATA=folder of collections)
+	$(BIN)/python -m benchmarks.training.star_adore --data $(DATA)/nl2bash
+	$(BIN)/python -m benchmarks.training.ar2 --data $(DATA)/nl2bash
+	$(BIN)/python -m benchmarks.training.tas_b --data $(DATA)/nl2bash
+	$(BIN)/python -m benchmarks.training.ngame --data $(DATA)/nl2bash
+	$(BIN)/python -m benchmarks.training.cornstack --data $(DATA)/nl2bash
+	$(BIN)/python -m benchmarks.training.adapt --data $(DATA)/nl2bash
 
 serve: $(STAMP)  ## Serve the demo index
 	$(BIN)/retriever serve $(INDEX) --port $(PORT)
