@@ -51,6 +51,9 @@ class Drifted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoder, name)
 
+    def replica(self) -> "Drifted":
+        return self
+
     def encode_queries(self, queries: Any) -> Any:
         vectors = self._encoder.encode_queries(queries)
         return vectors + np.float32(self.drift) * np.roll(vectors, 1, axis=1)

@@ -410,12 +410,14 @@ def test_constant_scores_of_different_documents_are_a_fault(
 ) -> None:
     client = make_client(reranker=str(tiny_reranker))
     _, model = client.service.models.cross_encoder(None)
-    monkeypatch.setattr(model.inner, "score_pairs", lambda pairs: np.ones(len(pairs), np.float32))
+    # Of the class, since each worker has a copy.
+    kind = type(model.inner)
+    monkeypatch.setattr(kind, "score_pairs", lambda self, pairs: np.ones(len(pairs), np.float32))
     assert rerank(client, documents=["a", "a", "a"]).status_code == 200
     response = rerank(client, documents=["a", "b", "c"])
     assert response.status_code == 424
     assert response.json()["error"]["code"] == "model_fault"
-    monkeypatch.setattr(model.inner, "score_pairs", lambda pairs: np.full(len(pairs), np.nan, np.float32))
+    monkeypatch.setattr(kind, "score_pairs", lambda self, pairs: np.full(len(pairs), np.nan, np.float32))
     assert rerank(client, documents=["a", "b", "c"]).status_code == 424
 
 
