@@ -12,9 +12,12 @@ from typing import Any
 from indexing.corpora import write_beir
 from retriever.errors import InvalidInput
 from retriever.models import resolve
-from retriever.storage import require_writable, write_atomically
-from training.recipe import run_recipe, split_of
+from retriever.storage import write_atomically
+from training.finished import publish, require_free
+from training.recipe import REPORT as TRAINING
+from training.recipe import open_parts, plan_of, run_recipe, split_of
 from training.recipes.contrastive import RECIPE, ContrastiveSettings
+from training.stages import differing
 
 MEASURE = "nDCG@10"
 # One query in so many is held out of the user's pairs.
@@ -41,9 +44,7 @@ def adapt(
 
     Returns the report that is also written to output/adaptation.json. An interrupted run goes on when repeated.
     """
-    require_writable(output)
-    if (output / REPORT).is_file() and not restart:
-        raise InvalidInput(f"{output} holds a finished adaptation; give another --output, or --restart to replace it.")
+    require_free(output, REPORT, restart=restart)
     work = output.parent / f".{output.name}.adapt"
     if restart:
         shutil.rmtree(work, ignore_errors=True)
@@ -52,23 +53,34 @@ def adapt(
     if split is None:
         raise InvalidInput(f"{corpus} has no test or dev judgments to hold the result against; give --pairs.")
     trained = work / "trained"
-    path = trained / "training_report.json"
-    report = (
-        json.loads(path.read_text())
-        if path.is_file()
-        else run_recipe(RECIPE, settings, [data], trained, splits=(split,), offline=offline)
-    )
+    if (trained / TRAINING).is_file():
+        _require_same(trained, settings, data, offline)
+    else:
+        run_recipe(RECIPE, settings, [data], trained, splits=(split,), offline=offline)
+    report = json.loads((trained / TRAINING).read_text())
     found = report["evaluation"][split][MEASURE]
     better = found["difference"] > 0 and found["p"] < alpha
     decision = {"kept": "trained" if better else "base", "split": split, "measure": MEASURE, "alpha": alpha, **found}
-    if output.exists():
-        shutil.rmtree(output)
-    shutil.copytree(trained if better else resolve(settings.base, offline=offline), output)
-    if not better:
-        shutil.copy(path, output / "training_report.json")
-    write_atomically(output / REPORT, json.dumps({"decision": decision, "training": report}, indent=1).encode())
+
+    def complete(folder: Path) -> None:
+        shutil.copy(trained / TRAINING, folder / TRAINING)
+        write_atomically(folder / REPORT, json.dumps({"decision": decision, "training": report}, indent=1).encode())
+
+    publish(trained if better else resolve(settings.base, offline=offline), output, complete)
     shutil.rmtree(work)
     return decision
+
+
+def _require_same(trained: Path, settings: ContrastiveSettings, data: Path, offline: bool) -> None:
+    """Refuse a training that an interrupted run finished with other settings or data."""
+    report = json.loads((trained / TRAINING).read_text())
+    plan = plan_of(RECIPE, settings, open_parts(RECIPE, settings, [data], ()), offline=offline)
+    plan = json.loads(json.dumps(plan, default=str))
+    if other := differing({key: report.get(key) for key in plan}, plan):
+        raise InvalidInput(
+            f"{trained} holds a training with other settings or data ({other}); give the same ones to go on, another "
+            "--output, or --restart to begin anew."
+        )
 
 
 def _collection(corpus: str, pairs: Path | None, work: Path) -> Path:
@@ -76,11 +88,11 @@ def _collection(corpus: str, pairs: Path | None, work: Path) -> Path:
     if pairs is None and (Path(corpus) / "qrels").is_dir():
         return Path(corpus)
     folder = work / "data"
-    if not (folder / "qrels" / "train.tsv").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_beir(corpus, folder)
-        if pairs is not None:
-            _write_pairs(pairs, folder)
+    # Written anew by every run: corpus and pairs may have changed, and what an interruption left is not whole.
+    shutil.rmtree(folder, ignore_errors=True)
+    write_beir(corpus, folder)
+    if pairs is not None:
+        _write_pairs(pairs, folder)
     if not (folder / "qrels").is_dir():
         raise InvalidInput(f"{corpus} comes without judgments; give --pairs, lines of query, tab and document id.")
     return folder
@@ -108,9 +120,8 @@ def _write_pairs(pairs: Path, folder: Path) -> None:
             raise InvalidInput(f"{pairs} has {len(relevant)} queries, none of them for {split}; give more pairs.")
     write_atomically(folder / "queries.jsonl", ("\n".join(records) + "\n").encode())
     (folder / "qrels").mkdir(exist_ok=True)
-    # The train split last: its presence says that all is there.
-    for split in ("test", "train"):
-        write_atomically(folder / "qrels" / f"{split}.tsv", ("\n".join(lines[split]) + "\n").encode())
+    for split, rows in lines.items():
+        write_atomically(folder / "qrels" / f"{split}.tsv", ("\n".join(rows) + "\n").encode())
 
 
 def _lines(path: Path) -> list[str]:

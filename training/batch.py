@@ -22,7 +22,8 @@ class Batch:
     documents      (B * (1 + h), H): first the relevant document of each query, then h negatives of each query
     query_rows     int64[B]
     document_rows  int64[B * (1 + h)]
-    relevant       bool (B, B * (1 + h)), on the embeddings' device
+    relevant       bool (B, B * (1 + h)), on the embeddings' device; copies of a relevant document's text and the
+                   query itself as a document count as relevant, since they are no negatives
     """
 
     queries: Tensor
@@ -125,7 +126,7 @@ class BatchLoss(nn.Module):
         queries, documents = (self._embed(side) for side in features)
         rows = labels.cpu().numpy()
         query_rows, document_rows = rows[: len(queries)], rows[len(queries) :]
-        relevant = torch.from_numpy(self.collection.judgments.mask(query_rows, document_rows)).to(queries.device)
+        relevant = torch.from_numpy(self.collection.barred.mask(query_rows, document_rows)).to(queries.device)
         loss = self.objective(Batch(queries, documents, query_rows, document_rows, relevant))
         return finite(loss, self.collection, query_rows)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,25 @@ class TrainingCollection:
     @property
     def documents(self) -> list[Document]:
         return self.corpus.documents
+
+    @cached_property
+    def barred(self) -> Judgments:
+        """What is no negative: relevant documents, copies of their text, and the query itself as a document."""
+        copies: dict[str, list[int]] = {self.documents[row].content: [] for row in self.judgments.documents}
+        for row, document in enumerate(self.documents):
+            if document.content in copies:
+                copies[document.content].append(row)
+        barred = []
+        for place, own in enumerate(self.itself):
+            relevant = self.judgments.relevant(place)
+            barred.append([copy for row in relevant for copy in copies[self.documents[row].content]] + own)
+        return Judgments.of_lists(barred)
+
+    @property
+    def itself(self) -> list[list[int]]:
+        """The document that bears the id of each query, where there is one."""
+        rows = self.corpus.rows
+        return [[rows[id_]] if id_ in rows else [] for id_ in self.query_ids]
 
     def restrict(self, pairs: NDArray[np.bool_]) -> "TrainingCollection":
         """Keep the pairs of query and relevant document where bool[nnz], in the judgments' order, is True.

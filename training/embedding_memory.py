@@ -51,7 +51,7 @@ class EmbeddingMemory:
             self.seen[:] = np.load(folder / SEEN, allow_pickle=False)
 
 
-class MemoryInCheckpoints(TrainerCallback):  # type: ignore[misc]  # the library is not typed
+class MemoryInCheckpoints(TrainerCallback):
     """Keeps a memory beside each checkpoint, so that a resumed training clusters what the interrupted one would."""
 
     def __init__(self, memory: EmbeddingMemory) -> None:

@@ -153,7 +153,7 @@ def _epoch_of(collator: RowCollator | ListCollator) -> Any:
     """Return a callback that tells the collator the epoch."""
     from transformers import TrainerCallback
 
-    class Epoch(TrainerCallback):  # type: ignore[misc]
+    class Epoch(TrainerCallback):
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             # Steps are whole, so that a fraction just below a whole number means that number.
             collator.set_epoch(int((state.epoch or 0) + 1e-6))

@@ -35,32 +35,13 @@ def mine(encoder: Encoder, collection: TrainingCollection, depth: int, *, unlabe
     """
     documents = encoder.encode_documents(collection.documents)
     queries = encoder.encode_queries(collection.queries)
-    excluded = _itself(collection) if unlabelled else _relevant_or_copies(collection)
+    excluded = Judgments.of_lists(collection.itself) if unlabelled else collection.barred
     found = nearest_candidates(queries, documents, depth, excluded, quiet=False)
     least = np.array(
         [(documents[collection.judgments.relevant(row)] @ queries[row]).min() for row in range(len(queries))],
         np.float32,
     )
     return Mined(found, least)
-
-
-def _itself(collection: TrainingCollection) -> Judgments:
-    rows = collection.corpus.rows
-    return Judgments.of_lists([[rows[id_]] if id_ in rows else [] for id_ in collection.query_ids])
-
-
-def _relevant_or_copies(collection: TrainingCollection) -> Judgments:
-    copies: dict[str, list[int]] = {}
-    for row, document in enumerate(collection.documents):
-        copies.setdefault(document.content, []).append(row)
-    rows = collection.corpus.rows
-    barred: list[list[int]] = []
-    for place, id_ in enumerate(collection.query_ids):
-        relevant = collection.judgments.relevant(place)
-        barred.append([copy for row in relevant for copy in copies[collection.documents[row].content]])
-        if id_ in rows:
-            barred[-1].append(rows[id_])
-    return Judgments.of_lists(barred)
 
 
 def save(mined: Mined, folder: Path) -> None:

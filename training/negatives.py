@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from retriever.errors import InvalidInput
+from training.collection import TrainingCollection
 from training.judgments import Judgments
 
 Rows = NDArray[np.int64]
@@ -29,22 +31,21 @@ def positives_only(judgments: Judgments) -> Draw:
     return draw
 
 
-def with_negatives(judgments: Judgments, documents: int, count: int, mined: Sampler | None = None) -> Draw:
+def with_negatives(collection: TrainingCollection, count: int, mined: Sampler | None = None) -> Draw:
     """Draw a relevant document and `count` negatives of each query.
 
-    documents  size of the corpus
-    mined      gives hard negatives; where they are too few, or none are mined, random documents fill up
-    No negative is relevant to its query.
+    mined  gives hard negatives; where they are too few, or none are mined, random documents fill up
+    No negative is relevant to its query, a copy of what is, or the query itself.
     """
 
     def draw(queries: Rows, generator: np.random.Generator) -> tuple[Rows, Rows]:
-        positives = draw_positives(judgments, queries, generator)
+        positives = draw_positives(collection.judgments, queries, generator)
         negatives = np.empty((len(queries), count), np.int64)
         for place, query in enumerate(queries.tolist()):
             hard = mined(query, count, generator) if mined else np.zeros(0, np.int32)
             negatives[place, : len(hard)] = hard
             for column in range(len(hard), count):
-                negatives[place, column] = _random_negative(judgments, query, documents, generator)
+                negatives[place, column] = _random_negative(collection, query, generator)
         return positives, negatives
 
     return draw
@@ -56,10 +57,13 @@ def draw_positives(judgments: Judgments, queries: Rows, generator: np.random.Gen
     return judgments.documents[generator.integers(starts, judgments.offsets[queries + 1])].astype(np.int64)
 
 
-def _random_negative(judgments: Judgments, query: int, documents: int, generator: np.random.Generator) -> int:
-    relevant = judgments.relevant(query)
+def _random_negative(collection: TrainingCollection, query: int, generator: np.random.Generator) -> int:
+    relevant, documents = collection.barred.relevant(query), len(collection.documents)
     if len(relevant) >= documents:
-        raise ValueError(f"every document is relevant to query row {query}: it has no negatives.")
+        raise InvalidInput(
+            f"every document is relevant to query {collection.query_ids[query]!r}, or a copy of what is: it has no "
+            "negatives; leave the query out or add documents."
+        )
     # Uniform over the others: the i-th of those that are not relevant.
     place = int(generator.integers(0, documents - len(relevant)))
     return place + int(np.searchsorted(relevant - np.arange(len(relevant)), place, side="right"))

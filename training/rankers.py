@@ -28,7 +28,7 @@ class RankedLists:
     scores         (B, 1 + h) logits; the drawn relevant document in column 0
     query_rows     int64[B]
     document_rows  int64 (B, 1 + h)
-    relevant       bool (B, 1 + h), on the scores' device
+    relevant       bool (B, 1 + h), on the scores' device; with copies, see `TrainingCollection.barred`
     """
 
     scores: Tensor
@@ -100,10 +100,7 @@ class ListLoss(nn.Module):
         queries, documents = rows[:, 0], rows[:, 1:]
         scores = self.scores(queries, documents)
         relevant = np.stack(
-            [
-                np.isin(own, self.collection.judgments.relevant(int(q)))
-                for q, own in zip(queries, documents, strict=True)
-            ]
+            [np.isin(own, self.collection.barred.relevant(int(q))) for q, own in zip(queries, documents, strict=True)]
         )
         lists = RankedLists(scores, queries, documents, torch.from_numpy(relevant).to(scores.device))
         return finite(self.objective(lists), self.collection, queries)

@@ -11,16 +11,19 @@ from typing import Any
 from retriever.errors import InvalidInput
 from retriever.evaluation.collections import Collection, open_collection
 from retriever.evaluation.records import environment
-from retriever.storage import require_writable, write_atomically
+from retriever.storage import write_atomically
 from training.collection import Corpus, pooled, read_corpus, select
 from training.encoders import as_encoder
 from training.evaluation import PerQuery, comparison, dense_run, measured
+from training.finished import publish, require_free
 from training.model_card import model_card
 from training.settings import EncoderSettings
 from training.stages import Stages
 from training.task import Part, Task
+from training.teachers import model_digest
 
 WORK = "work"
+REPORT = "training_report.json"
 
 
 @dataclass(frozen=True)
@@ -60,20 +63,13 @@ def run_recipe(
     Writes to `output` a model folder with README.md and training_report.json. Stages lie in a folder beside it
     until all is done, so that an interrupted training goes on when the same command is given again.
     """
-    require_writable(output)
-    if (output / "training_report.json").is_file() and not restart:
-        raise InvalidInput(f"{output} holds a finished training; give another --output, or --restart to replace it.")
+    require_free(output, REPORT, restart=restart)
     work = output.parent / f".{output.name}.{WORK}"
     if restart:
         shutil.rmtree(work, ignore_errors=True)
     started = time.monotonic()
-    parts = _parts(recipe, settings, [data] if isinstance(data, Path) else list(data), splits)
-    digests = {part.name: part.sha256 for part in parts}
-    plan = {
-        "recipe": recipe.name,
-        "settings": settings.model_dump(mode="json"),
-        "data": digests if recipe.several else parts[0].sha256,
-    }
+    parts = open_parts(recipe, settings, [data] if isinstance(data, Path) else list(data), splits)
+    plan = plan_of(recipe, settings, parts, offline=offline)
     stages = Stages(work, plan)
     collection = pooled([part.collection for part in parts])
     task = Task(collection, settings, stages, offline, parts)
@@ -96,13 +92,30 @@ def run_recipe(
         "seconds": round(time.monotonic() - started, 1),
         "environment": environment(),
     }
-    _publish(trained, output, report)
+
+    def complete(folder: Path) -> None:
+        (folder / "README.md").write_text(model_card(report), encoding="utf-8")
+        write_atomically(folder / REPORT, json.dumps(report, indent=1, default=str).encode())
+
+    publish(trained, output, complete, without=("checkpoints", "done.json", "fit.json", "stopped"))
     if not keep_work:
         shutil.rmtree(work)
     return report
 
 
-def _parts(recipe: Recipe, settings: EncoderSettings, folders: list[Path], splits: tuple[str, ...]) -> list[Part]:
+def plan_of(recipe: Recipe, settings: EncoderSettings, parts: list[Part], *, offline: bool) -> dict[str, Any]:
+    """Return all that decides what comes out: recipe, settings, digests of the base model and of the data."""
+    digests = {part.name: part.sha256 for part in parts}
+    return {
+        "recipe": recipe.name,
+        "settings": settings.model_dump(mode="json"),
+        "base": model_digest(settings.base, offline=offline),
+        "data": digests if recipe.several else parts[0].sha256,
+    }
+
+
+def open_parts(recipe: Recipe, settings: EncoderSettings, folders: list[Path], splits: tuple[str, ...]) -> list[Part]:
+    """Read the collections of a training with the splits of these names that they have."""
     if len(folders) != 1 and not recipe.several:
         raise InvalidInput(f"{recipe.name} learns from one collection, got {len(folders)}; give --data once.")
     names = [folder.resolve().name for folder in folders]
@@ -139,13 +152,3 @@ def measure_splits(model: Any, corpus: Corpus, held_out: list[Collection]) -> di
     encoder = as_encoder(model)
     vectors = encoder.encode_documents(corpus.documents)
     return {found.split: measured(dense_run(encoder, corpus, found, vectors), found) for found in held_out}
-
-
-def _publish(trained: Path, output: Path, report: dict[str, Any]) -> None:
-    """Put the model, its card and its report into `output`, the report last."""
-    if output.exists():
-        shutil.rmtree(output)
-    kept = shutil.ignore_patterns("checkpoints", "done.json", "fit.json", "stopped")
-    shutil.copytree(trained, output, ignore=kept)
-    (output / "README.md").write_text(model_card(report), encoding="utf-8")
-    write_atomically(output / "training_report.json", json.dumps(report, indent=1, default=str).encode())

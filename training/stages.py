@@ -26,9 +26,9 @@ class Stages:
         content = json.dumps(plan, sort_keys=True, indent=1, default=str)
         path = folder / PLAN
         if path.is_file() and path.read_text() != content:
-            differing = _differing(json.loads(path.read_text()), json.loads(content))
+            other = differing(json.loads(path.read_text()), json.loads(content))
             raise InvalidInput(
-                f"{folder} holds an unfinished training with other settings or data ({differing}); "
+                f"{folder} holds an unfinished training with other settings or data ({other}); "
                 "give the same ones to go on, another --output, or --restart to begin anew."
             )
         write_atomically(path, content.encode())
@@ -51,10 +51,12 @@ class Stages:
         return folder
 
 
-def _differing(old: Any, new: Any, place: str = "") -> str:
-    """Name the first place where two plans differ."""
+def differing(old: Any, new: Any, place: str = "") -> str:
+    """Name the first place where two plans differ, empty where they are equal."""
+    if old == new:
+        return ""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             if old.get(key) != new.get(key):
-                return _differing(old.get(key), new.get(key), f"{place}.{key}" if place else key)
+                return differing(old.get(key), new.get(key), f"{place}.{key}" if place else key)
     return f"{place}: {old!r} then, {new!r} now"

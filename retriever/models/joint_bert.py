@@ -18,7 +18,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 MASKED = -1e9
 
 
-class JointBertConfig(BertConfig):  # type: ignore[misc]
+class JointBertConfig(BertConfig):
     """joint_layers  so many of the upper layers have a copy that reads query and document together
     bridge        added to the attention between the two sides there; below zero each side begins by reading itself
     score_scale   factor on the cosine: what a softmax over documents wants
@@ -33,7 +33,7 @@ class JointBertConfig(BertConfig):  # type: ignore[misc]
         self.score_scale = score_scale
 
 
-class JointBertForSequenceClassification(BertPreTrainedModel):  # type: ignore[misc]
+class JointBertForSequenceClassification(BertPreTrainedModel):
     """Scores pairs that a BERT tokenizer made: (B, 1) logits, score_scale * cosine + what the head adds.
 
     As `from_bi_encoder` makes it the logits are the bi-encoder's cosines times score_scale.

@@ -1,12 +1,14 @@
 """Collections as rows, and what is left out of them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from retriever.errors import InvalidInput
-from training.collection import open_training_collection, read_corpus
+from retriever.types import Document
+from training.collection import Corpus, TrainingCollection, open_training_collection, read_corpus
 from training.judgments import Judgments
 from training.negatives import draw_positives, with_negatives
 
@@ -73,12 +75,28 @@ def test_masks_and_draws_keep_to_the_judgments():
     assert len(set(zip(queries.tolist(), positives.tolist(), strict=True))) == sum(map(len, relevant))
 
 
+def small(texts, relevant, query_ids=None):
+    """Return a collection of these texts, documents named d0, d1, ..."""
+    documents = [Document(f"d{row}", text) for row, text in enumerate(texts)]
+    corpus = Corpus(Path(), documents, {document.id: row for row, document in enumerate(documents)}, {})
+    ids = query_ids or [f"q{row}" for row in range(len(relevant))]
+    return TrainingCollection(corpus, ids, ids, Judgments.of_lists(relevant), {}, {})
+
+
 def test_random_negatives_are_uniform_over_what_is_not_relevant():
-    judgments = Judgments.of_lists([[0, 2, 3, 7]])
-    draw = with_negatives(judgments, 8, 500)
+    # Document 5 has the text of a relevant one, document 8 is the query itself.
+    texts = ["a", "b", "c", "d", "e", "a", "g", "h", "i"]
+    draw = with_negatives(small(texts, [[0, 2, 3, 7]], ["d8"]), 500)
     _, negatives = draw(np.zeros(8, np.int64), np.random.default_rng(1))
     rows, counts = np.unique(negatives, return_counts=True)
-    assert rows.tolist() == [1, 4, 5, 6]
-    assert counts.min() > 800
-    with pytest.raises(ValueError, match="no negatives"):
-        with_negatives(Judgments.of_lists([[0, 1]]), 2, 1)(np.zeros(1, np.int64), np.random.default_rng(1))
+    assert rows.tolist() == [1, 4, 6]
+    assert counts.min() > 1100
+    with pytest.raises(InvalidInput, match="'q0'.* no negatives"):
+        with_negatives(small(["a", "b", "a"], [[0, 1]]), 1)(np.zeros(1, np.int64), np.random.default_rng(1))
+
+
+def test_copies_and_the_query_itself_are_barred_and_stay_so_after_a_filter():
+    collection = small(["a", "b", "a", "c", "b"], [[0, 1], [3]], ["q", "d0"])
+    assert [collection.barred.relevant(row).tolist() for row in (0, 1)] == [[0, 1, 2, 4], [0, 3]]
+    kept = collection.restrict(np.array([False, True, True]))
+    assert [kept.barred.relevant(row).tolist() for row in (0, 1)] == [[1, 4], [0, 3]]

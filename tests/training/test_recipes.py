@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from indexing.plan import BuildSettings
 from retriever.encoder import load_encoder
 from retriever.errors import InvalidInput, ModelFault
 from retriever.index.sealed import open_index
+from retriever.rerank import CrossEncoderReranker
 from training.batch import BatchLoss
 from training.collection import open_training_collection
 from training.encoders import as_encoder, open_base
+from training.judgments import Judgments
 from training.negatives import positives_only
 from training.recipe import run_recipe
 from training.recipes.registry import CONFIGS, NAMES, configured, recipe
@@ -103,6 +106,81 @@ def test_recipes_train(pydocs, tmp_path, name, changes):
     assert np.isfinite(vectors).all()
 
 
+SMALL_RANKER = ("ranker=splade-tiny", "ranker_tokens=40", "depth=10", "count=3", "fit.batch_size=8", "fit.steps=2",
+                "ranker_warmup.batch_size=8", "ranker_warmup.steps=2", "ranker_fit.batch_size=8", "ranker_fit.steps=2")  # fmt: skip
+
+
+def test_ar2_trains_retriever_and_ranker_in_turns(pydocs, tmp_path):
+    task = task_of(tmp_path / "work", pydocs, "ar2", *SMALL_RANKER, "cycles=2", "adversarial_reduction=mean")
+    folder = recipe("ar2").train(task)
+    stages = ["mine-0", "ranker-warmup", "ranker-0", "retriever-0", "mine-1", "ranker-1", "retriever-1"]
+    assert list(task.stages.reports) == stages
+    # The second cycle goes on from the first one's models.
+    weights = [
+        (tmp_path / "work" / stage / "model.safetensors").read_bytes() for stage in stages if "mine" not in stage
+    ]
+    assert len(set(weights)) == 5
+    assert (folder / "ranker" / "model.safetensors").read_bytes() == weights[3]
+    assert np.isfinite(load_encoder(folder).encode_queries(["open a socket"])).all()
+    reranker = CrossEncoderReranker(folder / "ranker", offline=True)
+    assert np.isfinite(reranker.score_pairs([("open a socket", "a file")])).all()
+
+
+def test_ar2_weighs_its_two_terms(pydocs, tmp_path):
+    folders = []
+    for number, weight in enumerate((0, 0.5, 1)):
+        changes = (*SMALL_RANKER, "cycles=1", f"adversarial={weight}", "adversarial_reduction=mean")
+        folders.append(recipe("ar2").train(task_of(tmp_path / str(number), pydocs, "ar2", *changes)))
+    assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 3
+    # The ranker's own training comes first, and does not depend on lambda.
+    assert len({(folder / "ranker" / "model.safetensors").read_bytes() for folder in folders}) == 1
+
+
+def test_cornstack_drops_mismatched_pairs_and_keeps_right_ones(pydocs, tmp_path):
+    planted = tmp_path / "planted"
+    shutil.copytree(pydocs, planted)
+    head, *lines = (planted / "qrels" / "train.tsv").read_text().splitlines()
+    documents = [line.split("\t")[1] for line in lines]
+    wrong = set(range(0, len(lines), 4))
+    # A document of a pair half the collection away.
+    mixed = [
+        "\t".join([line.split("\t")[0], documents[(i + len(lines) // 2) % len(lines)], "1"]) if i in wrong else line
+        for i, line in enumerate(lines)
+    ]
+    (planted / "qrels" / "train.tsv").write_text("\n".join([head, *mixed]) + "\n")
+    task = task_of(
+        tmp_path / "work", planted, "cornstack", "top_k=5", "threshold=0.2", "depth=10", "count=2", "fit.steps=2"
+    )
+    folder = recipe("cornstack").train(task)
+    assert np.isfinite(load_encoder(folder).encode_queries(["open a socket"])).all()
+    kept = np.load(tmp_path / "work" / "filter" / "kept.npy", allow_pickle=False)
+    pairs = {(line.split("\t")[0], line.split("\t")[1]): i for i, line in enumerate(mixed)}
+    collection = task.collection
+    places = np.array([
+        pairs[collection.query_ids[row], collection.documents[document].id]
+        for row in range(len(collection.queries)) for document in collection.judgments.relevant(row)
+    ])  # fmt: skip
+    right = ~np.isin(places, sorted(wrong))
+    assert kept[~right].mean() < 0.1
+    assert kept[right].mean() > 0.6
+
+
+def test_trans_encoder_leaves_both_models_and_does_not_look_at_judgments(pydocs, tmp_path):
+    changes = ("cross_encoder=splade-tiny", "cross_tokens=40", "depth=10", "cycles=2", "fit.steps=2",
+               "cross_fit.batch_size=8", "cross_fit.steps=2")  # fmt: skip
+    task = task_of(tmp_path / "work", pydocs, "trans_encoder", *changes)
+    folder = recipe("trans_encoder").train(task)
+    assert list(task.stages.reports) == ["pairs", "cross-0-0", "bi-0-0", "cross-1-0", "bi-1-0"]
+    reranker = CrossEncoderReranker(folder / "cross_encoder", offline=True)
+    assert np.isfinite(reranker.score_pairs([("open a socket", "a file")])).all()
+    # Other judgments of the same queries change nothing.
+    other = task_of(tmp_path / "other", pydocs, "trans_encoder", *changes)
+    first = Judgments.of_lists([[0]] * len(other.collection.queries))
+    other = other.on(replace(other.collection, judgments=first))
+    again = recipe("trans_encoder").train(other)
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
 def test_a_killed_training_goes_on_to_the_same_weights(pydocs, tmp_path):
     command = (
         "import sys; from pathlib import Path; from training.recipe import run_recipe; "
@@ -129,6 +207,28 @@ def test_a_killed_training_goes_on_to_the_same_weights(pydocs, tmp_path):
     report = json.loads((killed / "training_report.json").read_text())
     assert report["stages"]["contrastive"]["resumed_from"] > 0
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_what_no_training_made_is_never_replaced(pydocs, tmp_path):
+    mine = tmp_path / "thesis"
+    mine.mkdir()
+    (mine / "chapter1.tex").write_text("years of work")
+    for restart in (False, True):
+        with pytest.raises(InvalidInput, match="no finished training"):
+            run_recipe(recipe("contrastive"), settings_of("contrastive"), pydocs, mine, restart=restart)
+    assert (mine / "chapter1.tex").read_text() == "years of work"
+
+
+def test_another_base_of_the_same_name_is_another_training(pydocs, tmp_path):
+    base = tmp_path / "base"
+    open_base(settings_of("contrastive"), offline=True).save(str(base))
+    settings = settings_of("contrastive", f"base={base}", "fit.steps=1")
+    run_recipe(recipe("contrastive"), settings, pydocs, tmp_path / "model", splits=(), keep_work=True)
+    shutil.rmtree(tmp_path / "model")
+    modules = json.loads((base / "modules.json").read_text())
+    (base / "modules.json").write_text(json.dumps(modules, indent=3))
+    with pytest.raises(InvalidInput, match="other settings or data .base: "):
+        run_recipe(recipe("contrastive"), settings, pydocs, tmp_path / "model", splits=())
 
 
 def test_other_settings_do_not_go_on_in_the_same_work_folder(tmp_path):

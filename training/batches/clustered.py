@@ -17,7 +17,7 @@ from training.clusters import Labels, balanced_clusters
 from training.schedules import cluster_size
 
 
-class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
+class ClusterBatchSampler(DefaultBatchSampler):
     """Every query once an epoch: clusters in random order, their members side by side, cut into batches.
 
     vectors  returns the present (Q, H) embeddings of all queries; called when an epoch begins that needs new

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 
-class EpochCallback(TrainerCallback):  # type: ignore[misc]
+class EpochCallback(TrainerCallback):
     """Sets the epoch of a batch sampler through all its wrappers.
 
     On several processes, in the first epoch after a resumption, two wrappers hide the sampler (one skips what was

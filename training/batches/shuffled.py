@@ -7,7 +7,7 @@ import numpy as np
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
 
-class ShuffledBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the library is not typed
+class ShuffledBatchSampler(DefaultBatchSampler):
     """Every example once an epoch, in an order that depends on seed and epoch alone.
 
     The trainer's own default draws from a generator whose state an interruption loses, so that a resumed epoch

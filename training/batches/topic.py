@@ -11,7 +11,7 @@ from retriever.errors import InvalidInput
 from training.batches.examples import Examples
 
 
-class TopicBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
+class TopicBatchSampler(DefaultBatchSampler):
     """Every batch holds queries of one cluster, which is drawn uniformly, whatever its size.
 
     labels              int[Q], the cluster of each query, see `training.clusters.topic_clusters`

@@ -23,7 +23,7 @@ class Walk(NamedTuple):
     negatives: NDArray[np.int32]
 
 
-class GraphWalkBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
+class GraphWalkBatchSampler(DefaultBatchSampler):
     """Every query once an epoch, next to queries that share documents with it.
 
     A walk starts at a random query, draws a negative from its candidates of ranks `near`, and goes on to the

@@ -109,10 +109,12 @@ class DynamicSearchLoss(nn.Module):
         relevant = np.zeros((len(rows), width), np.bool_)
         valid = np.zeros((len(rows), width), np.bool_)
         for place, (known, retrieved, missing) in enumerate(zip(judged, found, appended, strict=True)):
+            barred = self.collection.barred.relevant(int(rows[place]))
             listed = np.concatenate([retrieved, missing])
             documents[place, : len(listed)] = listed
             relevant[place, : len(listed)] = np.isin(listed, known)
-            valid[place, : len(listed)] = True
+            # A copy of a relevant document is neither.
+            valid[place, : len(listed)] = relevant[place, : len(listed)] | ~np.isin(listed, barred)
         return documents, relevant, valid
 
 

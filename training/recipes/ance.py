@@ -45,7 +45,7 @@ def train(task: Task[AnceSettings]) -> Path:
 
     for cycle in range(settings.cycles):
         mined = from_candidates(task.mine(f"mine-{cycle}", model, settings.depth).candidates, uniform)
-        draw = with_negatives(collection.judgments, len(collection.documents), settings.count, mined)
+        draw = with_negatives(collection, settings.count, mined)
         folder = task.fit(f"fit-{cycle}", model, objective, draw)
         model = task.open_base(folder)
     return folder

@@ -101,9 +101,8 @@ def _objective(task: Task[Ar2Settings], ranker: Any, scale: float) -> Any:
 
 
 def _draw(task: Task[Ar2Settings], mined: Mined) -> Draw:
-    collection = task.collection
     hard = from_candidates(mined.candidates, uniform)
-    return with_negatives(collection.judgments, len(collection.documents), task.settings.count, hard)
+    return with_negatives(task.collection, task.settings.count, hard)
 
 
 def _open_ranker(task: Task[Ar2Settings], name: str | Path) -> Any:

@@ -46,7 +46,7 @@ def train(task: Task[ContrastiveSettings]) -> Path:
     if settings.hard == "none":
         draw = positives_only(collection.judgments)
     else:
-        draw = with_negatives(collection.judgments, len(collection.documents), settings.count, hard)
+        draw = with_negatives(collection, settings.count, hard)
     return task.fit("contrastive", model, objective, draw)
 
 

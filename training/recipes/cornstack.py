@@ -93,7 +93,7 @@ class Curriculum:
         self.settings = settings
         self.temperature = settings.temperature
         hard = from_candidates(candidates, self._choose)
-        self._draw = with_negatives(collection.judgments, len(collection.documents), settings.count, hard)
+        self._draw = with_negatives(collection, settings.count, hard)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the temperature; the last epoch has the last one."""

@@ -101,9 +101,7 @@ def train(task: Task[CrossEncoderSettings]) -> Path:
     def objective(lists: RankedLists) -> Any:
         return own_softmax(lists.scores, lists.relevant)
 
-    draw = with_negatives(
-        collection.judgments, len(collection.documents), settings.negatives, from_candidates(mined, uniform)
-    )
+    draw = with_negatives(collection, settings.negatives, from_candidates(mined, uniform))
     folder = task.fit_ranker("cross-encoder", model, objective, draw, settings.fit)
     _state_read_tokens(folder, settings.read_tokens)
     return folder
@@ -174,16 +172,11 @@ def hard_negatives(index: Index, collection: TrainingCollection, depth: int, rat
             for place, answer in enumerate(index.batch_search(texts, 1000, pipeline=spec, documents=False)):
                 row = start + place
                 relevant = {collection.documents[int(r)].id for r in collection.judgments.relevant(row)}
-                contents = {collection.documents[rows[id_]].content for id_ in relevant}
+                barred = {collection.documents[int(r)].id for r in collection.barred.relevant(row)}
                 cosines = {hit.id: hit.scores.get("dense", -np.inf) for hit in answer.hits}
                 bound = _bound([cosines[id_] for id_ in relevant if id_ in cosines], ratio)
                 kept = [
-                    (rows[hit.id], hit.score)
-                    for hit in answer.hits
-                    if hit.id not in relevant
-                    and hit.id != collection.query_ids[row]
-                    and cosines[hit.id] < bound
-                    and collection.documents[rows[hit.id]].content not in contents
+                    (rows[hit.id], hit.score) for hit in answer.hits if hit.id not in barred and cosines[hit.id] < bound
                 ][:depth]
                 found.append(np.array([document for document, _ in kept], np.int32))
                 scores.append(np.array([score for _, score in kept], np.float32))

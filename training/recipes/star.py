@@ -53,7 +53,7 @@ def train(task: Task[StarSettings]) -> Path:
     draw = positives_only(collection.judgments)
     if settings.count:
         mined = from_candidates(task.mine("mine", model, settings.depth).candidates, uniform)
-        draw = with_negatives(collection.judgments, len(collection.documents), settings.count, mined)
+        draw = with_negatives(collection, settings.count, mined)
     return task.fit("star", model, objective, draw)
 
 
