@@ -11,7 +11,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from training.collection import Corpus, TrainingCollection, open_training_collec
 from training.evaluation import PerQuery
 from training.recipe import measure_splits, split_of
 from training.recipes.registry import recipe
-from training.stages import Stages
+from training.stages import Stages, differing
 from training.task import Task
 
 MEASURES = ("nDCG@10", "RR@10", "R@100")
@@ -73,13 +73,16 @@ class Experiment:
                 which it is kept; that they do not depend on what differs between those arms is up to the caller
         """
         model, record = self.models / f"{name}-{seed}", self.records / f"{name}-{seed}.json"
-        if record.is_file() and model.is_dir():
-            return model
         found = recipe(method)
         chosen = found.settings.model_validate({**settings, "seed": seed})
         work = self.models / f".{name}-{seed}"
         # Two digests that differ mean two trainings; an interrupted one of other settings is of no use.
         plan = {"recipe": method, "settings": chosen.model_dump(mode="json")}
+        if record.is_file() and model.is_dir():
+            other = differing(_comparable(self.read(name, seed)), _comparable(plan))
+            if other:
+                raise SystemExit(f"{record} is of another training ({other}); remove it, or give another --work.")
+            return model
         digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]
         task: Task[Any] = Task(self.collection(chosen.max_queries, seed), chosen, Stages(work / digest, plan), True)
         kept = {stage: self.models / ".stages" / place for stage, place in (shared or {}).items()}
@@ -113,6 +116,12 @@ class Experiment:
         """Return the mean over queries of each seed."""
         values = [self.read(name, seed)["per_query"][split][measure] for seed in seeds]
         return [statistics.fmean(value.values()) for value in values]
+
+
+def _comparable(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recipe and settings; the base by its name, since the work folder may have moved."""
+    settings = plan["settings"]
+    return {"recipe": plan["recipe"], "settings": {**settings, "base": Path(settings["base"]).name}}
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -219,6 +228,3 @@ def arguments(description: str, collection: str, **defaults: Any) -> argparse.Na
 
         torch.set_num_threads(parsed.threads)
     return parsed
-
-
-Arm = Callable[[Experiment, int], Path]
