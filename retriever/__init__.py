@@ -8,9 +8,28 @@ Example:
             print(hit.score, hit.id, hit.document.title)
 """
 
-from retriever.index.sealed import Index
-from retriever.index.sealed import open_index as open
-from retriever.pipeline import Fusion, PipelineSpec, Rerank
-from retriever.types import Answer, Document, Hit, Query, Run
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retriever.index.sealed import Index
+    from retriever.index.sealed import open_index as open
+    from retriever.pipeline import Fusion, PipelineSpec, Rerank
+    from retriever.types import Answer, Document, Hit, Query, Run
 
 __all__ = ["Answer", "Document", "Fusion", "Hit", "Index", "PipelineSpec", "Query", "Rerank", "Run", "open"]
+
+_PLACES = {
+    "Index": "retriever.index.sealed",
+    "open": "retriever.index.sealed",
+    "Fusion": "retriever.pipeline",
+    "PipelineSpec": "retriever.pipeline",
+    "Rerank": "retriever.pipeline",
+} | dict.fromkeys(("Answer", "Document", "Hit", "Query", "Run"), "retriever.types")
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when they are used: a client of a service needs no engine.
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), "open_index" if name == "open" else name)
