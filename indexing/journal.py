@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retriever.errors import IndexCorrupt, StorageFull
+from retriever.errors import BackendUnavailable, IndexCorrupt, StorageFull
 from retriever.storage import disk_errors, exclusive_lock, sync
 from retriever.types import Document
 
@@ -46,7 +46,7 @@ class _Batch:
     texts: list[bytes] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
     done: bool = False
-    error: OSError | None = None
+    error: BaseException | None = None
 
 
 class Journal:
@@ -84,11 +84,12 @@ class Journal:
     def append(self, changes: Sequence[tuple[str, Document | None]]) -> int:
         """Make changes, (id, document or None to delete), durable and return the number of the last one.
 
-        Raises StorageFull when the disk is full: none of them is taken then.
+        Raises StorageFull when the disk is full, BackendUnavailable once the journal is closed: none of them is taken
+        then.
         """
         with self._condition:
             if self._closed:
-                raise StorageFull(f"{self.folder} is closed; the service is stopping.")
+                raise BackendUnavailable(f"{self.folder} is closed; the service is stopping.")
             if self._broken is not None:
                 raise StorageFull(f"{self.folder} could not be made durable ({self._broken}); restart the service.")
             batch = self._batch
@@ -115,7 +116,8 @@ class Journal:
         self._condition.release()
         try:
             self._write(batch)
-        except OSError as error:
+        except BaseException as error:
+            # Whatever it was: nobody may be told that this batch is on disk.
             batch.error = error
         finally:
             self._condition.acquire()
@@ -134,7 +136,7 @@ class Journal:
         try:
             while written < len(content):
                 written += os.write(self._descriptor, content[written:])
-        except OSError:
+        except BaseException:
             self._take_back()
             raise
         try:
@@ -156,7 +158,11 @@ class Journal:
     def _open_file(self, number: int) -> None:
         path = self.folder / f"{number:012d}.log"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
-        sync(self.folder)
+        try:
+            sync(self.folder)
+        except BaseException:
+            os.close(descriptor)
+            raise
         with self._condition:
             if self._descriptor >= 0:
                 os.close(self._descriptor)

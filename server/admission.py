@@ -32,7 +32,7 @@ class Admission:
         self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "DELETE"):
+        if scope["type"] != "http" or not takes_thread(scope["method"], scope["path"]):
             await self.app(scope, receive, send)
             return
         # A body that is read piece by piece takes a thread for each piece; its route bounds how many there are.
@@ -81,6 +81,11 @@ class Admission:
             )
             if not acquiring.done():
                 raise ClientLeft if leaving.done() else self._overloaded()
+        except BaseException:
+            if acquiring.done() and not acquiring.cancelled():
+                # Cancelled in the moment in which the slot came.
+                self._slots.release()
+            raise
         finally:
             self._waiting -= 1
             self.metrics.waiting.dec()
@@ -93,6 +98,11 @@ class Admission:
             f"{self.limits.threads} requests are running and {self._waiting} waiting; try again later.",
             headers={"Retry-After": "1"},
         )
+
+
+def takes_thread(method: str, path: str) -> bool:
+    """Tell whether a request does work; what only looks at the service is answered in any case."""
+    return method in ("POST", "PUT", "DELETE") or (method == "GET" and path.startswith(("/v1/indexes", "/v1/info")))
 
 
 class _Buffered:

@@ -192,10 +192,13 @@ class Batcher(Generic[Payload, Result]):
         if self._closed:
             raise self._stopping()
         if self.broken is not None:
-            raise Refusal(503, f"the device of {self.name} failed: {self.broken}", headers={"Retry-After": "30"})
+            raise self._lost()
         full = len(self._tickets) >= self._policy.queue
         if full or (self._tickets and self._queued_characters + characters > QUEUED_CHARACTERS):
             raise self._overloaded(f"{len(self._tickets)} requests are waiting for {self.name}; try again later.")
+
+    def _lost(self) -> Refusal:
+        return Refusal(503, f"the device of {self.name} failed: {self.broken}", headers={"Retry-After": "30"})
 
     def _stopping(self) -> Refusal:
         return Refusal(503, "the service is stopping.", headers={"Retry-After": "5"})
@@ -310,9 +313,7 @@ class Batcher(Generic[Payload, Result]):
             middle = (len(batch) + 1) // 2
             parts = [batch[:middle], batch[middle:]] if len(batch) > 1 else []
         else:
-            if is_sticky(failure):
-                self.broken = str(failure).splitlines()[0]
-                log.critical("the device of %s cannot be used any more: %s", self.name, failure)
+            self._note_lost(failure)
             tickets = {id(item.ticket): item.ticket for item in batch}
             several = len(tickets) > 1 and self.broken is None
             parts = [[item for item in batch if item.ticket is t] for t in tickets.values()] if several else []
@@ -322,7 +323,20 @@ class Batcher(Generic[Payload, Result]):
             try:
                 self._deliver(part, compute(part[0].ticket.group, [item.payload for item in part]))
             except Exception as error:
+                self._note_lost(error)
                 self._fail_all({item.ticket for item in part}, self._said(error.with_traceback(None)))
+
+    def _note_lost(self, failure: Exception) -> None:
+        """Say once that the device is lost, if that is what the failure means, and refuse what waits."""
+        if self.broken is not None or not is_sticky(failure):
+            return
+        log.critical("the device of %s cannot be used any more: %s", self.name, failure)
+        with self._changed:
+            self.broken = (str(failure).splitlines() or [type(failure).__name__])[0]
+            for ticket in list(self._tickets.values()):
+                # One that has begun fails with its batch.
+                if not ticket.started:
+                    self._fail(ticket, self._lost())
 
     def _said(self, failure: Exception) -> Exception:
         """Return the error that a client is told."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retriever.errors import InvalidInput
+from retriever.errors import BackendUnavailable, InvalidInput
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -158,10 +158,12 @@ def _run(settings: "Settings") -> None:
             server_header=False,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
-        server = DrainingServer(config, service.readiness, settings.drain_seconds)
+        server = DrainingServer(config, service.readiness, settings.drain_seconds, service.models.broken)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         typer.echo(f"serving {settings.index} at http://{host}:{listener.getsockname()[1]}/", err=True)
         server.run(sockets=[listener])
+        if server.failure is not None:
+            raise BackendUnavailable(f"a model's device failed, start the service anew: {server.failure}")
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -1,12 +1,13 @@
 """The models in service: each loaded once, behind one batcher that indexes and model routes share."""
 
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ Side = Literal["query", "document", "plain"]
 
 Output = Literal["dense", "sparse"]
 
+Inner = TypeVar("Inner", bound=Encoder | TermEncoder)
+
 # Of models that do not say what fits into one forward pass.
 BATCH_TOKENS = 4096
 
@@ -37,77 +40,70 @@ BATCH_TOKENS = 4096
 CORES_A_BATCH = 4
 
 
-class BatchedEncoder:
-    """An encoder whose texts share batches with those of other requests; fits `retriever.protocols.Encoder`."""
+class BatchedModel(Generic[Inner]):
+    """An encoder of either kind behind the batcher that all requests for it share."""
 
-    output: Output = "dense"
+    output: ClassVar[Output]
 
-    def __init__(self, inner: Encoder, batcher: Batcher[str, Any]) -> None:
+    def __init__(self, inner: Inner, batcher: Batcher[str, Any]) -> None:
         self.inner = inner
         self.batcher = batcher
+
+    @property
+    def max_tokens(self) -> int:
+        return self.inner.max_tokens
+
+    def fingerprint(self) -> dict[str, str]:
+        return self.inner.fingerprint()
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self.inner.count_tokens(texts)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids. Raises InvalidInput unless they are of this model's tokenizer."""
+        if not hasattr(self.inner, "text_of"):
+            raise InvalidInput("this model takes no token ids; send text.")
+        text: str = self.inner.text_of(ids)
+        return text
+
+    def submit(
+        self, side: Side, texts: Sequence[str], counts: Sequence[int], deadline: float = math.inf
+    ) -> Ticket[Any]:
+        """Queue texts whose tokens were counted, longer ones with the tokens that the model reads of them."""
+        tokens = [min(count, self.max_tokens) for count in counts]
+        characters = sum(map(len, texts))
+        return self.batcher.submit(side, texts, tokens, characters=characters, deadline=deadline)
+
+
+class BatchedEncoder(BatchedModel[Encoder]):
+    """An encoder whose texts share batches with those of other requests; fits `retriever.protocols.Encoder`."""
+
+    output = "dense"
 
     @property
     def width(self) -> int:
         return self.inner.width
 
     @property
-    def max_tokens(self) -> int:
-        return self.inner.max_tokens
-
-    @property
     def normalises(self) -> bool:
         """Whether every vector has unit length."""
         return bool(getattr(self.inner, "normalises", False))
 
-    def fingerprint(self) -> dict[str, str]:
-        return self.inner.fingerprint()
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self.inner.count_tokens(texts)
-
-    def text_of(self, ids: Sequence[int]) -> str:
-        return text_of(self.inner, ids)
-
-    def submit(self, side: Side, texts: Sequence[str], counts: Sequence[int]) -> Ticket[Any]:
-        """Queue texts whose tokens were counted; see `Batcher.submit`."""
-        return submit(self, side, texts, counts)
-
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        return self._encode("query", queries)
+        return self._stacked(self.submit("query", queries, self.count_tokens(queries)).wait())
 
     def encode_documents(self, documents: Sequence[Document]) -> NDArray[np.float32]:
-        return self._encode("document", [document.content for document in documents])
+        texts = [document.content for document in documents]
+        return self._stacked(self.submit("document", texts, self.count_tokens(texts)).wait())
 
-    def _encode(self, side: Side, texts: Sequence[str]) -> NDArray[np.float32]:
-        rows = self.submit(side, texts, self.count_tokens(texts)).wait()
+    def _stacked(self, rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         return np.stack(rows) if rows else np.zeros((0, self.width), np.float32)
 
 
-class BatchedTermEncoder:
+class BatchedTermEncoder(BatchedModel[TermEncoder]):
     """The same for learned sparse encoders; fits `retriever.protocols.TermEncoder`."""
 
-    output: Output = "sparse"
-
-    def __init__(self, inner: TermEncoder, batcher: Batcher[str, Any]) -> None:
-        self.inner = inner
-        self.batcher = batcher
-
-    @property
-    def max_tokens(self) -> int:
-        return self.inner.max_tokens
-
-    def fingerprint(self) -> dict[str, str]:
-        return self.inner.fingerprint()
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self.inner.count_tokens(texts)
-
-    def text_of(self, ids: Sequence[int]) -> str:
-        return text_of(self.inner, ids)
-
-    def submit(self, side: Side, texts: Sequence[str], counts: Sequence[int]) -> Ticket[Any]:
-        """Queue texts whose tokens were counted; see `Batcher.submit`."""
-        return submit(self, side, texts, counts)
+    output = "sparse"
 
     def encode_queries(self, queries: Sequence[str]) -> list[dict[str, float]]:
         return self.submit("query", queries, self.count_tokens(queries)).wait()
@@ -118,20 +114,6 @@ class BatchedTermEncoder:
 
 
 Embedder = BatchedEncoder | BatchedTermEncoder
-
-
-def submit(model: Embedder, side: Side, texts: Sequence[str], counts: Sequence[int]) -> Ticket[Any]:
-    """Queue texts for a model, longer ones with the tokens that it reads of them."""
-    tokens = [min(count, model.max_tokens) for count in counts]
-    return model.batcher.submit(side, texts, tokens, characters=sum(map(len, texts)))
-
-
-def text_of(inner: Any, ids: Sequence[int]) -> str:
-    """Return the text of token ids. Raises InvalidInput unless they are of this model's tokenizer."""
-    if not hasattr(inner, "text_of"):
-        raise InvalidInput("this model takes no token ids; send text.")
-    text: str = inner.text_of(ids)
-    return text
 
 
 def encoding(inner: Any) -> Callable[[str, list[str]], Sequence[Any]]:

@@ -3,6 +3,7 @@
 So a new encoder is judged on the queries of the day before any user sees its answers.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -135,7 +136,9 @@ class Shadow:
                 self._queue.put_nowait(None)
                 break
             except queue.Full:
-                self._queue.get()
+                # The thread may have emptied the queue meanwhile.
+                with contextlib.suppress(queue.Empty):
+                    self._queue.get_nowait()
         self._thread.join(10.0)
 
 

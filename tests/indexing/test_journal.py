@@ -10,7 +10,7 @@ import pytest
 
 from indexing import journal as module
 from indexing.journal import Journal
-from retriever.errors import IndexCorrupt, IndexLocked, StorageFull
+from retriever.errors import BackendUnavailable, IndexCorrupt, IndexLocked, StorageFull
 from retriever.types import Document
 
 EVERYTHING = 10**9
@@ -192,4 +192,47 @@ def test_waiting_ends_when_the_number_is_applied(tmp_path: Path) -> None:
     assert journal.wait_applied(number, 30)
     assert not journal.wait_for_work(0.01)
     timer.join()
+    journal.close()
+
+
+def test_what_fails_in_any_way_is_never_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path, 0)
+    journal.append([("a", document(1))])
+
+    def fail(*_: Any) -> int:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "write", fail)
+        with pytest.raises(MemoryError):
+            journal.append([("b", document(2))])
+    assert [id_ for _, id_, _ in content(journal)] == ["a"]
+    assert journal.append([("c", document(3))]) == 3
+    journal.close()
+    again = Journal(tmp_path, 0)
+    assert [id_ for _, id_, _ in content(again)] == ["a", "c"]
+    again.close()
+
+
+def test_a_closed_journal_is_not_a_full_disk(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0)
+    journal.close()
+    with pytest.raises(BackendUnavailable, match="stopping"):
+        journal.append([("a", None)])
+
+
+def test_a_file_whose_name_cannot_be_made_durable_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path, 0)
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "sync", fail)
+        for _ in range(3):
+            with pytest.raises(StorageFull):
+                journal.append([("a", None)])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    journal.append([("a", None)])
     journal.close()

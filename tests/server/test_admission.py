@@ -5,7 +5,9 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from server.admission import Admission
+import pytest
+
+from server.admission import Admission, takes_thread
 from server.metrics import Metrics
 from server.settings import Limits
 
@@ -169,3 +171,55 @@ def test_other_methods_never_wait() -> None:
         assert answered[0]["status"] == 200
 
     asyncio.run(run())
+
+
+def test_a_request_that_is_cancelled_as_its_turn_comes_gives_the_slot_back() -> None:
+    async def run() -> None:
+        gate = Gate()
+        app = admission(gate, threads=1, queue=10)
+        first, second = Request(app), Request(app)
+        await settle()
+        assert gate.entered == 1
+        gate.open.set()
+        # The first one is done and its slot is taken for the second, which does not know it yet.
+        while not first.task.done():
+            await asyncio.sleep(0)
+        second.task.cancel()
+        await asyncio.gather(second.task, return_exceptions=True)
+        await settle()
+        third = Request(app)
+        await asyncio.wait_for(third.task, 5)
+        assert third.status == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_no_moment_of_cancelling_loses_a_slot(steps: int) -> None:
+    async def run() -> None:
+        gate = Gate()
+        app = admission(gate, threads=1, queue=10)
+        first, second = Request(app), Request(app)
+        await settle()
+        gate.open.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        second.task.cancel()
+        await asyncio.gather(first.task, second.task, return_exceptions=True)
+        third = Request(app)
+        await asyncio.wait_for(third.task, 5)
+        assert third.status == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "takes"),
+    [
+        ("POST", "/v1/search", True), ("DELETE", "/v1/aliases/a", True), ("PUT", "/v1/indexes/a/documents/b", True),
+        ("GET", "/v1/indexes/a/documents/b", True), ("GET", "/v1/indexes", True), ("GET", "/v1/info", True),
+        ("GET", "/livez", False), ("GET", "/readyz", False), ("GET", "/metrics", False), ("GET", "/", False),
+    ],
+)  # fmt: skip
+def test_reading_documents_waits_its_turn_too(method: str, path: str, takes: bool) -> None:
+    assert takes_thread(method, path) is takes

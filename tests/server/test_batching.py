@@ -274,6 +274,27 @@ def test_a_lost_device_is_said_so_and_asked_no_more(make: MakeBatcher) -> None:
     assert refused.value.status == 503
 
 
+def test_a_device_lost_at_the_second_try_is_noticed_and_what_waits_is_refused(make: MakeBatcher) -> None:
+    def fail(payloads: list[int]) -> None:
+        if len(payloads) > 1:
+            raise torch.OutOfMemoryError("too little")
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    computer = Computer(fail)
+    batcher = make(computer, batch_tokens=2)
+    computer.go.clear()
+    together = batcher.submit("a", [1, 2], [1, 1])
+    assert computer.entered.wait(30)
+    waiting = batcher.submit("a", [3], [1])
+    computer.go.set()
+    with pytest.raises(ModelFault):
+        together.wait()
+    with pytest.raises(Refusal) as refused:
+        waiting.wait()
+    assert refused.value.status == 503
+    assert batcher.broken == "CUDA error: unspecified launch failure"
+
+
 def test_closing_refuses_what_waits_and_what_comes(make: MakeBatcher) -> None:
     computer = Computer()
     batcher = make(computer)

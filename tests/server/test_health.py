@@ -1,16 +1,19 @@
 """GET /livez, /readyz, /metrics, /v1/info and /openapi.json."""
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from retriever.errors import IndexMismatch
 from retriever.index.sealed import open_index
 from server.app import create_app
+from server.draining import DrainingServer
 from server.settings import Settings
 from tests.server.conftest import Client, MakeClient
 
@@ -176,3 +179,25 @@ def test_unknown_paths_and_methods_have_the_error_form(client: Client) -> None:
     ):
         assert response.status_code == status
         assert response.json()["error"]["code"] == code
+
+
+def test_a_service_whose_device_is_lost_stops_to_be_started_anew(make_client: MakeClient) -> None:
+    client = make_client()
+    reasons: list[str | None] = [None, "CUDA error: gone"]
+    server = DrainingServer(
+        uvicorn.Config(client.app, log_config=None), client.service.readiness, 0.0, lambda: reasons.pop(0)
+    )
+
+    async def run() -> None:
+        await server.on_tick(0)
+        assert server.failure is None
+        assert not client.service.readiness.draining
+        # Between two looks nothing is asked.
+        await server.on_tick(5)
+        await server.on_tick(10)
+        while not server.should_exit:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert server.failure == "CUDA error: gone"
+    assert client.get("/readyz").status_code == 503
