@@ -13,6 +13,8 @@ from kernels.hamming.codes import LANES, SignCodes, signs, words_of
 
 # Queries that share one pass over the codes: their state stays in the first cache beside a block.
 TOGETHER = 64
+# Places for what they take, in all; 64 MB.
+PLACES = 1 << 22
 
 
 def nearest_codes(
@@ -22,7 +24,8 @@ def nearest_codes(
 
     queries  (Q, H), whose signs count
     allowed  bool[N], or None for all; k' = min(k, allowed documents)
-    Equal distances stand in order of ordinal, and are cut so. Memory: 16 * k bytes and 4 * H a query.
+    Equal distances stand in order of ordinal, and are cut so. Cost: N * H / 8 bytes are read for 64
+    queries together. Memory: up to 64 MB, or 16 * k bytes if that is more.
     """
     if queries.ndim != 2 or queries.shape[1] != codes.width:
         raise ValueError(f"queries must be (Q, {codes.width}), got {queries.shape}.")
@@ -35,8 +38,9 @@ def nearest_codes(
     mask = np.zeros(0, np.bool_) if allowed is None else np.ascontiguousarray(allowed)
     words = signs(queries)
     found = []
-    for start in range(0, len(queries), TOGETHER):
-        part = words[start : start + TOGETHER]
+    together = max(1, min(TOGETHER, PLACES // k))
+    for start in range(0, len(queries), together):
+        part = words[start : start + together]
         distances = np.empty((len(part), k), np.int32)
         ordinals = np.empty((len(part), k), np.int32)
         _scan(codes.words, codes.documents, codes.width, part, k, mask, distances, ordinals)
@@ -47,7 +51,7 @@ def nearest_codes(
 
 
 @compiled
-def _scan(codes, documents, width, queries, k, allowed, distances, ordinals):  # type: ignore[no-untyped-def]
+def _scan(codes, documents, width, queries, k, allowed, distances, ordinals):
     """Fill distances and ordinals (Q, k), ordinals ascending; k documents are allowed at least."""
     per = queries.shape[1]
     room = 2 * k + LANES
@@ -99,7 +103,7 @@ def _scan(codes, documents, width, queries, k, allowed, distances, ordinals):  #
 
 
 @compiled
-def _distances_of_few(codes, query, lanes, block):  # type: ignore[no-untyped-def]
+def _distances_of_few(codes, query, lanes, block):
     """Do as `block_distances` for the last block, of fewer documents."""
     closest = np.uint64(len(query) * 64)
     for lane in range(lanes):
@@ -112,7 +116,7 @@ def _distances_of_few(codes, query, lanes, block):  # type: ignore[no-untyped-de
 
 
 @compiled
-def _thinned(near, who, taken, ties, bound):  # type: ignore[no-untyped-def]
+def _thinned(near, who, taken, ties, bound):
     """Keep what is below the bound and the first `ties` at it, in order; return how many that are."""
     kept = 0
     for place in range(taken):
@@ -140,7 +144,7 @@ def sign_scores(codes: SignCodes, query: NDArray[np.floating], documents: NDArra
 
 
 @compiled
-def _score(codes, total, query, documents, scores):  # type: ignore[no-untyped-def]
+def _score(codes, total, query, documents, scores):
     per = len(query) // 64
     whole = query.sum()
     for place in range(len(documents)):
