@@ -11,7 +11,7 @@ from retriever.errors import RetrievalError
 
 INTERRUPTED = 130
 INTERRUPTION = "interrupted; nothing that was finished is lost, run the same command again to go on"
-ORDER = ["models", "index", "search", "eval", "train", "serve"]
+ORDER = ["models", "index", "search", "eval", "train", "serve", "mcp"]
 
 
 def _version(wanted: bool) -> None:
