@@ -21,6 +21,8 @@ from retriever.types import Document
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from retriever.codebook import Codebook
+
 Precision = Literal["float32", "bfloat16"]
 
 # What turns a document into the text that is encoded; part of the fingerprint.
@@ -44,14 +46,13 @@ def load_encoder(
                cosine 0.9999 of float32
     Raises BackendUnavailable when the name cannot be resolved or loaded.
     """
-    from sentence_transformers import SentenceTransformer
-
+    from retriever.heads import open_model
     from retriever.models import resolve
 
     folder = resolve(str(name), offline=offline)
     try:
         with without_transformers_bars():
-            model = SentenceTransformer(str(folder), device=device, trust_remote_code=False, local_files_only=True)
+            model = open_model(folder, device=device)
     except (OSError, ValueError, KeyError) as error:
         raise BackendUnavailable(f"{folder} is not a sentence-transformers model: {error}") from error
     return DenseEncoder(model, name=str(name), precision=precision)
@@ -101,6 +102,22 @@ class DenseEncoder:
     def batch_tokens(self) -> int:
         """Padded tokens of one forward pass at most."""
         return self._batch_tokens
+
+    @property
+    def codes(self) -> "Codebook | Literal['sign'] | None":
+        """How documents are compressed by the model itself: to signs, by a codebook, or not at all.
+
+        The vectors of `encode_documents` are then what codes stand for, and those of queries are in the same space.
+        """
+        from retriever.heads.product import ProductHead
+        from retriever.heads.sign import SignHead
+
+        for module in self.model.modules():
+            if isinstance(module, SignHead):
+                return "sign"
+            if isinstance(module, ProductHead):
+                return module.codebook
+        return None
 
     @property
     def normalises(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from retriever.encoder import DenseEncoder
 from retriever.errors import BackendUnavailable
+from retriever.heads import open_model
 from retriever.models import resolve
 from retriever.progress import quiet_transformers, without_transformers_bars
 from training.settings import EncoderSettings
@@ -17,13 +18,11 @@ def open_base(settings: EncoderSettings, *, base: Path | None = None, offline: b
     A folder that is no bi-encoder (a plain transformer, or one with another head) gets mean pooling and the
     similarity of the settings. Raises BackendUnavailable.
     """
-    from sentence_transformers import SentenceTransformer
-
     folder = base or resolve(settings.base, offline=offline)
     try:
         with without_transformers_bars():
             if _is_bi_encoder(folder):
-                model = SentenceTransformer(str(folder), trust_remote_code=False, local_files_only=True)
+                model = open_model(folder)
             else:
                 model = _pooled(folder, settings)
     except (OSError, ValueError, KeyError) as error:
