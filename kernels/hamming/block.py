@@ -18,7 +18,7 @@ _WORDS = ir.VectorType(ir.IntType(64), GROUP)
 
 
 @intrinsic  # type: ignore[misc, untyped-decorator, unused-ignore]
-def block_distances(typing_context: Any, codes: Any, start: Any, query: Any, block: Any):
+def block_distances(typing_context: Any, codes: Any, start: Any, query: Any, block: Any) -> Any:
     """Write uint64[64] distances to `block`, and return the least of them.
 
     codes  uint64[]; the block's words begin at `start`: 64 first words, 64 second ones, ...
@@ -83,7 +83,7 @@ def _declared(builder: Any, name: str, result: Any) -> Any:
 
 
 @intrinsic  # type: ignore[misc, untyped-decorator, unused-ignore]
-def ones(typing_context: Any, word: types.Type):
+def ones(typing_context: Any, word: types.Type) -> Any:
     """Count the set bits of a uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
