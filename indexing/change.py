@@ -14,6 +14,7 @@ import numpy as np
 from indexing.build import with_tombstones
 from indexing.garbage import readable, remove_unneeded, retired
 from indexing.segments import seal_segment, segment_name
+from retriever.calibration import Calibration
 from retriever.errors import InvalidInput
 from retriever.fields import CONTENTS, require_known
 from retriever.index.manifest import Manifest, Segment, publish, read_manifest
@@ -230,6 +231,13 @@ def merge_segments(
             files=files,
         )
     ]
+
+
+def store_calibration(path: str | Path, calibration: Calibration) -> None:
+    """Store a calibration in the index, instead of an earlier one for the same pipeline."""
+    with changing(path) as change:
+        others = [found for found in change.current.calibrations if found.pipeline != calibration.pipeline]
+        change.publish(calibrations=[*others, calibration])
 
 
 def store_pipelines(path: str | Path, pipelines: Mapping[str, PipelineSpec], default: str | None = None) -> None:

@@ -337,6 +337,73 @@ def pipelines(
     store_pipelines(index, read_pipelines(file), default)
 
 
+@app.command(
+    epilog="Examples:  retriever index calibrate my-index data/scifact --split train  |  "
+    "retriever index calibrate my-index irds:beir/scifact/train -p bm25 --reranker my-cross-encoder"
+)
+def calibrate(
+    index: IndexPath,
+    collection: Annotated[
+        str, typer.Argument(metavar="COLLECTION", help="Judged queries: BEIR folder, irds:NAME or a file of judgments.")
+    ],
+    split: Annotated[str, typer.Option(help="Which judgments: qrels/SPLIT.tsv.")] = "train",
+    queries: Annotated[Path | None, typer.Option(help="File of queries, for a file of judgments.")] = None,
+    pipeline: Annotated[
+        str | None, typer.Option("--pipeline", "-p", help="The index's default if none is given.")
+    ] = None,
+    reranker: Annotated[str | None, typer.Option(help="Cross-encoder behind it, by the name that serve gets.")] = None,
+    rerank_depth: Annotated[int, typer.Option(min=1, max=1000, help="How many documents it reads.")] = 50,
+    depth: Annotated[int, typer.Option(min=1, max=1000, help="Hits of each query.")] = 100,
+    relevant_from: Annotated[int, typer.Option(min=1, help="Least grade that counts as relevant.")] = 1,
+    method: Annotated[
+        str | None, typer.Option(help="isotonic or logistic; by default the better one on unseen queries.")
+    ] = None,
+    judged_only: Annotated[
+        bool, typer.Option(help="Leave out hits that nobody judged, instead of counting them as not relevant.")
+    ] = False,
+    group_by_parent: Annotated[bool, typer.Option(help="Judgments are about documents that were cut.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only show how reliable it would be.")] = False,
+    device: Device = None,
+    offline: Offline = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Fit what turns a pipeline's scores into probabilities of relevance, and store it in the index.
+
+    Searches then give each hit its `relevance`, and `min_relevance` leaves hits out. Shown are numbers for queries that
+    the curve had not seen (cross-validation by query).
+    """
+    from indexing.change import store_calibration
+    from retriever.evaluation.calibration import METHODS
+    from retriever.evaluation.calibration import calibrate as fit
+    from retriever.evaluation.collections import open_collection
+    from retriever.index.sealed import open_index
+    from retriever.pipeline import Rerank
+
+    chosen = next((name for name in METHODS if name == method), None)
+    if method is not None and chosen is None:
+        raise InvalidInput(f"--method is {' or '.join(METHODS)}, got {method!r}.")
+    judged = open_collection(collection, split, queries=queries)
+    with open_index(index, device=device, offline=offline) as opened:
+        name = pipeline or opened.default_pipeline
+        if name not in opened.pipelines:
+            raise InvalidInput(f"unknown pipeline {name!r}; this index offers {', '.join(opened.pipelines)}.")
+        spec = opened.pipelines[name]
+        if reranker is not None:
+            spec = spec.model_copy(update={"rerank": Rerank(model=reranker, depth=rerank_depth)})
+        found = fit(
+            opened, judged, spec, depth=depth, relevant_from=relevant_from, method=chosen, judged_only=judged_only,
+            group_by_parent=group_by_parent, quiet=quiet,
+        )  # fmt: skip
+    if not dry_run:
+        store_calibration(index, found)
+    reliability = {key: round(value, 5) for key, value in found.reliability.model_dump().items()}
+    if reliability["brier"] >= reliability["brier_of_mean"]:
+        typer.echo("warning: these probabilities are no better than always saying the mean.", err=True)
+    shown = found.model_dump(include={"collection", "queries", "pairs", "judged", "relevant", "generation"})
+    _show({"pipeline": name, "method": found.curve.method, **shown, **reliability, "stored": not dry_run}, as_json)
+
+
 @app.command(epilog="Example:  retriever index verify my-index --json")
 def verify(
     index: IndexPath,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retriever.calibration import Calibration, calibration_for
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.feedback import Frequencies, rm3, rocchio
 from retriever.fusion import ordered, reciprocal_rank, weighted_minmax
@@ -51,6 +52,7 @@ class Request:
     facets: tuple[str, ...] = ()
     facet_values: int = 10
     explain: bool = False
+    min_relevance: float | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (("k", self.k, 1), ("offset", self.offset, 0)):
@@ -60,6 +62,8 @@ class Request:
             raise InvalidInput(f"k + offset must be at most {MAX_K}, got {self.k + self.offset}.")
         if self.deadline_ms is not None and not self.deadline_ms > 0:
             raise InvalidInput(f"deadline_ms must be above 0, got {self.deadline_ms!r}.")
+        if self.min_relevance is not None and not 0 <= self.min_relevance <= 1:
+            raise InvalidInput(f"min_relevance is a probability from 0 to 1, got {self.min_relevance!r}.")
 
     @property
     def wanted(self) -> int:
@@ -103,6 +107,7 @@ class _State:
 def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> list[Answer]:
     """Answer each query by the pipeline of the request."""
     started = time.perf_counter()
+    calibration = _calibration(index, request, name)
     states = [_state(index, query, name, started, request.syntax) for query in queries]
     mask = None
     if request.filter is not None:
@@ -132,8 +137,19 @@ def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> 
             _count(index, state, request, mask)
         if request.pipeline.rerank is not None:
             _rerank(index, state, request.pipeline.rerank, request.deadline_ms)
-        _finish(index, state, request)
+        _finish(index, state, request, calibration)
     return [state.answer for state in states]
+
+
+def _calibration(index: "Index", request: Request, name: str) -> Calibration | None:
+    found = calibration_for(index.manifest.calibrations, request.pipeline)
+    if found is None and request.min_relevance is not None:
+        raise InvalidInput(
+            f"min_relevance needs scores calibrated as probabilities, and the index has no calibration for the "
+            f"pipeline {name!r} with these stages; make one from judged queries with `retriever index calibrate`, or "
+            "leave it out."
+        )
+    return found
 
 
 def _state(index: "Index", query: str, name: str, started: float, syntax: bool) -> _State:
@@ -400,9 +416,26 @@ def _count(index: "Index", state: _State, request: Request, mask: "Mask | None")
         )
 
 
-def _finish(index: "Index", state: _State, request: Request) -> None:
+def _relevance(state: _State, request: Request, calibration: Calibration) -> dict[str, float]:
+    """Return the probability of each document that the last stage scored; leave out what falls below the least one."""
+    if state.answer.degraded:
+        # Scores of other stages than those of the calibration.
+        state.warn("not_calibrated")
+        return {}
+    reranked = request.pipeline.rerank is not None
+    ids = [id_ for id_, _ in state.ranking if not reranked or "rerank" in state.scores[id_]]
+    values = calibration.curve.relevance([score for _, score in state.ranking[: len(ids)]])
+    found = dict(zip(ids, values.tolist(), strict=True))
+    if request.min_relevance is not None:
+        least = request.min_relevance
+        state.ranking = [(id_, score) for id_, score in state.ranking if found.get(id_, -1.0) >= least]
+    return found
+
+
+def _finish(index: "Index", state: _State, request: Request, calibration: Calibration | None) -> None:
     """Cut the page out of the ranking and dress the hits."""
     answer = state.answer
+    relevance = _relevance(state, request, calibration) if calibration else {}
     with state.timed("documents"):
         if request.group_by_parent:
             hits, documents = _grouped(index, state, request)
@@ -415,6 +448,8 @@ def _finish(index: "Index", state: _State, request: Request) -> None:
                 Hit(id_, score, state.scores[id_], documents.get(row))
                 for (id_, score), row in zip(page, rows, strict=True)
             ]
+    for hit in hits:
+        hit.relevance = relevance.get(hit.document.id if hit.document is not None else hit.id)
     if request.highlight and index.analyser is not None:
         with state.timed("highlight"):
             terms = set(state.terms if state.execution else index.analyser.terms(state.query))

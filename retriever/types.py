@@ -94,6 +94,7 @@ class Hit:
     `scores` holds the score that each stage gave ("bm25", "dense", "fusion", "rerank"); a stage that
     did not see the document is absent. `score` is the one that ranks.
     `highlights` are half-open character ranges of the document's text where query terms occur.
+    `relevance` is the probability of being relevant where the pipeline is calibrated and its last stage scored the hit.
     """
 
     id: str
@@ -102,6 +103,7 @@ class Hit:
     document: Document | None = None
     highlights: list[tuple[int, int]] = field(default_factory=list)
     explanation: Explanation | None = None
+    relevance: float | None = None
 
 
 @dataclass(slots=True)

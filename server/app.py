@@ -20,11 +20,13 @@ from server.metrics import Metrics
 from server.models import Models
 from server.observation import Observation
 from server.readiness import Readiness
+from server.recall import RecallMeter
 from server.routes import aliases, documents, embeddings, health, rerank, search, shadow
 from server.routes import indexes as index_routes
 from server.routes import models as model_routes
 from server.routes.page import page_router
 from server.settings import Settings
+from server.tracing import Tracing, start_tracing
 from server.waiting import Waiting
 
 log = logging.getLogger("server.index")
@@ -35,13 +37,17 @@ Inference's APIs. Every answer says how far it can be trusted.
 """
 
 
-def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
+def create_app(settings: Settings, index: Index | None = None, tracing: Tracing | None = None) -> FastAPI:
     """Return the app for the index or the folder of indexes that the settings name, or for the index given.
 
     Models are loaded when the app starts; until the canaries agree nothing is answered. The app closes the
-    indexes when it stops. Raises UnknownIndex, IndexCorrupt or IndexMismatch.
+    indexes when it stops. Raises UnknownIndex, IndexCorrupt, IndexMismatch, or BackendUnavailable.
+
+    tracing  where spans go instead of where the settings say
     """
     metrics = Metrics()
+    if tracing is None and settings.otel:
+        tracing = start_tracing()
     models = Models(settings, metrics)
     if index is not None:
         models.adopt(index)
@@ -55,8 +61,11 @@ def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
         await anyio.to_thread.run_sync(indexes.prepare)
         await anyio.to_thread.run_sync(models.prepare)
         yield
+        recall.close()
         await anyio.to_thread.run_sync(indexes.close)
         await anyio.to_thread.run_sync(models.close)
+        if tracing is not None:
+            await anyio.to_thread.run_sync(tracing.close)
 
     app = FastAPI(
         title="retriever",
@@ -67,7 +76,7 @@ def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         middleware=[
-            Middleware(Observation, metrics=metrics),
+            Middleware(Observation, metrics=metrics, tracing=tracing),
             Middleware(
                 Access,
                 host_names=settings.host_names,
@@ -79,8 +88,9 @@ def create_app(settings: Settings, index: Index | None = None) -> FastAPI:
             Middleware(Admission, limits=settings.limits, metrics=metrics, batched=embeddings.PATHS | rerank.PATHS),
         ],
     )
+    recall = RecallMeter(settings.ann_recall_sample, metrics)
     readiness = Readiness(indexes, models, settings.readiness_seconds)
-    app.state.service = Service(settings, indexes, models, metrics, readiness, Waiting())
+    app.state.service = Service(settings, indexes, models, metrics, readiness, Waiting(), recall)
     add_error_handlers(app)
     # Routes are tried in this order, so those that are asked most stand first.
     routes = (search, embeddings, rerank, index_routes, documents, shadow, aliases, model_routes, health)

@@ -10,6 +10,7 @@ from server.indexes import Indexes
 from server.metrics import Metrics
 from server.models import Models
 from server.readiness import Readiness
+from server.recall import RecallMeter
 from server.served_index import ServedIndex
 from server.settings import Settings
 from server.waiting import Waiting
@@ -25,6 +26,7 @@ class Service:
     metrics: Metrics
     readiness: Readiness
     waiting: Waiting
+    recall: RecallMeter
 
     @property
     def index(self) -> ServedIndex:

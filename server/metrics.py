@@ -9,6 +9,9 @@ from retriever.types import Answer
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
+# Shares of what should have been found.
+SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
+
 # Sizes of batches, in inputs and in tokens.
 INPUTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
@@ -96,6 +99,18 @@ class Metrics:
             "retriever_index_documents", "Documents of the index that is served.", ("index",), registry=self.registry
         )
 
+        self.recall = Histogram(
+            "retriever_ann_recall",
+            "Share of the 10 best documents that approximate dense search found, of sampled queries.",
+            ("index", "filtered"),
+            buckets=SHARES,
+            registry=self.registry,
+        )
+        self.recall_dropped = Counter(
+            "retriever_ann_recall_dropped",
+            "Sampled queries that were not measured, too many waited.",
+            registry=self.registry,
+        )
         self._add_batches()
 
     def _add_batches(self) -> None:

@@ -49,8 +49,10 @@ class EmbeddingRequest(Body):
     input_type: Literal["query", "document"] = Field(
         "document", description="Encoders may treat queries and documents differently."
     )
-    output: Literal["dense", "sparse"] = Field(
-        "dense", description="What the model gives: vectors, or weights of terms. GET /v1/models says which."
+    output: Literal["dense", "sparse", "multi_vector"] = Field(
+        "dense",
+        description="What the model gives: a vector, weights of terms, or a vector for each token. GET /v1/models says "
+        "which; another one is refused.",
     )
     truncate: StrictBool = Field(
         True, description="Cut texts to the model's length and say so in `truncated`; otherwise refuse them."

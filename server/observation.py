@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import error_response
 from server.metrics import Metrics
+from server.tracing import Stages, Tracing
 
 access = logging.getLogger("server.access")
 log = logging.getLogger("server.errors")
@@ -28,18 +29,31 @@ HEADERS = {
 class Observation:
     """Outermost: nothing that goes wrong further in leaves without an id, a log line and a JSON body."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self.app = app
         self.metrics = metrics
+        self.tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        stages = Stages()
+        if self.tracing is None:
+            await self._observed(scope, receive, send, stages)
+            return
+        with self.tracing.request(scope, stages) as traced:
+            status = await self._observed(scope, receive, send, stages, traced.trace_id)
+            traced.answered(scope["method"], _route(scope), status, scope["state"]["request_id"])
+
+    async def _observed(
+        self, scope: Scope, receive: Receive, send: Send, stages: Stages, trace_id: str | None = None
+    ) -> int:
+        """Answer a request and return the status."""
         started = time.perf_counter()
         request_id = _request_id(Headers(scope=scope))
-        notes: dict[str, object] = {}
-        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "notes": notes}
+        notes: dict[str, object] = {} if trace_id is None else {"trace_id": trace_id}
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "notes": notes, "stages": stages}
         status = 0
 
         async def send_observed(message: Message) -> None:
@@ -67,10 +81,10 @@ class Observation:
                 await response(scope, receive, send_observed)
         finally:
             self._record(scope, status or CLIENT_LEFT, time.perf_counter() - started)
+        return status or CLIENT_LEFT
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        # The template, never the path: anyone could fill the registry with paths.
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = _route(scope)
         self.metrics.requests.labels(route, str(status)).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
         client = scope.get("client")
@@ -87,6 +101,11 @@ class Observation:
                 **scope["state"]["notes"],
             },
         )
+
+
+def _route(scope: Scope) -> str:
+    # The template, never the path: anyone could fill the registry with paths.
+    return getattr(scope.get("route"), "path", "unmatched")
 
 
 def _request_id(headers: Headers) -> str:

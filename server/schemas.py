@@ -104,7 +104,8 @@ class SearchRequest(Body):
         default=None,
         ge=0,
         le=1,
-        description="Least probability of being relevant; refused unless the index holds a calibration.",
+        description="Least probability of being relevant; other hits are left out before `offset` is counted. Refused "
+        "unless the index holds a calibration for the pipeline (`retriever index calibrate`).",
     )
     include_documents: StrictBool = Field(True, description="Return titles, texts and metadata.")
     deadline_ms: StrictInt | StrictFloat | None = Field(
@@ -196,6 +197,11 @@ class HitBody(BaseModel):
     id: str
     score: float = Field(description="What ranks; larger is better.")
     scores: dict[str, float] = Field(description="The score that each stage gave, by stage.")
+    relevance: float | None = Field(
+        default=None,
+        description="Probability of being relevant, where the pipeline is calibrated; null where its last stage did "
+        "not score the hit or the answer is degraded.",
+    )
     title: str | None = None
     text: str | None = None
     metadata: dict[str, Any] | None = None

@@ -140,6 +140,17 @@ class Settings(BaseSettings):
     readiness_seconds: float = Field(
         default=5.0, ge=0, le=600, description="How long the outcome of a readiness check is reused."
     )
+    ann_recall_sample: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of queries with an approximate dense stage that are searched exactly too, in the "
+        "background, for the metric retriever_ann_recall. An exact search reads all vectors.",
+    )
+    otel: bool = Field(
+        default=False,
+        description="Send traces by OpenTelemetry, to where the OTEL_* variables say; needs the extra otel.",
+    )
     limits: Limits = Field(
         default_factory=Limits,
         description="Bounds on requests; set one as RETRIEVER__LIMITS__NAME.",

@@ -3,9 +3,6 @@
 So a new encoder is judged on the queries of the day before any user sees its answers.
 """
 
-import contextlib
-import logging
-import queue
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -15,15 +12,12 @@ import numpy as np
 
 from retriever.types import Answer
 from server.pipelines import choose_pipeline
+from server.sampling import Sampler
 from server.schemas import SearchRequest
 from server.served_index import ServedIndex
 from server.settings import Settings
 from server.shadow_schemas import Latency, ShadowReport
 
-log = logging.getLogger("server.shadow")
-
-# A second index that is slower must not slow the first one: what does not fit is dropped and counted.
-WAITING_QUERIES = 64
 REMEMBERED = 10_000
 
 
@@ -46,43 +40,20 @@ class Shadow:
         self.k = k
         self._settings = settings
         self._lock = threading.Lock()
-        # Half at the start, so that a share of 1 in 10 takes the fifth query and not the tenth first.
-        self._due = 0.5
-        self._queue: queue.Queue[_Comparison | None] = queue.Queue(WAITING_QUERIES)
-        self._dropped = self._failed = self._compared = 0
-        self._error: str | None = None
+        self._compared = 0
         self._overlaps: deque[float] = deque(maxlen=REMEMBERED)
         self._firsts: deque[bool] = deque(maxlen=REMEMBERED)
         self._times: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
-        self._thread = threading.Thread(target=self._work, name=f"shadow-{source}", daemon=True)
-        self._thread.start()
+        self._sampler = Sampler(f"shadow-{source}", self._compare, fraction)
 
     def offer(self, body: SearchRequest, answers: Sequence[Answer]) -> None:
         """Take a share of queries that were just answered; returns at once. Later pages are passed over."""
         if body.offset:
             return
         for text, answer in zip(body.texts, answers, strict=True):
-            with self._lock:
-                self._due += self.fraction
-                if self._due < 1:
-                    continue
-                self._due -= 1
-            ids = [hit.id for hit in answer.hits]
-            try:
-                self._queue.put_nowait(_Comparison(text, body, ids, answer.timings.get("total", 0.0)))
-            except queue.Full:
-                with self._lock:
-                    self._dropped += 1
-
-    def _work(self) -> None:
-        while (comparison := self._queue.get()) is not None:
-            try:
-                self._compare(comparison)
-            except Exception as error:
-                # Whatever the second index cannot do is part of the report.
-                with self._lock:
-                    self._failed += 1
-                    self._error = f"{type(error).__name__}: {error}"
+            if self._sampler.due():
+                ids = [hit.id for hit in answer.hits]
+                self._sampler.put(_Comparison(text, body, ids, answer.timings.get("total", 0.0)))
 
     def _compare(self, comparison: _Comparison) -> None:
         body = comparison.body
@@ -120,9 +91,9 @@ class Shadow:
                 fraction=self.fraction,
                 k=self.k,
                 queries=self._compared,
-                dropped=self._dropped,
-                failed=self._failed,
-                last_error=self._error,
+                dropped=self._sampler.dropped,
+                failed=self._sampler.failed,
+                last_error=self._sampler.error,
                 mean_overlap=float(np.mean(overlaps)) if overlaps else None,
                 same_first=float(np.mean(firsts)) if firsts else None,
                 latency=_latency([first for first, _ in times]),
@@ -131,15 +102,7 @@ class Shadow:
 
     def close(self) -> None:
         """Stop comparing; what waits is dropped."""
-        while True:
-            try:
-                self._queue.put_nowait(None)
-                break
-            except queue.Full:
-                # The thread may have emptied the queue meanwhile.
-                with contextlib.suppress(queue.Empty):
-                    self._queue.get_nowait()
-        self._thread.join(10.0)
+        self._sampler.close()
 
 
 def overlap(first: Sequence[str], second: Sequence[str]) -> float:

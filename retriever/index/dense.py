@@ -191,12 +191,14 @@ class DenseReader:
         k: int,
         id_rank: NDArray[np.int32],
         allowed: NDArray[np.bool_] | None,
+        *,
+        exact: bool = False,
     ) -> tuple[list[tuple[NDArray[np.float32], NDArray[np.int64]]], bool]:
         """Return for each query (scores, ordinals) of the best k, ties by `id_rank`; and whether exact.
 
         queries  (Q, H)
         allowed  (N,) a filter within the live documents, or None
-        Filters that leave few documents are answered exactly whatever the index.
+        exact    look at every vector; filters that leave few documents are answered so whatever the index
         """
         if self.allowed is not None:
             allowed = self.allowed if allowed is None else allowed & self.allowed
@@ -206,7 +208,7 @@ class DenseReader:
             return [nothing] * len(queries), True
         self.load()
         few = count <= EXACT_BELOW and count < len(self.vectors)
-        if self.is_exact or few or k >= count:
+        if exact or self.is_exact or few or k >= count:
             return self._exact(queries, k, id_rank, allowed), True
         return [self._approximate(query, k, id_rank, allowed, count) for query in queries], False
 

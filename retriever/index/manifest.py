@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from retriever.calibration import Calibration
 from retriever.errors import IndexCorrupt, IndexMismatch, UnknownIndex
 from retriever.pipeline import PipelineSpec
 from retriever.storage import sha256_of, write_atomically
@@ -116,6 +117,7 @@ class Manifest(_Model):
     chunking: Chunking | None = None
     pipelines: dict[str, PipelineSpec]
     default_pipeline: str
+    calibrations: list[Calibration] = Field(default_factory=list)
     files: Files = Field(default_factory=dict)
     corpus: dict[str, Any] = Field(default_factory=dict)
     report: dict[str, Any] = Field(default_factory=dict)

@@ -404,6 +404,7 @@ class Index:
             "chunking": manifest.chunking.model_dump() if manifest.chunking else None,
             "pipelines": {name: spec.model_dump() for name, spec in manifest.pipelines.items()},
             "default_pipeline": manifest.default_pipeline,
+            "calibrations": [calibration.model_dump() for calibration in manifest.calibrations],
             "corpus": manifest.corpus,
             "report": manifest.report,
         }
@@ -505,19 +506,24 @@ class Index:
             raise InvalidInput(f"{self.path} has no learned sparse part; build it with --parts bm25,sparse.")
         return self._merge(self._impacts.search(weights, k, mask), k)
 
-    def search_dense(self, vectors: NDArray[np.float32], k: int, mask: Mask | None) -> tuple[list[Candidates], bool]:
-        """Return for each query vector (Q, H) the best k documents, and whether the search was exact."""
+    def search_dense(
+        self, vectors: NDArray[np.float32], k: int, mask: Mask | None, *, exact: bool = False
+    ) -> tuple[list[Candidates], bool]:
+        """Return for each query vector (Q, H) the best k documents, and whether the search was exact.
+
+        exact  look at every vector, whatever the index
+        """
         per_query: list[list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = [[] for _ in vectors]
-        exact = True
+        all_exact = True
         for number, segment in enumerate(self.segments):
             if segment.dense is None:
                 raise InvalidInput(f"{self.path} has no vectors; build it with --parts bm25,dense.")
             allowed = mask[number] if mask is not None else None
-            found, was_exact = segment.dense.search(vectors, k, segment.id_rank, allowed)
-            exact &= was_exact
+            found, was_exact = segment.dense.search(vectors, k, segment.id_rank, allowed, exact=exact)
+            all_exact &= was_exact
             for answers, answer in zip(per_query, found, strict=True):
                 answers.append(answer)
-        return [self._merge(answers, k) for answers in per_query], exact
+        return [self._merge(answers, k) for answers in per_query], all_exact
 
     def _merge(self, found: Sequence[tuple[NDArray[Any], NDArray[Any]]], k: int) -> Candidates:
         """Merge each segment's best k into the best k of all."""
@@ -556,6 +562,7 @@ class Index:
         facets: Sequence[str] = (),
         facet_values: int = 10,
         explain: bool = False,
+        min_relevance: float | None = None,
     ) -> list[Answer]:
         """Answer queries, one `Answer` each, in order.
 
@@ -574,6 +581,8 @@ class Index:
         facets           declared fields whose values are counted over what matches, see `retriever.types.Facets`
         facet_values     how many values of each are returned, the most frequent ones
         explain          say for each hit what each term adds; costs an analysis of each hit's text
+        min_relevance    leave out hits that are less probably relevant, before `offset` is counted; needs a calibration
+                         for the pipeline (`retriever.calibration`)
 
         Raises InvalidInput for an empty query, k or offset out of range, a faulty filter or pipeline, or a query that
         is not of the syntax.
@@ -585,7 +594,7 @@ class Index:
             spec = spec.weighing(field_weights)
         request = Request(
             k, spec, filter, group_by_parent, highlight, documents, offset, deadline_ms, syntax,
-            tuple(facets), facet_values, explain,
+            tuple(facets), facet_values, explain, min_relevance,
         )  # fmt: skip
         name = pipeline if isinstance(pipeline, str) else "custom" if pipeline else self.default_pipeline
         return run(self, queries, request, name)

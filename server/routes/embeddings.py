@@ -99,7 +99,8 @@ def _too_long(model: Embedder, counts: Sequence[int], truncated: Sequence[int]) 
 async def _computed(
     service: Service, request: Request, model: Embedder, side: Side, texts: list[str], counts: list[int]
 ) -> list[Any]:
-    rows = await service.waiting.results(model.submit(side, texts, counts), request)
+    with request.state.stages.timed("embed", inputs=len(texts)):
+        rows = await service.waiting.results(model.submit(side, texts, counts), request)
     cut = sum(count > model.max_tokens for count in counts)
     service.metrics.truncated.labels("embedding").inc(cut)
     tokens = sum(min(count, model.max_tokens) for count in counts)

@@ -124,7 +124,9 @@ async def _scored(
             "set truncate to true.",
             code="too_long",
         )
-    logits = scored.logits(await service.waiting.results(scored.ticket, request)).tolist()
+    with request.state.stages.timed("rerank", documents=len(texts)):
+        scores = await service.waiting.results(scored.ticket, request)
+    logits = scored.logits(scores).tolist()
     require_a_ranking(logits, texts)
     service.metrics.truncated.labels("rerank").inc(cut)
     request.state.notes |= {"documents": len(texts), "tokens": scored.tokens, "truncated": cut}

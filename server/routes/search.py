@@ -1,11 +1,13 @@
 """POST /v1/search and POST /v1/indexes/{name}/search."""
 
 import math
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from fastapi import APIRouter, Request
 
-from retriever.errors import InvalidInput, ModelFault
+from retriever.errors import ModelFault
 from retriever.types import Answer, Facets, Hit
 from server.dependencies import PreparedService, Service
 from server.errors import RESPONSES
@@ -43,13 +45,9 @@ def search_index(name: IndexName, body: SearchRequest, request: Request, service
 
 
 def _search(body: SearchRequest, request: Request, service: Service, served: ServedIndex) -> SearchResponse:
-    if body.min_relevance is not None:
-        raise InvalidInput(
-            f"min_relevance needs scores calibrated as probabilities, and the index {served.name!r} holds no "
-            "calibration; leave it out."
-        )
     waited = request.state.waited_ms
     deadline = body.deadline_ms or service.settings.limits.deadline_ms
+    began = time.time_ns()
     with served.lease() as index:
         name, spec = choose_pipeline(index, service.settings, body.pipeline, body.without)
         answers = index.batch_search(
@@ -67,12 +65,15 @@ def _search(body: SearchRequest, request: Request, service: Service, served: Ser
             facets=body.facets,
             facet_values=body.facet_values,
             explain=body.explain,
+            min_relevance=body.min_relevance,
         )
         state = IndexState(name=served.name, generation=index.generation, fingerprint=index.fingerprint)
     service.metrics.observe_answers(answers)
     shadow = service.indexes.shadow(served.name)
     if shadow is not None:
         shadow.offer(body, answers)
+    service.recall.offer(served, body, spec)
+    _note_stages(request, answers, began)
     request.state.notes |= {
         "index": served.name,
         "pipeline": name,
@@ -90,6 +91,16 @@ def _search(body: SearchRequest, request: Request, service: Service, served: Ser
         index=state,
         request_id=request.state.request_id,
     )
+
+
+def _note_stages(request: Request, answers: Sequence[Answer], began: int) -> None:
+    """Note the stages of each query one after another: their lengths were measured, beginnings follow from them."""
+    stages = request.state.stages
+    stages.add("queue", began - int(request.state.waited_ms * 1e6), request.state.waited_ms)
+    for number, answer in enumerate(answers):
+        for stage, milliseconds in answer.timings.items():
+            if stage != "total":
+                began = stages.add(stage, began, milliseconds, **{"retriever.query": number})
 
 
 def _result(answer: Answer, include_documents: bool) -> Result:
@@ -119,7 +130,7 @@ def _facets(facets: Facets) -> FacetsBody:
 def _hit(hit: Hit, include_documents: bool) -> HitBody:
     if not all(math.isfinite(score) for score in (hit.score, *hit.scores.values())):
         raise ModelFault(f"a stage scored {hit.id!r} with a number that is not finite: {hit.scores}.")
-    body = HitBody(id=hit.id, score=hit.score, scores=hit.scores, highlights=hit.highlights)
+    body = HitBody(id=hit.id, score=hit.score, scores=hit.scores, relevance=hit.relevance, highlights=hit.highlights)
     if hit.explanation is not None:
         body.explanation = ExplanationBody.model_validate(asdict(hit.explanation))
     document = hit.document

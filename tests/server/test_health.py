@@ -201,3 +201,41 @@ def test_a_service_whose_device_is_lost_stops_to_be_started_anew(make_client: Ma
     asyncio.run(run())
     assert server.failure == "CUDA error: gone"
     assert client.get("/readyz").status_code == 503
+
+
+@pytest.mark.parametrize("broken", ["dense", "bm25"])
+def test_a_stage_that_finds_other_documents_turns_readiness_off(
+    small_index: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    changing = Drifted(encoder)
+    app = create_app(Settings(index=small_index, readiness_seconds=0), open_index(small_index, encoder=changing))
+    with TestClient(app, base_url="http://localhost") as client:
+        assert client.get("/readyz").status_code == 200
+        (index,) = [client.app.state.service.index._current.index]  # type: ignore[attr-defined]
+        assert {canary.stage for canary in app.state.service.readiness._canaries} == {"bm25", "dense"}
+        with monkeypatch.context() as patch:
+            if broken == "dense":
+                # Finite vectors of unit length all the same.
+                patch.setattr(changing, "drift", 1e6)
+            else:
+                nothing = index.search_terms({"nowhere": 1.0}, 5, None)
+                patch.setattr(type(index), "search_bm25", lambda *_: (nothing, ["nowhere"]))
+            response = client.get("/readyz")
+            assert response.status_code == 503
+            assert f"canary query of {broken}" in response.json()["error"]["message"]
+        assert client.get("/readyz").status_code == 200
+
+
+def test_changed_documents_do_not_turn_readiness_off(make_client: MakeClient, own_index: Path, encoder: Any) -> None:
+    from indexing.build import add_documents
+    from retriever.types import Document
+    from tests.factories import ListCorpus
+
+    client = make_client(own_index, readiness_seconds=0)
+    assert client.get("/readyz").status_code == 200
+    before = list(client.service.readiness._canaries)
+    changed = [Document(canary.id, "quite other words than those before") for canary in before]
+    changed = list({document.id: document for document in changed}.values())
+    add_documents(ListCorpus(changed), own_index, encoder=encoder, duplicates="overwrite")
+    assert client.get("/readyz").status_code == 200
+    assert client.service.readiness._canaries != before

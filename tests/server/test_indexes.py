@@ -114,7 +114,7 @@ def test_facets_explanations_and_min_relevance(start: Any, root: Path) -> None:
     assert sum(part["score"] for part in hit["explanation"]["terms"]) == pytest.approx(hit["score"], rel=1e-6)
     for options, word in (
         ({"facets": ["colour"]}, "colour"),
-        ({"min_relevance": 0.5}, "calibration"),
+        ({"min_relevance": 0.5}, "retriever index calibrate"),
         ({"explain": True, "k": 101}, "at most 100"),
         ({"k": 1001}, "1000"),
     ):

@@ -1,11 +1,13 @@
 """POST /v1/search: what comes back, and what is refused."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from retriever.index.sealed import open_index
 from tests.server.conftest import Client, MakeClient
 
 
@@ -243,3 +245,28 @@ def test_nonsense_of_a_reranker_never_leaves(
     assert all("rerank" not in hit["scores"] for hit in found["hits"])
     assert "NaN" not in response.text
     json.loads(response.text, parse_constant=pytest.fail)
+
+
+def test_hits_bear_calibrated_relevance_and_may_be_cut_by_it(
+    make_client: MakeClient, own_index: Path, pydocs: Path
+) -> None:
+    from indexing.change import store_calibration
+    from retriever.evaluation.calibration import calibrate
+    from retriever.evaluation.collections import open_collection
+
+    client = make_client(own_index)
+    assert client.search(pipeline="bm25", min_relevance=0.1).status_code == 422
+    split = next((pydocs / "qrels").glob("*.tsv")).stem
+    with open_index(own_index) as index:
+        found = calibrate(index, open_collection(str(pydocs), split), index.pipelines["bm25"])
+    store_calibration(own_index, found)
+    hits = client.search(pipeline="bm25", k=20).json()["results"][0]["hits"]
+    assert all(0 <= hit["relevance"] <= 1 for hit in hits)
+    least = hits[3]["relevance"]
+    cut = client.search(pipeline="bm25", k=20, min_relevance=least).json()["results"][0]["hits"]
+    assert [hit["id"] for hit in cut] == [hit["id"] for hit in hits if hit["relevance"] >= least]
+    response = client.search(pipeline="dense", min_relevance=0.1)
+    assert response.status_code == 422
+    assert "retriever index calibrate" in response.json()["error"]["message"]
+    assert client.search(pipeline="dense").json()["results"][0]["hits"][0]["relevance"] is None
+    assert "calibrations" in client.get("/v1/info").json()["index"]
