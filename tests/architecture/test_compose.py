@@ -42,7 +42,7 @@ def test_a_cpu_service_by_default_and_the_gpu_on_request(compose):
     services = compose["services"]
     assert "profiles" not in services["retriever"]
     assert services["retriever-gpu"]["profiles"] == ["gpu"]
-    assert set(services) == {"retriever", "retriever-gpu", "prometheus"}
+    assert set(services) == {"retriever", "retriever-gpu", "prometheus", "grafana"}
 
 
 def test_ports_are_published_on_the_loopback_only(compose, monkeypatch):
@@ -69,6 +69,17 @@ def test_prometheus_reads_the_services(compose):
     hosts = {target.split(":")[0] for target in job["static_configs"][0]["targets"]}
     assert hosts <= set(compose["services"])
     assert job["metrics_path"] == "/metrics"
+    # Where a key is set, /metrics asks for it.
+    (secret,) = compose["services"]["prometheus"]["secrets"]
+    assert job["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
+    assert secret in compose["secrets"]
+
+
+def test_what_is_mounted_is_there(compose):
+    for name, service in compose["services"].items():
+        for volume in service.get("volumes", []):
+            if volume.startswith("./"):
+                assert (ROOT / volume.split(":")[0]).is_file(), name
 
 
 def test_the_image_holds_what_it_copies():
