@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from retriever.encoder import DenseEncoder
-from retriever.errors import BackendUnavailable
+from retriever.errors import BackendUnavailable, InvalidInput
 from retriever.heads import open_model
 from retriever.models import resolve
 from retriever.progress import quiet_transformers, without_transformers_bars
@@ -72,7 +72,52 @@ def scale_of(settings: EncoderSettings, model: Any) -> float:
     """Return the factor on scores inside the losses."""
     if settings.scale is not None:
         return settings.scale
-    return 20.0 if model.similarity_fn_name in (None, "cosine") else 1.0
+    return 20.0 if of_unit_length(model) else 1.0
+
+
+def of_unit_length(model: Any) -> bool:
+    """Return whether vectors are compared by their direction alone: by cosine, or normalised by the model."""
+    return model.similarity_fn_name in (None, "cosine") or any(_normalises(module) for module in model.modules())
+
+
+def _normalises(module: Any) -> bool:
+    return type(module).__name__ == "Normalize"
+
+
+def with_head(model: Any, head: Any) -> Any:
+    """Return the model with a head of `retriever.heads` at its end; the model itself is changed.
+
+    What a head gives is compared by inner product. A model that compares by cosine gets a normalisation before the
+    head, so that the head sees the vectors that the model itself compares.
+    Raises InvalidInput where the model has a head already.
+    """
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    require_no_head(model)
+    if model.similarity_fn_name in (None, "cosine") and not any(map(_normalises, model.modules())):
+        model.append(Normalize())
+    model.append(head)
+    model.similarity_fn_name = "dot"
+    return model
+
+
+def head_of(model: Any) -> Any:
+    """Return the head that a model ends in, or None."""
+    from retriever.heads.product import ProductHead
+    from retriever.heads.sign import SignHead
+
+    last = model[-1]
+    return last if isinstance(last, ProductHead | SignHead) else None
+
+
+def require_no_head(model: Any) -> None:
+    """Raise InvalidInput where a model compresses documents already."""
+    head = head_of(model)
+    if head is not None:
+        raise InvalidInput(
+            f"the base ends in a {type(head).__name__} already, which compresses its documents; start from the model "
+            "that it was trained from."
+        )
 
 
 def with_frozen_documents(model: Any) -> Any:

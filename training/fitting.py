@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,12 @@ def fit(
     examples: int,
     batch_sampler: Callable[..., Any] = ShuffledBatchSampler,
     callbacks: Sequence[Any] = (),
+    rates: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Fit a model on rows 0 ... examples - 1 and save it in `folder`; returns steps, seconds and losses.
 
     trainers, arguments  the trainer's class and that of its arguments
+    rates  learning rates of parameters whose names match a pattern; these have no weight decay
 
     An interrupted fit goes on from the newest checkpoint in `folder`, with the same data in the same order.
     Raises ModelFault when the loss is not finite; the model as it was before that batch lies in folder/stopped.
@@ -63,15 +66,20 @@ def fit(
         return dict(json.loads((folder / FINISHED).read_text()))
     if examples < settings.batch_size:
         raise InvalidInput(f"{examples} queries do not fill one batch; lower batch_size={settings.batch_size}.")
+    rates = rates or {}
     trainer = trainers(
         model=model,
-        args=arguments(**arguments_of(settings, folder, seed)),
+        args=arguments(**arguments_of(settings, folder, seed), learning_rate_mapping=dict(rates)),
         train_dataset=rows(examples),
         data_collator=collator,
         loss=loss,
     )
     # In the arguments it would be pickled into every checkpoint, with all that it holds.
     trainer.get_batch_sampler = batch_sampler
+    decaying = trainer.get_decay_parameter_names
+    trainer.get_decay_parameter_names = lambda fitted: [
+        name for name in decaying(fitted) if not any(re.search(pattern, name) for pattern in rates)
+    ]
     for callback in (EpochCallback(), _epoch_of(collator), *callbacks):
         trainer.add_callback(callback)
     report = run(trainer, model, folder)

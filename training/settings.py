@@ -40,7 +40,7 @@ class EncoderSettings(BaseModel):
     head         "none" keeps the base's pooling; "linear_norm" adds DRhard's linear layer and layer normalisation
     similarity   of a base that does not state its own
     scale        factor on the scores inside the losses: 1 for inner products, the inverse temperature for cosines;
-                 None for 20 with cosines and 1 with inner products
+                 None for 20 with cosines and normalised vectors, 1 with other inner products
     max_queries  train on so many queries only, drawn by the seed
     """
 

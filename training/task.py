@@ -72,8 +72,12 @@ class Task(Generic[Settings]):
         *,
         settings: FitSettings | None = None,
         batch_sampler: Callable[..., Any] = ShuffledBatchSampler,
+        **options: Any,
     ) -> Path:
-        """Fit a model as the stage `name`; returns its folder."""
+        """Fit a model as the stage `name`; returns its folder.
+
+        options  callbacks and rates of `training.fitting.fit`
+        """
         return self.fit_loss(
             name,
             model,
@@ -81,6 +85,7 @@ class Task(Generic[Settings]):
             draw,
             settings=settings,
             batch_sampler=batch_sampler,
+            **options,
         )
 
     def fit_loss(
@@ -92,8 +97,12 @@ class Task(Generic[Settings]):
         *,
         settings: FitSettings | None = None,
         batch_sampler: Callable[..., Any] = ShuffledBatchSampler,
+        **options: Any,
     ) -> Path:
-        """Fit a model by a loss module of its own as the stage `name`; returns its folder."""
+        """Fit a model by a loss module of its own as the stage `name`; returns its folder.
+
+        options  callbacks and rates of `training.fitting.fit`
+        """
         collator = self.collator(model, draw)
 
         def work(folder: Path) -> dict[str, Any]:
@@ -106,6 +115,7 @@ class Task(Generic[Settings]):
                 seed=self.settings.seed,
                 examples=len(self.collection.queries),
                 batch_sampler=batch_sampler,
+                **options,
             )
 
         return self.stages.run(name, work)

@@ -17,6 +17,8 @@ class ProductHead(Module):
     centroids  parameter (M, 256, H / M): what a code stands for
 
     Codes stay what they were while centroids are trained; new documents get theirs by the same rule, as in JPQ.
+    With `continuous` set, training gets documents rotated only, for losses that quantise themselves; `settle` then
+    lets the trained centroids decide the codes.
     """
 
     config_keys: ClassVar[list[str]] = ["width", "parts"]
@@ -26,6 +28,7 @@ class ProductHead(Module):
         super().__init__()
         self.width = width
         self.parts = parts
+        self.continuous = False
         shape = (parts, CENTROIDS, width // parts)
         self.register_buffer("rotation", torch.eye(width))
         self.register_buffer("assigning", torch.zeros(shape))
@@ -51,10 +54,14 @@ class ProductHead(Module):
     def forward(self, features: dict[str, Any], task: str | None = None, **_: Any) -> dict[str, Any]:
         """Replace `sentence_embedding` by the rotated query, or the rotated document after quantisation."""
         turned = self.rotated(features["sentence_embedding"])
-        if (task or features.get("task")) != "query":
+        if (task or features.get("task")) != "query" and not (self.training and self.continuous):
             turned = self.decode(self.assign(turned)).to(turned.dtype)
         features["sentence_embedding"] = turned
         return features
+
+    def settle(self) -> None:
+        """Make the centroids as they are now those that decide codes."""
+        self.assigning.copy_(self.centroids.detach())
 
     def rotated(self, embeddings: Tensor) -> Tensor:
         """Return (N, H) embeddings in the space of the centroids."""

@@ -14,18 +14,21 @@ class SignHead(Module):
 
     slope  how training sees through the step: "tanh" of beta times the embedding, where beta grows and in the end
            is the step itself, or "straight-through", the step with the gradient of the identity
+    scale  what training multiplies embeddings by before the step, so that tanh bends: sqrt(H) for those of unit
+           length, whose numbers are small; no sign depends on it
     beta   1 at the start; training sets it, see `training.schedules`
     """
 
-    config_keys: ClassVar[list[str]] = ["width", "slope"]
+    config_keys: ClassVar[list[str]] = ["width", "slope", "scale"]
     forward_kwargs: ClassVar[set[str]] = {"task"}
 
-    def __init__(self, width: int, slope: Slope = "tanh") -> None:
+    def __init__(self, width: int, slope: Slope = "tanh", scale: float = 1.0) -> None:
         super().__init__()
         if slope not in ("tanh", "straight-through"):
             raise ValueError(f"slope must be tanh or straight-through, got {slope!r}.")
         self.width = width
         self.slope = slope
+        self.scale = scale
         self.beta = 1.0
 
     def forward(self, features: dict[str, Any], task: str | None = None, **_: Any) -> dict[str, Any]:
@@ -39,9 +42,10 @@ class SignHead(Module):
         hard = torch.where(embeddings >= 0, 1.0, -1.0).to(embeddings.dtype)
         if not self.training:
             return hard
+        scaled = self.scale * embeddings
         if self.slope == "tanh":
-            return torch.tanh(self.beta * embeddings)
-        return hard + embeddings - embeddings.detach()
+            return torch.tanh(self.beta * scaled)
+        return hard + scaled - scaled.detach()
 
     def get_embedding_dimension(self) -> int:
         return self.width

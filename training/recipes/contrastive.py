@@ -13,7 +13,7 @@ from training.batch import Batch
 from training.encoders import scale_of
 from training.filters import below_positive
 from training.losses.contrastive import info_nce
-from training.negatives import Sampler, positives_only, with_negatives
+from training.negatives import Draw, Sampler, positives_only, with_negatives
 from training.pairs import from_candidates, uniform
 from training.recipe import Recipe
 from training.settings import EncoderSettings
@@ -36,21 +36,24 @@ class ContrastiveSettings(EncoderSettings):
 def train(task: Task[ContrastiveSettings]) -> Path:
     """Fit the base with the softmax loss."""
     model = task.open_base()
-    settings, collection = task.settings, task.collection
+    settings = task.settings
     scale = scale_of(settings, model)
 
     def objective(batch: Batch) -> Tensor:
         return info_nce(scale * batch.scores(), batch.relevant)
 
-    hard = _mined(task, model) if settings.hard == "mined" else None
+    return task.fit("contrastive", model, objective, drawn(task, model))
+
+
+def drawn(task: Task[Any], model: Any) -> Draw:
+    """Return what draws the documents that settings of this class or below ask for; mines with `model` where they do."""
+    settings, collection = task.settings, task.collection
     if settings.hard == "none":
-        draw = positives_only(collection.judgments)
-    else:
-        draw = with_negatives(collection, settings.count, hard)
-    return task.fit("contrastive", model, objective, draw)
+        return positives_only(collection.judgments)
+    return with_negatives(collection, settings.count, _mined(task, model) if settings.hard == "mined" else None)
 
 
-def _mined(task: Task[ContrastiveSettings], model: Any) -> Sampler:
+def _mined(task: Task[Any], model: Any) -> Sampler:
     found = task.mine("mine", model, task.settings.depth)
     candidates = found.candidates
     if task.settings.ratio is not None:

@@ -7,7 +7,10 @@ from retriever.errors import InvalidInput
 from training.recipe import Recipe
 from training.settings import read_yaml
 
-NAMES = ("contrastive", "star", "adore", "ance", "tas_b", "ngame", "ar2", "trans_encoder", "cross_encoder", "cornstack")
+NAMES = (
+    "contrastive", "star", "adore", "ance", "tas_b", "ngame", "ar2", "trans_encoder", "cross_encoder", "cornstack",
+    "bpr",
+)  # fmt: skip
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
