@@ -236,6 +236,20 @@ def _degrading(states: Sequence[_State], request: Request, stage: str) -> Iterat
             state.answer.degraded.append(f"{stage}_failed")
 
 
+def _in_time(encoder: Any, queries: Sequence[str], states: Sequence[_State], request: Request, stage: str) -> Any:
+    """Encode queries; None, and so noted, when the deadline passes first and another first stage is left.
+
+    Only encoders that share their model with other requests can be left waiting.
+    """
+    if request.deadline_ms is None or len(request.pipeline.first) == 1 or not hasattr(encoder, "encode_queries_until"):
+        return encoder.encode_queries(queries)
+    found = encoder.encode_queries_until(queries, states[0].started + request.deadline_ms / 1e3)
+    if found is None:
+        for state in states:
+            state.answer.degraded.append(f"{stage}_timeout")
+    return found
+
+
 def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Mask | None") -> None:
     """Encode all queries together and search; with another first stage left, a failure only degrades."""
     queries = [state.query for state in states]
@@ -245,7 +259,9 @@ def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Ma
             raise InvalidInput(f"{index.path} has no vectors; build it with --parts bm25,dense.")
         started = time.perf_counter()
         counts = encoder.count_tokens(queries)
-        vectors = encoder.encode_queries(queries)
+        vectors = _in_time(encoder, queries, states, request, "dense")
+        if vectors is None:
+            return
         encoded = time.perf_counter()
         if not np.isfinite(vectors).all():
             raise ModelFault(f"the encoder gave a vector that is not finite for one of {queries[:3]!r}.")
@@ -292,7 +308,9 @@ def _sparse(index: "Index", states: Sequence[_State], request: Request, mask: "M
             raise InvalidInput(f"{index.path} has no learned sparse part; build it with --parts bm25,sparse.")
         started = time.perf_counter()
         counts = encoder.count_tokens(queries)
-        weights = encoder.encode_queries(queries)
+        weights = _in_time(encoder, queries, states, request, "sparse")
+        if weights is None:
+            return
         encoding = (time.perf_counter() - started) * 1e3 / len(states)
         for query, terms in zip(queries, weights, strict=True):
             if not all(map(math.isfinite, terms.values())):

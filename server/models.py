@@ -74,6 +74,13 @@ class BatchedModel(Generic[Inner]):
         characters = sum(map(len, texts))
         return self.batcher.submit(side, texts, tokens, characters=characters, deadline=deadline)
 
+    def rows_until(self, queries: Sequence[str], deadline: float) -> list[Any] | None:
+        """Return what is made of queries, or None when it is not there by the deadline.
+
+        deadline  moment of time.perf_counter(); what is not computed by then will not be
+        """
+        return result_until(self.submit("query", queries, self.count_tokens(queries)), deadline)
+
 
 class BatchedEncoder(BatchedModel[Encoder]):
     """An encoder whose texts share batches with those of other requests; fits `retriever.protocols.Encoder`."""
@@ -96,6 +103,11 @@ class BatchedEncoder(BatchedModel[Encoder]):
         texts = [document.content for document in documents]
         return self._stacked(self.submit("document", texts, self.count_tokens(texts)).wait())
 
+    def encode_queries_until(self, queries: Sequence[str], deadline: float) -> NDArray[np.float32] | None:
+        """Return the vectors of queries, or None; see `rows_until`."""
+        rows = self.rows_until(queries, deadline)
+        return None if rows is None else self._stacked(rows)
+
     def _stacked(self, rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         return np.stack(rows) if rows else np.zeros((0, self.width), np.float32)
 
@@ -104,6 +116,10 @@ class BatchedTermEncoder(BatchedModel[TermEncoder]):
     """The same for learned sparse encoders; fits `retriever.protocols.TermEncoder`."""
 
     output = "sparse"
+
+    def encode_queries_until(self, queries: Sequence[str], deadline: float) -> list[dict[str, float]] | None:
+        """Return the weights of queries' terms, or None; see `rows_until`."""
+        return self.rows_until(queries, deadline)
 
     def encode_queries(self, queries: Sequence[str]) -> list[dict[str, float]]:
         return self.submit("query", queries, self.count_tokens(queries)).wait()
@@ -114,6 +130,15 @@ class BatchedTermEncoder(BatchedModel[TermEncoder]):
 
 
 Embedder = BatchedEncoder | BatchedTermEncoder
+
+
+def result_until(ticket: Ticket[Any], deadline: float) -> list[Any] | None:
+    """Return a ticket's results, or None after giving it up at a moment of time.perf_counter()."""
+    try:
+        return ticket.future.result(max(0.0, deadline - time.perf_counter()))
+    except TimeoutError:
+        ticket.cancel()
+        return None
 
 
 def encoding(inner: Any) -> Callable[[str, list[str]], Sequence[Any]]:
@@ -215,10 +240,8 @@ class BatchedReranker:
         deadline  moment of time.perf_counter(); what is not computed by then will not be
         """
         scored = self.submit(query, [document.content for document in documents])
-        try:
-            scores = scored.ticket.future.result(max(0.0, deadline - time.perf_counter()))
-        except TimeoutError:
-            scored.ticket.cancel()
+        scores = result_until(scored.ticket, deadline)
+        if scores is None:
             return None
         found: list[float] = scored.logits(scores).tolist()
         return found, sum(scored.truncated)

@@ -112,8 +112,8 @@ class SearchRequest(Body):
         default=None,
         gt=0,
         le=MAX_DEADLINE_MS,
-        description="Time for all queries together, waiting included. Reranking that takes longer is left "
-        "out, and `degraded` says so.",
+        description="Time for all queries together, waiting included. Reranking that takes longer, and encoding where "
+        "another first stage is left, are left out, and `degraded` says so.",
     )
 
     @field_validator("query")
