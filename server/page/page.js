@@ -1,112 +1,108 @@
-// The search page. What comes from an index only ever becomes text, never markup.
+// The console. What comes from an index only ever becomes text, never markup.
 
-const find = (id) => document.getElementById(id);
-const form = find("search");
+import { summarise } from "./answers.js";
+import { clearComparison, showComparison, showSide } from "./comparison.js";
+import { count, element, find } from "./dom.js";
+import { card, scoreRanges } from "./hits.js";
+import { drawFacets, facetRequest, filterBox, readFilter, setCondition, showPanel } from "./narrowing.js";
+import { drawOverview } from "./overview.js";
+import { ask, keepKey, said } from "./service.js";
+
+const MOST_FIELDS_SHOWN = 24;
+
 const query = find("query");
+const indexSelect = find("index");
 const pipelineSelect = find("pipeline");
+const compareSelect = find("compare");
 const hitsInput = find("k");
-const filterBox = find("filter");
 const groupBox = find("group");
 const results = find("results");
 const stageBoxes = [...find("stages").querySelectorAll("input")];
 
-const STAGES = ["bm25", "dense", "fusion", "rerank"];
-const STAGE_NAMES = { bm25: "BM25", dense: "Dense", fusion: "Fusion", rerank: "Rerank" };
-// In the order in which the engine runs them.
-const TIMED = ["filter", "encode", "dense", "bm25", "fusion", "rerank", "documents", "highlight"];
-const EXCERPT = 340;
-const KEY = "retriever-api-key";
-
-const SENTENCES = {
-  no_terms: "No word of the query occurs in the index, so BM25 found nothing.",
-  dense_failed: "Dense retrieval failed and was left out.",
-  rerank_failed: "The reranker failed and was left out.",
-  rerank_timeout: "Reranking ran out of time and was left out.",
-  rerank_constant_or_nan: "The reranker gave no usable scores and was left out.",
-};
-const BADGES = {
-  exact: "Every document that the filter allows was looked at.",
-  approximate: "An approximate vector index chose the candidates.",
-  truncated: "The query was longer than what was read of it.",
-  degraded: "A stage was left out.",
-};
-
 let info = null;
+// The index that is searched: what /v1/info or /v1/indexes/NAME says of it.
+let about = null;
+let defaultIndex = "";
 let running = null;
+let facets = null;
 
-function element(name, className = "", text = "") {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  return made;
-}
-
-// Long names may go on in the next line after a dot, slash or underscore.
-function breakable(text) {
-  return text.split(/(?<=[./_])/).flatMap((piece) => [piece, element("wbr")]).slice(0, -1);
-}
-
-class ServiceError extends Error {
-  constructor(status, body) {
-    super(body?.error?.message ?? `The service answered ${status}.`);
-    this.status = status;
-    this.code = body?.error?.code ?? "";
-    this.requestId = body?.request_id ?? "";
-  }
-}
-
-async function ask(path, body, signal) {
-  const headers = {};
-  const key = sessionStorage.getItem(KEY);
-  if (key) headers["Authorization"] = `Bearer ${key}`;
-  const options = { headers, signal };
-  if (body) {
-    headers["Content-Type"] = "application/json";
-    options.method = "POST";
-    options.body = JSON.stringify(body);
-  }
-  const response = await fetch(path, options);
-  const answer = await response.json().catch(() => null);
-  if (!response.ok || answer === null) throw new ServiceError(response.status, answer);
-  return answer;
-}
+const overviewShown = () => !find("overview-view").hidden;
+const comparing = () => compareSelect.value !== "";
+const isOpen = (name) => !find(`${name}-panel`).hidden;
 
 // The address holds the whole search, so that a link repeats it.
 
-function readAddress() {
+async function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
+  await chooseIndex(given.get("index") ?? defaultIndex);
   query.value = given.get("q") ?? "";
-  const wanted = given.get("pipeline");
-  pipelineSelect.value = info.pipelines[wanted] ? wanted : info.default_pipeline;
+  const known = (name) => (Object.hasOwn(about.pipelines, name ?? "") ? name : null);
+  pipelineSelect.value = known(given.get("pipeline")) ?? about.default_pipeline;
+  compareSelect.value = known(given.get("compare")) ?? "";
   hitsInput.value = given.get("k") ?? "10";
   filterBox.value = given.get("filter") ?? "";
   groupBox.checked = given.has("group");
   const without = (given.get("without") ?? "").split(",");
   for (const box of stageBoxes) box.checked = !without.includes(box.value);
-  if (filterBox.value) showFilter(true);
+  if (filterBox.value) showPanel("filter", true);
+  showPanel("facets", given.has("facets") && hasFields());
+  readFilter();
+  drawFacets(about.fields, null, submit);
   fitStages();
+  return given.get("view") === "overview";
 }
 
-function writeAddress() {
+function address() {
   const given = new URLSearchParams();
+  if (overviewShown()) given.set("view", "overview");
   if (query.value.trim()) given.set("q", query.value.trim());
-  if (pipelineSelect.value !== info.default_pipeline) given.set("pipeline", pipelineSelect.value);
+  if (indexSelect.value !== defaultIndex) given.set("index", indexSelect.value);
+  if (pipelineSelect.value !== about.default_pipeline) given.set("pipeline", pipelineSelect.value);
+  if (comparing()) given.set("compare", compareSelect.value);
   if (hitsInput.value !== "10") given.set("k", hitsInput.value);
   if (without().length) given.set("without", without().join(","));
   if (filterBox.value.trim()) given.set("filter", filterBox.value.trim());
   if (groupBox.checked) given.set("group", "1");
-  const hash = `#${given}`;
-  if (hash !== (location.hash || "#")) history.pushState(null, "", hash);
+  if (isOpen("facets")) given.set("facets", "1");
+  return `#${given}`;
+}
+
+function writeAddress() {
+  if (address() !== (location.hash || "#")) history.pushState(null, "", address());
 }
 
 // Controls
 
+async function chooseIndex(name) {
+  if (![...indexSelect.options].some((option) => option.value === name)) name = defaultIndex;
+  indexSelect.value = name;
+  about = name === defaultIndex ? info : await ask(`v1/indexes/${encodeURIComponent(name)}`);
+  const names = Object.keys(about.pipelines);
+  pipelineSelect.replaceChildren(...names.map((name) => new Option(name)));
+  compareSelect.replaceChildren(new Option("nothing", ""), ...names.map((name) => new Option(name)));
+  pipelineSelect.value = about.default_pipeline;
+  find("group-label").hidden = !about.index.chunking;
+  if (!about.index.chunking) groupBox.checked = false;
+  for (const box of stageBoxes) box.closest("label").hidden = !names.some((name) => stagesOf(name).includes(box.value));
+  const entries = Object.entries(about.fields).slice(0, MOST_FIELDS_SHOWN);
+  const fields = entries.map(([name, kind]) => element("span", "tag", `${name}: ${kind}`));
+  find("filter-fields").replaceChildren(...(fields.length ? ["Fields:", ...fields] : ["This index has no fields to filter by."]));
+  find("facets-toggle").hidden = !hasFields();
+  facets = null;
+  const facts = [`${count(about.index.documents)} documents`, about.encoder].filter(Boolean).join(" · ");
+  find("facts").replaceChildren(facts, element("span", "generation", ` · generation ${about.index.generation}`));
+}
+
+const hasFields = () => Object.keys(about.fields).length > 0;
+
 function stagesOf(name) {
-  const spec = info.pipelines[name];
+  const spec = about.pipelines[name];
   return [...spec.first, ...(spec.rerank ? ["rerank"] : [])];
 }
 
 function fitStages() {
+  // A comparison is one of whole pipelines.
+  find("stages").hidden = comparing();
   const present = stagesOf(pipelineSelect.value);
   for (const box of stageBoxes) {
     box.disabled = !present.includes(box.value);
@@ -115,53 +111,36 @@ function fitStages() {
 }
 
 function without() {
+  if (comparing()) return [];
   return stageBoxes.filter((box) => !box.disabled && !box.checked).map((box) => box.value);
 }
 
 function keepOneFirstStage(changed) {
   const first = stageBoxes.filter((box) => box.value !== "rerank" && !box.disabled);
-  // Without a first stage there is nothing to rank; the other one takes over.
+  // Without a first stage there is nothing to rank; another one takes over.
   if (first.some((box) => box.checked)) return;
   (first.find((box) => box !== changed) ?? changed).checked = true;
 }
 
-function readFilter() {
-  const text = filterBox.value.trim();
-  let problem = "";
-  let filter = null;
-  if (text) {
-    try {
-      filter = JSON.parse(text);
-      if (filter === null || typeof filter !== "object" || Array.isArray(filter)) {
-        problem = "A filter is an object, such as {\"field\": \"value\"}.";
-      }
-    } catch (error) {
-      problem = `Not JSON yet: ${error.message}`;
-    }
-  }
-  find("filter-problem").textContent = problem;
-  filterBox.setAttribute("aria-invalid", String(Boolean(problem)));
-  find("filter-toggle").classList.toggle("on", Boolean(text));
-  return problem ? undefined : filter;
-}
-
-function showFilter(open) {
-  find("filter-panel").hidden = !open;
-  find("filter-toggle").setAttribute("aria-expanded", String(open));
-}
-
-function addToFilter(name, value) {
-  const filter = readFilter();
-  if (filter === undefined) return;
-  filterBox.value = JSON.stringify({ ...filter, [name]: value });
-  showFilter(true);
+function narrow(name, value) {
+  if (!setCondition(name, value)) return;
+  showPanel("filter", true);
   submit();
+}
+
+function toggleFacets() {
+  showPanel("facets", !isOpen("facets"));
+  if (isOpen("facets") && query.value.trim() && !facets) submit();
+  else writeAddress();
 }
 
 // Searching
 
-function requestBody(filter) {
-  const body = { query: query.value.trim(), k: Number(hitsInput.value), pipeline: pipelineSelect.value, highlight: true };
+const searchPath = () =>
+  indexSelect.value === defaultIndex ? "v1/search" : `v1/indexes/${encodeURIComponent(indexSelect.value)}/search`;
+
+function requestBody(filter, pipeline) {
+  const body = { query: query.value.trim(), k: Number(hitsInput.value), pipeline, highlight: true };
   if (without().length) body.without = without();
   if (filter) body.filter = filter;
   if (groupBox.checked) body.group_by_parent = true;
@@ -172,7 +151,7 @@ async function submit({ remember = true } = {}) {
   running?.abort();
   const filter = readFilter();
   if (filter === undefined) {
-    showFilter(true);
+    showPanel("filter", true);
     filterBox.focus();
     return;
   }
@@ -187,11 +166,18 @@ async function submit({ remember = true } = {}) {
   }
   const mine = (running = new AbortController());
   document.body.classList.add("searching");
+  const pipelines = [pipelineSelect.value, ...(comparing() ? [compareSelect.value] : [])];
+  const bodies = pipelines.map((pipeline) => requestBody(filter, pipeline));
+  const asked = [...bodies];
+  if (isOpen("facets")) asked[0] = { ...bodies[0], ...facetRequest(about.fields) };
+  const path = searchPath();
   try {
-    const answer = await ask("v1/search", requestBody(filter), mine.signal);
-    if (mine === running) show(answer);
+    const answers = await Promise.all(asked.map((body) => ask(path, body, mine.signal)));
+    if (mine === running) show(answers, bodies, path);
   } catch (error) {
-    if (error.name !== "AbortError") fail(error);
+    if (mine === running && error.name !== "AbortError") fail(error);
+    // What another list still waits for is of no use any more.
+    mine.abort();
   } finally {
     if (mine === running) document.body.classList.remove("searching");
   }
@@ -200,6 +186,7 @@ async function submit({ remember = true } = {}) {
 function clear() {
   for (const id of ["summary", "problem", "blank", "key-form"]) find(id).hidden = true;
   results.replaceChildren();
+  clearComparison();
 }
 
 function fail(error) {
@@ -209,195 +196,42 @@ function fail(error) {
     find("key").focus();
     return;
   }
-  const unreachable = !(error instanceof ServiceError);
-  find("problem-title").textContent = unreachable ? "The service cannot be reached." : titleOf(error.status);
-  find("problem-text").textContent = unreachable ? "It may have been stopped; the search can be repeated." : error.message;
-  find("problem-detail").textContent = unreachable
-    ? ""
-    : [`${error.status} ${error.code}`, error.requestId && `request ${error.requestId}`].filter(Boolean).join("  ·  ");
+  const { title, text, detail } = said(error);
+  find("problem-title").textContent = title;
+  find("problem-text").textContent = text;
+  find("problem-detail").textContent = detail;
   find("problem").hidden = false;
 }
 
-function titleOf(status) {
-  if (status === 429) return "The service is busy.";
-  if (status === 503) return "The service is not ready.";
-  return status < 500 ? "The search was refused." : "The search failed.";
-}
-
-// Showing an answer
-
-function show(answer) {
+function show(answers, bodies, path) {
   clear();
-  document.title = `${query.value.trim()} – Search`;
-  const [result] = answer.results;
-  summarise(result, answer);
-  if (!result.hits.length) {
-    nothing(result);
+  document.title = `${bodies[0].query} – Search`;
+  const [{ facets: counted, hits }] = answers[0].results;
+  if (isOpen("facets")) facets = counted ?? null;
+  drawFacets(about.fields, facets, submit);
+  const options = (side, position) => ({
+    fields: about.fields,
+    narrow,
+    explain: () => explanation(path, bodies[side], position),
+  });
+  if (answers.length > 1) {
+    showComparison(answers, options);
     return;
   }
-  const ranges = scoreRanges(result.hits);
-  results.replaceChildren(...result.hits.map((hit, position) => card(hit, position, ranges, answer.stages)));
-}
-
-function summarise(result, answer) {
-  const badge = find("badge");
-  badge.textContent = result.status;
-  badge.className = `badge ${result.status}`;
-  badge.title = BADGES[result.status] ?? "";
-  const documents = result.hits.length === 1 ? "1 hit" : `${result.hits.length} hits`;
-  find("count").textContent = `${documents} in ${milliseconds(result.timings.total)} · ${answer.pipeline}`;
-  const notes = [];
-  if (result.truncated) notes.push(BADGES.truncated);
-  for (const name of [...result.degraded, ...result.warnings]) notes.push(sentence(name));
-  find("notes").replaceChildren(...notes.map((text) => element("li", "", text)));
-  find("share").textContent = "Copy link";
-  drawTimings(result.timings);
-  find("summary").hidden = false;
-}
-
-function sentence(name) {
-  const cut = /^rerank_truncated_documents:(\d+)$/.exec(name);
-  if (cut) return `${cut[1]} documents were longer than the reranker reads.`;
-  return SENTENCES[name] ?? name;
-}
-
-function milliseconds(value) {
-  if (value >= 1000) return `${(value / 1000).toFixed(2)} s`;
-  return `${value.toFixed(value < 10 ? 1 : 0)} ms`;
-}
-
-function drawTimings(timings) {
-  const stages = TIMED.filter((stage) => stage in timings);
-  const total = Math.max(timings.total ?? 0, stages.reduce((sum, stage) => sum + timings[stage], 0)) || 1;
-  let start = 0;
-  const pieces = [];
-  const rows = [];
-  for (const stage of stages) {
-    const piece = element("span", stage);
-    piece.style.width = `${(100 * timings[stage]) / total}%`;
-    piece.title = `${STAGE_NAMES[stage] ?? stage} ${milliseconds(timings[stage])}`;
-    pieces.push(piece);
-    const row = element("div", `span ${stage}`);
-    const rail = element("span");
-    const bar = element("i");
-    bar.style.left = `${(100 * start) / total}%`;
-    bar.style.width = `${(100 * timings[stage]) / total}%`;
-    rail.append(bar);
-    row.append(element("b", "", STAGE_NAMES[stage] ?? stage), rail, element("output", "", milliseconds(timings[stage])));
-    rows.push(row);
-    start += timings[stage];
+  summarise(answers[0].results[0], answers[0]);
+  if (!hits.length) {
+    nothing(answers[0].results[0]);
+    return;
   }
-  find("track").replaceChildren(...pieces);
-  find("timings").replaceChildren(...rows);
+  const ranges = scoreRanges(hits);
+  const asked = answers[0].stages;
+  results.replaceChildren(...hits.map((hit, position) => card(hit, position, { ...options(0, position), ranges, asked })));
 }
 
-function scoreRanges(hits) {
-  const ranges = {};
-  for (const { scores } of hits) {
-    for (const [stage, score] of Object.entries(scores)) {
-      const range = (ranges[stage] ??= [score, score]);
-      range[0] = Math.min(range[0], score);
-      range[1] = Math.max(range[1], score);
-    }
-  }
-  return ranges;
-}
-
-function card(hit, position, ranges, asked) {
-  const made = find("card").content.firstElementChild.cloneNode(true);
-  const part = (selector) => made.querySelector(selector);
-  part(".rank").textContent = position + 1;
-  part("h2").append(...breakable(hit.title || hit.id));
-  const names = [hit.id, hit.chunk].filter((name) => name && name !== (hit.title || hit.id));
-  part(".id").append(...breakable(names.join(" · ")));
-  fillText(part(".text"), hit, false);
-  part(".text").addEventListener("click", () => open(made, hit, true));
-  made.toggle = () => open(made, hit, !made.classList.contains("open"));
-  part(".tags").append(...tags(hit.metadata ?? {}));
-  const deciding = STAGES.findLast((stage) => stage in hit.scores);
-  for (const stage of STAGES) {
-    if (stage in hit.scores || (asked.includes(stage) && stage in ranges)) {
-      part(".bars").append(scoreBar(stage, hit.scores[stage], ranges[stage], stage === deciding));
-    }
-  }
-  return made;
-}
-
-function scoreBar(stage, score, [low, high], deciding) {
-  const bar = element("div", `bar ${stage}`);
-  const rail = element("span");
-  const fill = element("i");
-  if (score === undefined) {
-    bar.classList.add("absent");
-  } else {
-    bar.classList.toggle("deciding", deciding);
-    // The lowest of the answer keeps a visible piece, so that it differs from a score that is absent.
-    fill.style.width = `${8 + 92 * (high > low ? (score - low) / (high - low) : 1)}%`;
-    rail.append(fill);
-  }
-  const value = element("output", "", score === undefined ? "not seen" : Number(score.toPrecision(4)).toString());
-  bar.append(element("b", "", STAGE_NAMES[stage]), value, rail);
-  bar.firstChild.style.fontWeight = "inherit";
-  return bar;
-}
-
-function tags(metadata) {
-  const made = [];
-  for (const [name, value] of Object.entries(metadata)) {
-    if (!["string", "number", "boolean"].includes(typeof value) || String(value).length > 200) continue;
-    const filterable = name in info.fields;
-    const tag = element(filterable ? "button" : "span", "tag", `${name}: ${value}`);
-    if (filterable) {
-      tag.type = "button";
-      tag.title = "Only such documents";
-      tag.addEventListener("click", () => addToFilter(name, value));
-    }
-    made.push(tag);
-    if (made.length === 8) break;
-  }
-  return made;
-}
-
-function open(made, hit, wanted) {
-  made.classList.toggle("open", wanted);
-  fillText(made.querySelector(".text"), hit, wanted);
-}
-
-// Highlights count Unicode code points, JavaScript's strings UTF-16 units.
-function sliceable(text) {
-  if (!/[\ud800-\udfff]/.test(text)) return { length: text.length, slice: (start, end) => text.slice(start, end) };
-  const points = Array.from(text);
-  return { length: points.length, slice: (start, end) => points.slice(start, end).join("") };
-}
-
-function fillText(target, hit, whole) {
-  const text = sliceable(hit.text ?? "");
-  const [start, end] = whole ? [0, text.length] : excerpt(text.length, hit.highlights);
-  const pieces = [];
-  if (start > 0) pieces.push("… ");
-  let reached = start;
-  for (const [from, to] of hit.highlights) {
-    if (from < reached || to > end) continue;
-    pieces.push(text.slice(reached, from), element("mark", "", text.slice(from, to)));
-    reached = to;
-  }
-  pieces.push(text.slice(reached, end));
-  if (end < text.length) pieces.push(" …");
-  target.replaceChildren(...pieces);
-}
-
-function excerpt(length, highlights) {
-  if (length <= EXCERPT) return [0, length];
-  let best = 0;
-  let most = 0;
-  let last = 0;
-  // The window with the most marks; both ends only move forward.
-  for (let first = 0; first < highlights.length; first++) {
-    while (last < highlights.length && highlights[last][1] <= highlights[first][0] + EXCERPT - 60) last++;
-    if (last - first > most) [most, best] = [last - first, highlights[first][0]];
-  }
-  const start = best < 120 ? 0 : Math.min(best - 60, length - EXCERPT);
-  return [start, Math.min(length, start + EXCERPT)];
+async function explanation(path, body, position) {
+  const { highlight, ...rest } = body;
+  const answer = await ask(path, { ...rest, k: 1, offset: position, explain: true, include_documents: false });
+  return answer.results[0].hits[0];
 }
 
 function nothing(result) {
@@ -413,12 +247,37 @@ function nothing(result) {
 
 function welcome() {
   clear();
+  facets = null;
+  drawFacets(about.fields, null, submit);
   document.title = "Search";
-  const count = info.index.documents.toLocaleString("en");
-  find("blank-title").textContent = `Search ${count} ${info.index.documents === 1 ? "document" : "documents"}`;
+  find("blank-title").textContent = `Search ${count(about.index.documents)} ${about.index.documents === 1 ? "document" : "documents"}`;
   find("blank-text").textContent =
     "Ask in your own words. Every hit shows what each stage thought of it, and every answer how far it can be trusted.";
   find("blank").hidden = false;
+}
+
+// Views
+
+async function showView(overview) {
+  find("overview-view").hidden = !overview;
+  find("search-view").hidden = overview;
+  document.body.classList.toggle("on-overview", overview);
+  find(overview ? "to-overview" : "to-search").setAttribute("aria-current", "page");
+  find(overview ? "to-search" : "to-overview").removeAttribute("aria-current");
+  if (!overview) return;
+  document.title = "Overview";
+  const problem = await drawOverview();
+  if (problem) fail(problem);
+}
+
+async function changeView(overview) {
+  if (!about || overview === overviewShown()) return;
+  const shown = showView(overview);
+  writeAddress();
+  if (overview) find("overview-title").focus();
+  else query.focus();
+  await shown;
+  if (!overview) document.title = query.value.trim() ? `${query.value.trim()} – Search` : "Search";
 }
 
 // Beginning
@@ -426,28 +285,51 @@ function welcome() {
 async function begin() {
   try {
     info = await ask("v1/info");
+    const { indexes } = await ask("v1/indexes");
+    const served = indexes.filter((one) => one.documents !== null);
+    defaultIndex = indexes.find((one) => one.is_default)?.name ?? "";
+    indexSelect.replaceChildren(...served.map((one) => new Option(one.name)));
+    find("index-label").hidden = served.length < 2;
+    hitsInput.max = info.limits.k;
+    const overview = await readAddress();
+    showView(overview);
+    await submit({ remember: false });
+  } catch (error) {
+    fail(error);
+  }
+}
+
+async function returnTo() {
+  try {
+    showView(await readAddress());
+    await submit({ remember: false });
+  } catch (error) {
+    fail(error);
+  }
+}
+
+find("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (about) submit();
+});
+indexSelect.addEventListener("change", async () => {
+  running?.abort();
+  filterBox.value = "";
+  try {
+    await chooseIndex(indexSelect.value);
   } catch (error) {
     fail(error);
     return;
   }
-  const facts = [`${info.index.documents.toLocaleString("en")} documents`, info.encoder].filter(Boolean).join(" · ");
-  find("facts").replaceChildren(facts, element("span", "generation", ` · generation ${info.index.generation}`));
-  pipelineSelect.replaceChildren(...Object.keys(info.pipelines).map((name) => element("option", "", name)));
-  hitsInput.max = info.limits.k;
-  find("group-label").hidden = !info.index.chunking;
-  const fields = Object.entries(info.fields).map(([name, kind]) => element("span", "tag", `${name}: ${kind}`));
-  find("filter-fields").replaceChildren(...(fields.length ? ["Fields:", ...fields] : []));
-  readAddress();
-  await submit({ remember: false });
-}
-
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  if (info) submit();
+  showPanel("facets", isOpen("facets") && hasFields());
+  for (const box of stageBoxes) box.checked = true;
+  fitStages();
+  submit();
 });
-for (const control of [pipelineSelect, hitsInput, groupBox, ...stageBoxes]) {
+for (const control of [pipelineSelect, compareSelect, hitsInput, groupBox, ...stageBoxes]) {
   control.addEventListener("change", () => {
     if (stageBoxes.includes(control)) keepOneFirstStage(control);
+    if (control === compareSelect) showSide(0);
     fitStages();
     if (query.value.trim()) submit();
   });
@@ -456,72 +338,123 @@ filterBox.addEventListener("input", readFilter);
 filterBox.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit();
 });
-find("filter-toggle").addEventListener("click", () => {
-  showFilter(find("filter-panel").hidden);
-  if (!find("filter-panel").hidden) filterBox.focus();
+find("filter-apply").addEventListener("click", () => submit());
+find("filter-clear").addEventListener("click", () => {
+  filterBox.value = "";
+  submit();
 });
+find("filter-toggle").addEventListener("click", () => {
+  showPanel("filter", !isOpen("filter"));
+  if (isOpen("filter")) filterBox.focus();
+});
+find("facets-toggle").addEventListener("click", toggleFacets);
 find("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem(KEY, find("key").value.trim());
+  keepKey(find("key").value.trim());
   find("key").value = "";
   clear();
-  if (info) submit();
-  else begin();
+  if (!about) begin();
+  else if (overviewShown()) showView(true);
+  else submit();
 });
-find("share").addEventListener("click", async () => {
-  const done = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
-  find("share").textContent = done ? "Copied" : "The address bar has the link";
-});
-find("home").addEventListener("click", (event) => {
+for (const id of ["share", "share-comparison"]) {
+  find(id).addEventListener("click", async () => {
+    const done = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+    find(id).textContent = done ? "Copied" : "The address bar has the link";
+  });
+}
+find("home").addEventListener("click", async (event) => {
   event.preventDefault();
   history.pushState(null, "", location.pathname);
-  if (info) readAddress();
-  welcome();
+  if (!info) return;
+  await returnTo();
   query.focus();
 });
+find("to-search").addEventListener("click", () => changeView(false));
+find("to-overview").addEventListener("click", () => changeView(true));
+find("refresh").addEventListener("click", () => showView(true));
+find("help-open").addEventListener("click", () => find("help").showModal());
+find("help-close").addEventListener("click", () => find("help").close());
 addEventListener("popstate", () => {
-  if (!info) return;
-  readAddress();
-  submit({ remember: false });
+  if (info) returnTo();
 });
 
-function move(step) {
-  const cards = [...results.children];
-  if (!cards.length) return;
-  const position = cards.indexOf(document.activeElement.closest(".card"));
-  const next = position + step;
-  if (next < 0) {
-    query.focus();
-    return;
-  }
-  const target = cards[Math.min(next, cards.length - 1)];
+// Keys
+
+function listOf(target) {
+  const within = target.closest?.(".results");
+  if (within) return within;
+  if (find("comparison").hidden) return results;
+  return document.querySelectorAll("#comparison .results")[Number(find("comparison").dataset.side)];
+}
+
+function focusCard(target) {
   target.focus({ preventScroll: true });
   target.scrollIntoView({ block: "nearest" });
 }
 
-addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const target = event.target;
-  const typing = target.matches("input:not([type=checkbox]), textarea, select");
-  if (event.key === "Escape") {
-    target.blur();
-  } else if (target === query && event.key === "ArrowDown") {
-    event.preventDefault();
-    move(1);
-  } else if (typing) {
-    return;
-  } else if (event.key === "/") {
-    event.preventDefault();
+function move(step) {
+  const cards = [...listOf(document.activeElement).querySelectorAll(".card")];
+  if (!cards.length) return;
+  const next = cards.indexOf(document.activeElement.closest(".card")) + step;
+  if (next < 0) query.focus();
+  else focusCard(cards[Math.min(next, cards.length - 1)]);
+}
+
+function moveAcross(side) {
+  if (find("comparison").hidden) return;
+  const lists = [...document.querySelectorAll("#comparison .results")];
+  const position = Math.max(0, [...listOf(document.activeElement).children].indexOf(document.activeElement.closest(".card")));
+  showSide(side);
+  const cards = [...lists[side].querySelectorAll(".card")];
+  if (cards.length) focusCard(cards[Math.min(position, cards.length - 1)]);
+}
+
+const KEYS = {
+  "/": () => {
+    if (overviewShown()) changeView(false);
     query.focus();
     query.select();
-  } else if (event.key === "j" || event.key === "ArrowDown") {
+  },
+  j: () => move(1),
+  ArrowDown: () => move(1),
+  k: () => move(-1),
+  ArrowUp: () => move(-1),
+  h: () => moveAcross(0),
+  ArrowLeft: () => moveAcross(0),
+  l: () => moveAcross(1),
+  ArrowRight: () => moveAcross(1),
+  f: () => hasFields() && !overviewShown() && toggleFacets(),
+  v: () => changeView(!overviewShown()),
+  "?": () => find("help").showModal(),
+};
+const KEYS_OF_OVERVIEW = ["/", "v", "?"];
+// These have a meaning of their own on other elements.
+const CARD_KEYS = {
+  o: (made) => made.toggle(),
+  Enter: (made) => made.toggle(),
+  e: (made) => made.explain(),
+};
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || find("help").open || !about) return;
+  const { key, target } = event;
+  const typing = target.matches("input:not([type=checkbox]), textarea, select");
+  if (key === "Escape") {
+    // Browsers would empty the box.
+    event.preventDefault();
+    target.blur();
+  } else if (target === query && key === "ArrowDown") {
     event.preventDefault();
     move(1);
-  } else if (event.key === "k" || event.key === "ArrowUp") {
+  } else if (typing || (overviewShown() && !KEYS_OF_OVERVIEW.includes(key))) {
+    return;
+  } else if (key in KEYS) {
     event.preventDefault();
-    move(-1);
-  } else if ((event.key === "o" || event.key === "Enter") && target.matches(".card")) {
-    target.toggle();
+    KEYS[key]();
+  } else if (key in CARD_KEYS && target.matches(".card")) {
+    event.preventDefault();
+    CARD_KEYS[key](target);
   }
 });
 

@@ -1,4 +1,4 @@
-"""GET / and the three files that the search page is made of; read once, when the app is made."""
+"""GET / and the files that the page is made of; read once, when the app is made."""
 
 from pathlib import Path
 
@@ -6,11 +6,14 @@ from fastapi import APIRouter, Response
 
 FOLDER = Path(__file__).parent.parent / "page"
 
+HTML, SCRIPT = "text/html; charset=utf-8", "text/javascript; charset=utf-8"
+SCRIPTS = ("page", "answers", "comparison", "dom", "hits", "narrowing", "overview", "service")
+
 FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/page/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/": ("index.html", HTML),
     "/page/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{f"/page/{name}.js": (f"{name}.js", SCRIPT) for name in SCRIPTS},
 }
 
 

@@ -70,7 +70,7 @@ class Visit:
 
     def _record(self, route: Any) -> None:
         self.urls.append(route.request.url)
-        if route.request.url.endswith("/v1/search"):
+        if route.request.url.endswith("/search"):
             self.searches.append(json.loads(route.request.post_data))
         route.continue_()
 
@@ -171,7 +171,7 @@ def test_toggles_change_the_request(visit: MakeVisit) -> None:
             page.page.click(f"label.chip.{stage}")
         assert page.searches[-1]["without"] == without
     # The answer is there before the page has shown it.
-    page.page.wait_for_function("document.querySelectorAll('.bar.dense').length === 0")
+    page.page.wait_for_selector(".bar.dense", state="detached")
     # One first stage must stay: leaving out the last one brings the other back.
     with page.answer():
         page.page.click("label.chip.bm25")
@@ -288,9 +288,9 @@ def test_keys_move_between_cards(visit: MakeVisit) -> None:
     page.page.keyboard.press("k")
     assert focused() == 1
     page.page.keyboard.press("o")
-    page.page.wait_for_function("document.querySelectorAll('.card.open').length === 1")
+    page.page.wait_for_selector(".card.open")
     page.page.keyboard.press("o")
-    page.page.wait_for_function("document.querySelectorAll('.card.open').length === 0")
+    page.page.wait_for_selector(".card.open", state="detached")
     page.page.keyboard.press("/")
     assert page.page.evaluate("document.activeElement.id") == "query"
     # In the box they are letters.
@@ -370,3 +370,338 @@ def test_the_key_is_asked_for_and_kept_for_the_tab(visit: MakeVisit, service_url
     assert keys[0] is None
     assert keys[1] == "Bearer wrong"
     assert set(keys[2:]) == {"Bearer sesame"}
+
+
+def facet(page: Visit, field: str, value: str) -> Any:
+    return page.page.locator(f".facet[aria-label='{field}'] .facet-value", has_text=value)
+
+
+def test_facets_count_and_narrow(visit: MakeVisit) -> None:
+    page = visit()
+    page.open()
+    page.search("parse a message")
+    with page.answer():
+        page.page.click("#facets-toggle")
+    assert page.searches[-1]["facets"] == ["module", "kind"]
+    page.page.wait_for_selector(".facet-value")
+    counted = int(facet(page, "kind", "class").locator("small").text_content())
+    assert counted > 0
+    assert re.fullmatch(r"Counted over 3\d\d documents that match\.", page.page.text_content("#facets-note"))
+    with page.answer():
+        facet(page, "kind", "class").click()
+    assert page.searches[-1]["filter"] == {"kind": "class"}
+    page.page.wait_for_selector(".facet-value[aria-pressed=true]")
+    kinds = [text for text in page.page.locator(".card .tag").all_text_contents() if text.startswith("kind: ")]
+    assert len(kinds) == min(10, counted)
+    assert set(kinds) == {"kind: class"}
+    # A range of numbers; and taking the value away again.
+    with page.answer():
+        page.page.fill("input[aria-label='lines from']", "20")
+        page.page.press("input[aria-label='lines from']", "Tab")
+    assert page.searches[-1]["filter"] == {"kind": "class", "lines": {"gte": 20}}
+    page.page.wait_for_selector("body:not(.searching)")
+    with page.answer():
+        facet(page, "kind", "class").click()
+    assert page.searches[-1]["filter"] == {"lines": {"gte": 20}}
+    lines = [
+        text.removeprefix("lines: ")
+        for text in page.page.locator(".card .tag").all_text_contents()
+        if "lines: " in text
+    ]
+    assert lines
+    page.shot("facets")
+    other = visit()
+    with other.answer():
+        other.page.goto(page.page.url)
+    assert other.searches == [page.searches[-1]]
+    assert other.page.input_value("input[aria-label='lines from']") == "20"
+    with other.answer():
+        other.page.click("#filter-clear")
+    assert "filter" not in other.searches[-1]
+
+
+def test_an_explanation_adds_up(visit: MakeVisit) -> None:
+    page = visit()
+    page.open("#pipeline=hybrid")
+    page.search("parse a message")
+    cards = page.page.locator(".card")
+    position = next(i for i in range(10) if "not seen" not in cards.nth(i).locator(".bars").text_content())
+    card = cards.nth(position)
+    with page.answer():
+        card.locator(".explain-button").click()
+    assert page.searches[-1] == {
+        "query": "parse a message", "k": 1, "offset": position, "pipeline": "hybrid", "explain": True,
+        "include_documents": False,
+    }  # fmt: skip
+    card.locator(".explanation table").first.wait_for()
+    stages, terms = card.locator(".explanation table").all()
+    assert stages.locator("tbody th").all_text_contents() == ["BM25", "Dense", "Fusion"]
+    assert stages.locator("tbody tr").nth(2).locator("td").first.text_content() == f"#{position + 1}"
+    shown = float(stages.locator("tbody tr").first.locator("td").last.text_content())
+    added = [float(text) for text in terms.locator("tbody td:last-child").all_text_contents()]
+    assert sum(added) == pytest.approx(shown, rel=1e-3)
+    assert {"pars", "messag"} >= set(terms.locator("code").all_text_contents())
+    assert card.locator(".explain-button").get_attribute("aria-expanded") == "true"
+    page.shot("explanation")
+    # Closed and opened again it is not asked for again.
+    before = len(page.searches)
+    card.locator(".explain-button").click()
+    assert card.locator(".explanation").is_hidden()
+    card.locator(".explain-button").click()
+    assert card.locator(".explanation table").first.is_visible()
+    assert len(page.searches) == before
+
+
+def test_two_pipelines_stand_side_by_side(visit: MakeVisit) -> None:
+    page = visit()
+    page.open("#pipeline=bm25&compare=hybrid&k=5")
+    page.search("parse a message")
+    page.page.wait_for_selector("#comparison .card")
+    asked = sorted(page.searches, key=lambda body: str(body["pipeline"]))
+    assert asked == [
+        {"query": "parse a message", "k": 5, "pipeline": name, "highlight": True} for name in ("bm25", "hybrid")
+    ]
+    sides = page.page.locator(".side")
+    assert sides.locator("h2").all_text_contents()[0] == "bm25"
+    lists = [sides.nth(side).locator(".card h2").all_text_contents() for side in (0, 1)]
+    assert [len(titles) for titles in lists] == [5, 5]
+    shared = set(lists[0]) & set(lists[1])
+    assert 0 < len(shared) < 5
+    assert page.page.text_content("#overlap").startswith(f"{len(shared)} of 5 documents stand in both lists")
+    assert page.page.locator(".side .card.alone").count() == 10 - 2 * len(shared)
+    for side in (0, 1):
+        for place, title in enumerate(lists[side]):
+            said = sides.nth(side).locator(".card .other").nth(place).text_content()
+            other = ("hybrid", "bm25")[side]
+            if title not in shared:
+                assert said == f"not in the first 5 of {other}"
+            elif lists[1 - side].index(title) == place:
+                assert said == f"same place in {other}"
+            else:
+                assert f"#{lists[1 - side].index(title) + 1} in {other}" in said
+    page.shot("comparison")
+    page.page.locator(".side .explain-button").last.click()
+    page.page.wait_for_selector(".side .explanation table")
+    assert page.searches[-1]["pipeline"] == "hybrid"
+    assert page.searches[-1]["offset"] == 4
+    # Keys go down a list and across.
+    page.page.keyboard.press("Escape")
+    focused = """[...document.querySelectorAll('.side')].findIndex(side => side.contains(document.activeElement))
+        + ':' + [...document.activeElement.parentElement.children].indexOf(document.activeElement)"""
+    page.page.keyboard.press("j")
+    page.page.keyboard.press("j")
+    assert page.page.evaluate(focused) == "0:1"
+    page.page.keyboard.press("l")
+    assert page.page.evaluate(focused) == "1:1"
+    page.page.keyboard.press("j")
+    page.page.keyboard.press("h")
+    assert page.page.evaluate(focused) == "0:2"
+    # Back to one list.
+    with page.answer():
+        page.page.select_option("#compare", "")
+    assert len(page.titles) == 5
+    assert page.page.is_hidden("#comparison")
+    assert page.page.is_visible("#stages")
+
+
+def test_the_overview_shows_indexes_and_numbers(visit: MakeVisit) -> None:
+    page = visit()
+    page.open()
+    page.search("json")
+    page.page.click("#to-overview")
+    page.page.wait_for_selector(".index-card .pairs")
+    assert page.page.get_attribute("#to-overview", "aria-current") == "page"
+    assert page.page.evaluate("document.activeElement.id") == "overview-title"
+    card = page.page.locator(".index-card")
+    assert card.locator("h3").text_content().startswith("index")
+    facts = dict(zip(card.locator("dt").all_text_contents(), card.locator("dd").all_text_contents(), strict=True))
+    assert facts["Documents"] == "301"
+    assert facts["Encoder"] == "all-MiniLM-L6-v2"
+    assert facts["Changes"] == "read only"
+    tiles = dict(
+        zip(
+            page.page.locator("#tiles dt").all_text_contents(),
+            page.page.locator("#tiles dd").all_text_contents(),
+            strict=True,
+        )
+    )
+    assert int(tiles["Queries"].replace(",", "")) > 0
+    stages = page.page.locator("#stage-table tbody th").all_text_contents()
+    assert {"Total", "BM25", "Dense", "Rerank"} <= set(stages)
+    times = page.page.locator("#stage-table tbody td").all_text_contents()
+    assert all(re.fullmatch(r"[\d,]+|(> )?[\d.]+ m?s", text) for text in times)
+    assert page.page.locator("#model-table tbody th").all_text_contents() == ["all-MiniLM-L6-v2", "tiny-reranker"]
+    page.page.wait_for_timeout(300)
+    page.page.screenshot(path=page.folder / "overview.png", full_page=True)
+    # Later numbers, after an answer in between.
+    with page.page.expect_response("**/metrics"):
+        page.page.click("#refresh")
+    page.page.keyboard.press("v")
+    assert page.page.is_visible("#search-view")
+    assert len(page.titles) == 10
+    page.page.go_back()
+    page.page.wait_for_selector("#overview-view:not([hidden])")
+
+
+def test_numbers_are_read_and_quantiles_lie_in_their_bucket(visit: MakeVisit) -> None:
+    page = visit()
+    page.open()
+    found = page.page.evaluate(
+        r"""async () => {
+            const { parseMetrics, quantile } = await import("/page/overview.js");
+            const samples = parseMetrics('# HELP a b\na{x="1,\\"2\\"}",y=""} 3\nb 1e3\nc{le="+Inf"} +Inf\nnonsense\n');
+            const buckets = [[0.1, 0], [0.2, 8], [0.5, 10], [Infinity, 10]];
+            return [[...samples.keys()], samples.get("a")[0], samples.get("b")[0].value,
+                    quantile({ buckets, count: 10 }, 0.5), quantile({ buckets, count: 10 }, 0.9),
+                    quantile({ buckets: [[0.1, 0], [Infinity, 4]], count: 4 }, 0.5)];
+        }"""
+    )
+    assert found[0] == ["a", "b", "c"]
+    assert found[1] == {"labels": {"x": '1,"2"}', "y": ""}, "value": 3}
+    assert found[2] == 1000
+    assert found[3] == {"value": pytest.approx(0.1 + 0.1 * 5 / 8), "beyond": False}
+    assert found[4] == {"value": pytest.approx(0.35), "beyond": False}
+    assert found[5] == {"value": 0.1, "beyond": True}
+
+
+def test_help_opens_by_key_and_keeps_other_keys_out(visit: MakeVisit) -> None:
+    page = visit()
+    page.open()
+    page.search("json")
+    page.titles  # noqa: B018 - waits for the answer
+    page.page.press("#query", "Escape")
+    assert page.page.input_value("#query") == "json"
+    page.page.keyboard.press("?")
+    assert page.page.evaluate("document.getElementById('help').open")
+    assert page.page.evaluate("document.activeElement.id") == "help-close"
+    page.page.keyboard.press("j")
+    assert page.page.evaluate("document.activeElement.id") == "help-close"
+    page.shot("help")
+    page.page.keyboard.press("Escape")
+    assert not page.page.evaluate("document.getElementById('help').open")
+    page.page.keyboard.press("j")
+    with page.answer():
+        page.page.keyboard.press("e")
+    page.page.wait_for_selector(".card .explanation table")
+    page.page.keyboard.press("Enter")
+    page.page.wait_for_selector(".card.open")
+    with page.answer():
+        page.page.keyboard.press("f")
+    assert page.page.is_visible("#facets-panel")
+    page.page.keyboard.press("/")
+    page.page.keyboard.type("?")
+    assert page.page.input_value("#query") == "?"
+
+
+def test_everything_that_acts_has_a_name_and_can_be_reached(visit: MakeVisit) -> None:
+    page = visit()
+    page.open("#facets=1")
+    page.search("parse a message")
+    page.titles  # noqa: B018 - waits for the answer
+    nameless = page.page.evaluate(
+        """[...document.querySelectorAll('button, input, select, textarea, a, summary')]
+            .filter(one => one.checkVisibility())
+            .filter(one => !(one.getAttribute('aria-label') || one.textContent.trim() || one.labels?.length))
+            .map(one => one.outerHTML)"""
+    )
+    assert nameless == []
+    # By tabulator alone: the first stop is a link past the head, then come the views, help and all controls.
+    page.page.focus(".skip")
+    reached = []
+    for _ in range(14):
+        page.page.keyboard.press("Tab")
+        reached.append(page.page.evaluate("document.activeElement.id"))
+    assert reached[:5] == ["home", "to-search", "to-overview", "help-open", "query"]
+    assert {"pipeline", "compare", "k", "facets-toggle", "filter-toggle"} <= set(reached)
+    assert page.page.get_attribute("html", "lang") == "en"
+    assert page.page.locator("#summary [aria-live=polite] #count").count() == 1
+
+
+def test_another_index_has_its_own_pipelines_and_fields(visit: MakeVisit, service_url: str) -> None:
+    """The service of these tests has one index; a second one is put into its answers."""
+    page = visit()
+
+    def add(route: Any) -> None:
+        answer = route.fetch().json()
+        answer["indexes"].append(dict(answer["indexes"][0], name="other one", is_default=False))
+        route.fulfill(json=answer)
+
+    def other(route: Any) -> None:
+        answer = page.page.request.get(f"{service_url}/v1/indexes/index").json()
+        bm25 = answer["pipelines"]["bm25"]
+        fulfilled = answer | {"pipelines": {"bm25": bm25}, "default_pipeline": "bm25", "fields": {}, "encoder": None}
+        route.fulfill(json=fulfilled)
+
+    searched: list[str] = []
+
+    def search(route: Any) -> None:
+        searched.append(route.request.url)
+        route.fulfill(json=page.page.request.post(f"{service_url}/v1/search", data=route.request.post_data_json).json())
+
+    page.page.route("**/v1/indexes", add)
+    page.page.route("**/v1/indexes/other%20one", other)
+    page.page.route("**/v1/indexes/other%20one/search", search)
+    page.open()
+    page.search("json")
+    assert page.titles
+    page.page.select_option("#index", "other one")
+    page.page.wait_for_selector(".bar.dense", state="detached")
+    page.page.wait_for_selector(".card .bar.bm25")
+    assert searched == [f"{service_url}/v1/indexes/other%20one/search"]
+    assert page.page.locator("#pipeline option").all_text_contents() == ["bm25"]
+    assert page.page.is_hidden("#facets-toggle")
+    assert page.page.is_hidden("label.chip.dense")
+    assert "index=other+one" in page.page.url
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_console_fits_a_narrow_phone(visit: MakeVisit, scheme: str) -> None:
+    page = visit(viewport={"width": 360, "height": 760}, color_scheme=scheme, has_touch=True, device_scale_factor=2)
+    page.open("#facets=1&pipeline=hybrid")
+    page.search("parse a message")
+    page.page.wait_for_selector(".facet-value")
+    page.page.locator(".explain-button").first.click()
+    page.page.wait_for_selector(".explanation table")
+    assert page.overflow() == 0
+    page.shot(f"narrow-search-{scheme}")
+    with page.answer():
+        page.page.select_option("#compare", "bm25")
+    page.page.wait_for_selector("#comparison .card")
+    assert page.overflow() == 0
+    # One list at a time, and a switch.
+    assert [page.page.locator(".side").nth(side).is_visible() for side in (0, 1)] == [True, False]
+    page.page.click(".switch button[value='1']")
+    assert [page.page.locator(".side").nth(side).is_visible() for side in (0, 1)] == [False, True]
+    page.page.evaluate("scrollTo(0, 0)")
+    page.shot(f"narrow-comparison-{scheme}")
+    page.page.click("#to-overview")
+    page.page.wait_for_selector(".index-card .pairs")
+    assert page.overflow() == 0
+    page.shot(f"narrow-overview-{scheme}")
+    page.page.click("#help-open")
+    assert page.overflow() == 0
+    page.page.click("#help-close")
+    # What is touched is large enough for a finger.
+    small = page.page.evaluate(
+        """[...document.querySelectorAll('button, select')].filter(one => one.checkVisibility())
+            .filter(one => one.getBoundingClientRect().height < 24).map(one => one.outerHTML)"""
+    )
+    assert small == []
+
+
+def test_relevance_is_shown_where_an_answer_has_it(visit: MakeVisit) -> None:
+    """The index of these tests has no calibration; a value is put into the answer."""
+    page = visit()
+
+    def add(route: Any) -> None:
+        answer = route.fetch().json()
+        answer["results"][0]["hits"][0]["relevance"] = 0.824
+        route.fulfill(json=answer)
+
+    page.open()
+    page.page.route("**/v1/search", add)
+    page.search("json")
+    assert page.titles
+    shown = page.page.locator(".card .relevance")
+    assert shown.first.text_content() == "82 %"
+    assert set(shown.all_text_contents()[1:]) == {""}
