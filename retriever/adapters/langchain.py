@@ -29,8 +29,8 @@ class EngineRetriever(BaseRetriever):
     async_searcher  an AsyncClient for `ainvoke`; without one that runs the searcher in a thread
     options         of every search, such as {"index": "docs", "pipeline": "hybrid", "filter": {"year": 2020}}
 
-    The metadata of a document are its own, with `title` and, under `retrieval`, id, score, the score of each stage
-    and the status of the answer.
+    The metadata of a document are its own, with `title` and, under `retrieval`, id, score, the score of each stage,
+    relevance (None without a calibration) and the status of the answer.
     """
 
     searcher: Any = None
@@ -53,7 +53,8 @@ class EngineRetriever(BaseRetriever):
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun
     ) -> list[Document]:
         if self.async_searcher is None:
-            return await super()._aget_relevant_documents(query, run_manager=run_manager)
+            found: list[Document] = await super()._aget_relevant_documents(query, run_manager=run_manager)
+            return found
         return _documents(await self.async_searcher.search(query, self.k, **self.options))
 
 
@@ -65,5 +66,11 @@ def _document(hit: Hit, status: str) -> Document:
     metadata: dict[str, Any] = {}
     if hit.document is not None:
         metadata = {"title": hit.document.title, **hit.document.metadata}
-    metadata["retrieval"] = {"id": hit.id, "score": hit.score, "scores": hit.scores, "status": status}
+    metadata["retrieval"] = {
+        "id": hit.id,
+        "score": hit.score,
+        "scores": hit.scores,
+        "relevance": hit.relevance,
+        "status": status,
+    }
     return Document(id=hit.id, page_content=hit.document.text if hit.document else "", metadata=metadata)

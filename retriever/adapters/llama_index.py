@@ -71,7 +71,13 @@ def _node(hit: Hit, status: str) -> NodeWithScore:
     metadata: dict[str, Any] = {}
     if hit.document is not None:
         metadata = {"title": hit.document.title, **hit.document.metadata}
-    metadata["retrieval"] = {"id": hit.id, "score": hit.score, "scores": hit.scores, "status": status}
+    metadata["retrieval"] = {
+        "id": hit.id,
+        "score": hit.score,
+        "scores": hit.scores,
+        "relevance": hit.relevance,
+        "status": status,
+    }
     node = TextNode(id_=hit.id, text=hit.document.text if hit.document else "", metadata=metadata)
     # For people, not for the model that reads the text.
     node.excluded_llm_metadata_keys = ["retrieval"]

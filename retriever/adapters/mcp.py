@@ -43,6 +43,9 @@ class FoundDocument(BaseModel):
     complete: bool = Field(description="False when the text goes on; get_document has all of it.")
     score: float
     scores: dict[str, float] = Field(description="The score that each stage gave.")
+    relevance: float | None = Field(
+        default=None, description="The probability that the document is relevant, where the pipeline is calibrated."
+    )
     metadata: dict[str, Any]
 
 
@@ -120,6 +123,7 @@ def create_server(source: Source) -> MCPServer[Any]:
                     complete=len(hit.document.text) <= EXCERPT,
                     score=hit.score,
                     scores=hit.scores,
+                    relevance=hit.relevance,
                     metadata=dict(hit.document.metadata),
                 )
                 for hit in answer.hits

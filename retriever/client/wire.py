@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from retriever.client.results import (
@@ -36,6 +37,7 @@ class _Hit:
     chunk: str | None = None
     highlights: list[tuple[int, int]] = field(default_factory=list)
     explanation: Explanation | None = None
+    relevance: float | None = None
 
 
 @dataclass(slots=True)
@@ -111,7 +113,7 @@ class _Sparse:
 
 @dataclass(slots=True)
 class _Embedding:
-    embedding: str
+    embedding: str | list[float]
     sparse: _Sparse | None = None
 
 
@@ -189,7 +191,7 @@ def _hit(hit: _Hit) -> Hit:
             parent=hit.parent,
             span=hit.span,
         )
-    return Hit(hit.id, hit.score, hit.scores, document, hit.highlights, hit.explanation)
+    return Hit(hit.id, hit.score, hit.scores, document, hit.highlights, hit.explanation, relevance=hit.relevance)
 
 
 def _facets(facets: _Facets) -> Facets:
@@ -255,7 +257,7 @@ def reranking(content: bytes) -> Reranking:
 def embeddings(content: bytes) -> Embeddings:
     """Return vectors or term weights; vectors come as base64 of little-endian float32."""
     body = _EMBEDDINGS.validate_json(content)
-    rows = [np.frombuffer(base64.b64decode(part.embedding, validate=True), dtype="<f4") for part in body.data]
+    rows = [_vector(part.embedding) for part in body.data]
     return Embeddings(
         model=body.model,
         vectors=np.stack(rows).astype(np.float32) if rows else np.empty((0, 0), np.float32),
@@ -263,6 +265,12 @@ def embeddings(content: bytes) -> Embeddings:
         tokens=body.usage.total_tokens,
         truncated=body.truncated,
     )
+
+
+def _vector(embedding: str | list[float]) -> NDArray[np.float32]:
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4")
+    return np.array(embedding, np.float32)
 
 
 def joined(portions: Sequence[tuple[int, Embeddings]]) -> Embeddings:

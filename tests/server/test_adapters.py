@@ -49,7 +49,8 @@ def test_langchain_retrieves(client: Client, service_url: str) -> None:
         assert document.metadata["title"] == hit.document.title
         assert document.metadata["kind"] == "function"
         assert document.metadata["retrieval"] == {
-            "id": hit.id, "score": pytest.approx(hit.score), "scores": pytest.approx(hit.scores), "status": "exact",
+            "id": hit.id, "score": pytest.approx(hit.score), "scores": pytest.approx(hit.scores), "relevance": None,
+            "status": "exact",
         }  # fmt: skip
     # As a part of a chain, over several questions.
     chain = made | RunnableLambda(lambda documents: [document.id for document in documents])

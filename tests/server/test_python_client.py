@@ -5,6 +5,7 @@ import hashlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,20 @@ from retriever.client import (
     NotFound,
     Refused,
     Retries,
+    SearchOptions,
     ServiceAnswer,
     TimedOut,
     UnexpectedAnswer,
     Unreachable,
     calls,
+    results,
+    wire,
 )
 from retriever.errors import InvalidInput, RetrievalError
 from retriever.index.sealed import open_index
 from retriever.pipeline import PipelineSpec
-from retriever.types import Document
+from retriever.types import Document, Explanation, TermScore
+from server import document_schemas, model_schemas, schemas
 from server.batching import TOLERANCE
 from tests.factories import ListCorpus
 from tests.server.conftest import serve_process, wait_for_address
@@ -52,7 +57,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def writable_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the address of a service that takes changes of two small indexes from those who have the key."""
+    """Return the address of a service with two small indexes, which those with the key may change, and SPLADE."""
     root = tmp_path_factory.mktemp("writable")
     for name in ("words", "other"):
         settings = BuildSettings(parts=("bm25",), fields={"year": "number"})
@@ -62,7 +67,8 @@ def writable_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for name, key in (("API_KEY", READ_KEY), ("WRITE_KEY", WRITE_KEY))
     }
     with (root / "log").open("w") as log:
-        process = serve_process(root / "indexes", log, "--writable", "--default-index", "words", **digests)
+        flags = ("--writable", "--default-index", "words", "--embedding-model", "splade-tiny")
+        process = serve_process(root / "indexes", log, *flags, **digests)
         try:
             yield wait_for_address(process, root / "log")
         finally:
@@ -181,6 +187,25 @@ def test_a_search_gives_what_the_index_gives(client: Client, small_index: Path, 
     assert set(found.facets.counts) == {"kind"}
 
 
+def test_client_and_service_know_the_same_names() -> None:
+    """A new option of searches belongs into the client too; answers may have more than the client reads."""
+    request = set(schemas.SearchRequest.model_fields)
+    assert set(SearchOptions.__annotations__) == request - {"query", "queries", "k"}
+    for ours, theirs in (
+        (results.Written, document_schemas.WriteResponse),
+        (results.BulkItem, document_schemas.BulkItem),
+        (results.StoredDocument, document_schemas.DocumentResponse),
+        (results.IndexSummary, schemas.IndexSummary),
+        (results.IndexDescription, schemas.IndexDescription),
+        (results.Model, model_schemas.ModelBody),
+        (results.Ranked, model_schemas.JinaRerankResult),
+        (Explanation, schemas.ExplanationBody),
+        (TermScore, schemas.TermBody),
+    ):
+        assert {field.name for field in fields(ours)} <= set(theirs.model_fields), ours
+    assert {field.name for field in fields(wire._Hit)} == set(schemas.HitBody.model_fields)
+
+
 def test_searches_take_every_option(client: Client) -> None:
     spec = PipelineSpec(first=("bm25",), depth=50)
     found = client.search("json", 3, pipeline=spec, filter={"kind": "class"}, include_documents=False, index="index")
@@ -236,6 +261,16 @@ def test_models_embed_and_rerank(client: Client, encoder: Any) -> None:
     assert len(ranked.results) == 2
     assert ranked.results[0].relevance_score >= ranked.results[1].relevance_score
     assert client.rerank("decode json", []).results == []
+
+
+def test_a_learned_sparse_encoder_gives_terms(writer: Client) -> None:
+    found = writer.embed(["a zip archive", "decode json"], model="splade-tiny", output="sparse")
+    assert found.vectors.shape == (2, 0)
+    assert [len(weights) > 3 for weights in found.sparse] == [True, True]
+    assert max(found.sparse[0], key=lambda term: found.sparse[0][term]) in ("zip", "archive")
+    assert list(found.sparse[0].values()) == sorted(found.sparse[0].values(), reverse=True)
+    with pytest.raises(Refused, match="sparse"):
+        writer.embed(["a"], model="splade-tiny")
 
 
 def test_indexes_and_the_service_are_described(client: Client) -> None:
