@@ -27,7 +27,7 @@ from server.served_index import ServedIndex
 
 router = APIRouter()
 
-# A deadline that has passed already; the first stages still run, since without them there is no answer.
+# A deadline that has passed already; one first stage still runs, since without any there is no answer.
 PASSED_MS = 1e-3
 
 

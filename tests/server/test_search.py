@@ -206,7 +206,7 @@ def test_reranking_can_be_left_out(reranking_client: Client, client: Client) -> 
 
 def test_a_deadline_that_passes_degrades_the_answer_and_the_metrics_count_it(reranking_client: Client) -> None:
     found = result(reranking_client.search(deadline_ms=0.001))
-    assert found["degraded"] == ["rerank_timeout"]
+    assert found["degraded"] == ["dense_timeout", "rerank_timeout"]
     assert found["status"] == "degraded"
     assert len(found["hits"]) == 10
     assert 'retriever_degraded_total{reason="rerank_timeout"}' in reranking_client.get("/metrics").text
