@@ -77,6 +77,8 @@ class DynamicSearchLoss(nn.Module):
         if self.cosine:
             queries = functional.normalize(queries, dim=1)
         rows = labels.cpu().numpy()
+        # A search by what is no number has no order.
+        finite({"sum of the query vectors": queries.sum()}, self.collection, rows)
         documents, relevant, valid = self._lists(rows, self.documents.nearest(queries, self.depth))
         loss = lambda_mrr(
             self.scale * self.documents.scores(queries, documents),

@@ -140,9 +140,9 @@ def with_frozen_documents(model: Any) -> Any:
 
 def routes(model: Any) -> tuple[list[Any], list[Any]]:
     """Return the modules that queries and documents go through."""
-    first = model[0]
+    first, *rest = model
     if hasattr(first, "sub_modules"):
-        return list(first.sub_modules["query"]), list(first.sub_modules["document"])
+        return [*first.sub_modules["query"], *rest], [*first.sub_modules["document"], *rest]
     return list(model), list(model)
 
 

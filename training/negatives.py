@@ -45,7 +45,7 @@ def with_negatives(collection: TrainingCollection, count: int, mined: Sampler | 
             hard = mined(query, count, generator) if mined else np.zeros(0, np.int32)
             negatives[place, : len(hard)] = hard
             for column in range(len(hard), count):
-                negatives[place, column] = _random_negative(collection, query, generator)
+                negatives[place, column] = random_negative(collection, query, generator)
         return positives, negatives
 
     return draw
@@ -57,7 +57,8 @@ def draw_positives(judgments: Judgments, queries: Rows, generator: np.random.Gen
     return judgments.documents[generator.integers(starts, judgments.offsets[queries + 1])].astype(np.int64)
 
 
-def _random_negative(collection: TrainingCollection, query: int, generator: np.random.Generator) -> int:
+def random_negative(collection: TrainingCollection, query: int, generator: np.random.Generator) -> int:
+    """Return a document that is neither relevant to the query nor a copy of what is, drawn uniformly."""
     relevant, documents = collection.barred.relevant(query), len(collection.documents)
     if len(relevant) >= documents:
         raise InvalidInput(

@@ -51,6 +51,11 @@ class ProductHead(Module):
             self.rotation.detach().cpu().float().numpy().copy(), self.centroids.detach().cpu().float().numpy().copy()
         )
 
+    @property
+    def assigning_codebook(self) -> Codebook:
+        """Return rotation and the centroids that decide codes."""
+        return Codebook(self.rotation.cpu().float().numpy().copy(), self.assigning.cpu().float().numpy().copy())
+
     def forward(self, features: dict[str, Any], task: str | None = None, **_: Any) -> dict[str, Any]:
         """Replace `sentence_embedding` by the rotated query, or the rotated document after quantisation."""
         turned = self.rotated(features["sentence_embedding"])

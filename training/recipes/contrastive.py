@@ -46,7 +46,7 @@ def train(task: Task[ContrastiveSettings]) -> Path:
 
 
 def drawn(task: Task[Any], model: Any) -> Draw:
-    """Return what draws the documents that settings of this class or below ask for; mines with `model` where they do."""
+    """Return what draws the documents that settings of this class ask for; mines with `model` where they do."""
     settings, collection = task.settings, task.collection
     if settings.hard == "none":
         return positives_only(collection.judgments)

@@ -9,7 +9,7 @@ from training.settings import read_yaml
 
 NAMES = (
     "contrastive", "star", "adore", "ance", "tas_b", "ngame", "ar2", "trans_encoder", "cross_encoder", "cornstack",
-    "bpr",
+    "bpr", "jpq", "repconc", "bidr", "genq", "gpl",
 )  # fmt: skip
 CONFIGS = Path(__file__).parent.parent / "configs"
 
