@@ -208,7 +208,8 @@ def test_a_deadline_that_passes_degrades_the_answer_and_the_metrics_count_it(rer
     found = result(reranking_client.search(deadline_ms=0.001))
     assert found["degraded"] == ["dense_timeout", "rerank_timeout"]
     assert found["status"] == "degraded"
-    assert len(found["hits"]) == 10
+    assert all("bm25" in hit["scores"] for hit in found["hits"])
+    assert found["hits"]
     assert 'retriever_degraded_total{reason="rerank_timeout"}' in reranking_client.get("/metrics").text
 
 
