@@ -14,14 +14,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from indexing.analysing import Analysing
+from indexing.codebooks import codebook_for, own_codebook, sample_vectors
 from indexing.garbage import readable, remove_unneeded
 from indexing.plan import BuildSettings, Plan
 from indexing.segments import seal_segment, segment_name
 from indexing.shards import Shard, ShardWriter, portions
 from retriever.analysis import Analyser, analyser
+from retriever.codebook import Codebook
 from retriever.encoder import CANARY_TEXTS, differences, encode_canaries, load_encoder
 from retriever.errors import IndexMismatch, InvalidInput, UnknownIndex
 from retriever.fields import CONTENTS, require_known
+from retriever.index.form import Form, product_parts, read_codebook, require_form, write_codebook
 from retriever.index.manifest import (
     Chunking,
     DensePart,
@@ -30,6 +33,7 @@ from retriever.index.manifest import (
     Manifest,
     Segment,
     describe_file,
+    form_of,
     publish,
     read_manifest,
 )
@@ -78,6 +82,7 @@ def build_index(
     restart: bool = False,
     quiet: bool = True,
     processes: int = 1,
+    codebook: str | Path | None = None,
 ) -> dict[str, Any]:
     """Build an index of all documents of a corpus and return the report that is stored with it.
 
@@ -85,6 +90,7 @@ def build_index(
     overwrite  replace an index that is there; it is served until the new one is complete
     restart    throw away an unfinished build instead of resuming it
     processes  that analyse text; above 1 a script needs the usual `if __name__ == "__main__"`
+    codebook   file of another index with the same encoder, for kinds pqM and opqM, instead of a new one
 
     A build that was stopped, by whatever, resumes at the last finished shard when it is called again with
     the same arguments, with the same result. Raises InvalidInput, ModelFault, IndexLocked or StorageFull; an
@@ -123,7 +129,8 @@ def build_index(
             # What the index held is replaced, and must not come back out of the journal.
             applied=current.applied if current else 0,
         )
-        return _write(folder, corpus, settings, parts, base, current, device, restart, quiet, processes)
+        given = _given_codebook(Path(codebook), base.dense) if codebook is not None else None
+        return _write(folder, corpus, settings, parts, base, current, device, restart, quiet, processes, given)
 
 
 def add_documents(
@@ -208,7 +215,7 @@ def settings_of(manifest: Manifest, duplicates: str, shard_documents: int) -> Bu
         content["sparse_step"] = manifest.sparse.step
     if manifest.dense:
         content |= {"encoder": manifest.dense.encoder, "precision": manifest.dense.precision}
-        content |= {"dense": manifest.dense.kind}
+        content |= {"dense": manifest.dense.kind, "store": manifest.dense.stored}
         content["oversample"] = manifest.dense.oversample
     if manifest.chunking:
         content |= {"window": manifest.chunking.window, "overlap": manifest.chunking.overlap}
@@ -262,16 +269,29 @@ def _sparse_part(settings: BuildSettings, parts: _Parts) -> ImpactPart | None:
 def _dense_part(settings: BuildSettings, parts: _Parts) -> DensePart | None:
     if parts.encoder is None:
         return None
+    own = _own_kind(parts.encoder)
+    # Said by nobody, documents are kept as the model makes them.
+    kind = own if own and settings.dense == "flat" and settings.store is None else settings.dense
+    stored = settings.store or ("none" if kind == own else "float32")
+    require_form(kind, stored, parts.encoder.width)
     return DensePart(
         encoder=settings.encoder,
         fingerprint=parts.encoder.fingerprint(),
         width=parts.encoder.width,
         precision=settings.precision,
-        kind=settings.dense,
+        kind=kind,
+        stored=stored,
+        codes="model" if kind == own else "index",
         oversample=settings.oversample,
         canaries="",
         canary_texts=CANARY_TEXTS,
     )
+
+
+def _own_kind(encoder: Encoder) -> str | None:
+    """Return the kind that keeps documents as the model itself compresses them, None when it does not."""
+    codes = getattr(encoder, "codes", None)
+    return f"pq{codes.parts}" if isinstance(codes, Codebook) else "binary" if codes == "sign" else None
 
 
 def _write(
@@ -285,6 +305,7 @@ def _write(
     restart: bool,
     quiet: bool,
     processes: int,
+    codebook: Codebook | None = None,
 ) -> dict[str, Any]:
     """Make the generation after `current` from the segments of `base` and the corpus."""
     started = time.monotonic()
@@ -319,7 +340,8 @@ def _write(
             resumed = _read_corpus(writer, corpus, settings, quiet)
         if not writer.shards:
             raise InvalidInput("the corpus holds no documents; nothing was changed.")
-        segments = _seal(folder, writer, settings, parts, base, device, quiet)
+        form = _form(folder, writer, parts, base, codebook) if base.dense else None
+        segments = _seal(folder, writer, form, base, device, quiet)
         for segment in base.segments:
             segments.append(with_tombstones(folder, segment, records, plan.generation))
     report = _report(writer.shards, corpus, resumed, started)
@@ -334,6 +356,7 @@ def _write(
         }
     )
     manifest = _with_canaries(folder, manifest, parts.encoder)
+    manifest = _with_codebook(folder, manifest, form.codebook if form else None)
     publish(folder, manifest)
     shutil.rmtree(building)
     remove_unneeded(folder, manifest)
@@ -353,11 +376,37 @@ def _read_corpus(writer: ShardWriter, corpus: Corpus, settings: BuildSettings, q
     return len(finished)
 
 
+def _given_codebook(path: Path, part: DensePart | None) -> Codebook:
+    """Read the codebook that a new index is to have. Raises InvalidInput, IndexMismatch or IndexCorrupt."""
+    product = product_parts(part.kind) if part else None
+    if part is None or product is None or part.codes == "model":
+        raise InvalidInput("a codebook is for an index of kind pqM or opqM with codes made for it.")
+    codebook = read_codebook(path, part.fingerprint)
+    if codebook.parts != product[0]:
+        raise InvalidInput(f"{path} has {codebook.parts} parts; build with opq{codebook.parts}, not {part.kind}.")
+    return codebook
+
+
+def _form(folder: Path, writer: ShardWriter, parts: _Parts, base: Manifest, codebook: Codebook | None) -> Form:
+    """Return how new segments keep vectors: as the older ones do, or with a codebook of their own."""
+    part = base.dense
+    assert part is not None
+    if part.codebook:
+        return form_of(folder, part)
+    if codebook is None and product_parts(part.kind):
+        codes = getattr(parts.encoder, "codes", None)
+        if part.codes == "model" and isinstance(codes, Codebook):
+            codebook = own_codebook(codes)
+        else:
+            shards = [writer.path(number) for number in range(len(writer.shards))]
+            codebook = codebook_for(part.kind, sample_vectors(shards))
+    return Form(part.width, part.kind, part.stored, codebook)
+
+
 def _seal(
     folder: Path,
     writer: ShardWriter,
-    settings: BuildSettings,
-    parts: _Parts,
+    form: Form | None,
     base: Manifest,
     device: str | None,
     quiet: bool,
@@ -379,7 +428,7 @@ def _seal(
                 reader.segment_ids(number),
                 inverted=base.inverted,
                 sparse=base.sparse,
-                dense=settings.dense if parts.encoder else None,
+                dense=form,
                 device=device or "cpu",
             )
             segments.append(
@@ -427,6 +476,21 @@ def _with_canaries(folder: Path, manifest: Manifest, encoder: Encoder | None) ->
         update={
             "files": {name: describe_file(folder / name)},
             "dense": manifest.dense.model_copy(update={"canaries": name}),
+        }
+    )
+
+
+def _with_codebook(folder: Path, manifest: Manifest, codebook: Codebook | None) -> Manifest:
+    if codebook is None or manifest.dense is None or manifest.dense.codebook in manifest.files:
+        return manifest
+    name = f"codebook-{manifest.generation:06d}.safetensors"
+    with disk_errors(folder):
+        write_codebook(folder / name, codebook, manifest.dense.fingerprint)
+        sync(folder / name)
+    return manifest.model_copy(
+        update={
+            "files": manifest.files | {name: describe_file(folder / name)},
+            "dense": manifest.dense.model_copy(update={"codebook": name}),
         }
     )
 

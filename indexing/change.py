@@ -17,7 +17,7 @@ from indexing.segments import seal_segment, segment_name
 from retriever.calibration import Calibration
 from retriever.errors import InvalidInput
 from retriever.fields import CONTENTS, require_known
-from retriever.index.manifest import Manifest, Segment, publish, read_manifest
+from retriever.index.manifest import Manifest, Segment, form_of, publish, read_manifest
 from retriever.index.records import Records, RecordWriter, row_of
 from retriever.index.sealed import Index, open_index
 from retriever.index.segment import segment_folder
@@ -197,7 +197,7 @@ def merge_segments(
     if not old:
         return []
     unencoded = encoded is None and segments[0].unencoded
-    dense = current.dense.kind if current.dense else None
+    dense = form_of(folder, current.dense) if current.dense else None
     with disk_errors(folder):
         change.records.move((row, row_of(number, ordinal)) for ordinal, row in enumerate(old))
     with contextlib.closing(Records(folder, change.generation)) as records:
@@ -214,7 +214,7 @@ def merge_segments(
             inverted=current.inverted,
             sparse=current.sparse,
             # Nothing can be trained on vectors that are still to be made.
-            dense="flat" if dense and unencoded else dense,
+            dense=dense.untrained() if dense and unencoded else dense,
             device=device or "cpu",
             encoded=encoded,
         )

@@ -89,6 +89,7 @@ def _fields(declarations: list[str]) -> dict[str, str]:
 @app.command(
     epilog="Examples:  retriever index build corpus.jsonl my-index  |  "
     "retriever index build docs/ my-index --chunk 200 --field lang --dense hnsw  |  "
+    "retriever index build corpus.jsonl my-index --dense opq48 --store none  |  "
     "retriever index build papers.jsonl my-index --search-fields title,text,authors  |  "
     "zcat dump.gz | retriever index build - my-index --parts bm25"
 )
@@ -104,8 +105,21 @@ def build(
         "float32"
     ),
     dense: Annotated[
-        str, typer.Option(help="flat (exact), hnsw, ivf,pq, binary, or any FAISS factory string.")
+        str,
+        typer.Option(
+            help="flat (exact); codes of our own: binary, pqM or opqM with M bytes a document, such as opq48; "
+            "indexes of FAISS: hnsw, ivf,pq, or any factory string."
+        ),
     ] = "flat",
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, float16, or none for codes alone. Codes that the model itself makes stand alone by default."
+        ),
+    ] = None,
+    codebook: Annotated[
+        Path | None, typer.Option(help="Codebook of another index with the same encoder, for pqM and opqM.")
+    ] = None,
     oversample: Annotated[
         int, typer.Option(min=1, help="Candidates per hit that an inexact index has rescored exactly.")
     ] = 4,
@@ -165,6 +179,7 @@ def build(
                 "encoder": encoder,
                 "precision": precision,
                 "dense": dense,
+                "store": store,
                 "oversample": oversample,
                 "sparse_encoder": sparse_encoder,
                 "sparse_precision": sparse_precision,
@@ -200,6 +215,7 @@ def build(
         settings,
         pipelines=read_pipelines(pipelines) if pipelines else None,
         default_pipeline=default_pipeline,
+        codebook=codebook,
         device=device,
         offline=offline,
         overwrite=overwrite,

@@ -25,7 +25,7 @@ from indexing.segments import seal_segment, segment_name
 from indexing.shards import ShardWriter, write_vectors, write_weights
 from retriever.analysis import analyser
 from retriever.errors import InvalidInput
-from retriever.index.manifest import Manifest, Segment, read_manifest
+from retriever.index.manifest import Manifest, Segment, form_of, read_manifest
 from retriever.index.plain import PlainWriter
 from retriever.index.records import Records, field_values
 from retriever.index.tombstones import read_live
@@ -128,7 +128,7 @@ def _unencoded_segment(change: Change, documents: list[Document], encoder: Encod
             [document.id for document in parts],
             inverted=current.inverted,
             sparse=current.sparse,
-            dense="flat" if current.dense else None,
+            dense=form_of(folder, current.dense).untrained() if current.dense else None,
             device="cpu",
         )
         digest = records.digest(number)

@@ -7,13 +7,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from retriever.errors import InvalidInput
 from retriever.fields import require_names
+from retriever.index.form import Stored
 from retriever.storage import write_atomically
 
 Duplicates = Literal["fail", "skip", "overwrite"]
 
 
 class BuildSettings(BaseModel):
-    """The choices of a build; the defaults are those of `retriever index build`."""
+    """The choices of a build; the defaults are those of `retriever index build`.
+
+    store  without it vectors are stored as float32, or not at all where the model itself makes codes of documents
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -21,6 +25,7 @@ class BuildSettings(BaseModel):
     encoder: str = "all-MiniLM-L6-v2"
     precision: Literal["float32", "bfloat16"] = "float32"
     dense: str = "flat"
+    store: Stored | None = None
     oversample: int = Field(4, ge=1, le=1000)
     sparse_encoder: str = "splade-tiny"
     sparse_precision: Literal["uint8", "float32"] = "uint8"

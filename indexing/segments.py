@@ -3,12 +3,16 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from retriever.errors import InvalidInput
+from retriever.index.codes import CODES, read_rows, write_rows
 from retriever.index.dense import ABSENT, FAISS_FILE, VECTORS, factory_string, train_index, write_faiss
+from retriever.index.form import Form
 from retriever.index.impacts import ImpactReader, write_impacts
 from retriever.index.inverted import read_plain, write_inverted
 from retriever.index.manifest import FileEntry, ImpactPart, InvertedPart, describe_file
@@ -32,7 +36,7 @@ def seal_segment(
     *,
     inverted: InvertedPart | None,
     sparse: ImpactPart | None,
-    dense: str | None,
+    dense: Form | None,
     device: str,
     encoded: Sequence[Path] | None = None,
 ) -> dict[str, FileEntry]:
@@ -42,7 +46,7 @@ def seal_segment(
     ids       of all documents taken over, in order
     inverted  how the BM25 part is built, None when there is none
     sparse    how the learned sparse part is built, None when there is none
-    dense     a kind or factory string, None when there are no vectors
+    dense     how vectors are kept and searched, None when there are none
     encoded   for each source the folder of its vectors and learned weights, when it is another one
     The folder appears under its final name only when it is complete.
     """
@@ -62,8 +66,7 @@ def seal_segment(
             plain = merge_plain([_read_impacts(source, sparse) for source in encoded], kept)
             write_impacts(plain, working, sparse.step, sparse.precision)
         if dense is not None:
-            merge_vectors(encoded, kept, len(ids), working)
-            build_faiss(working, dense, device)
+            write_dense(encoded, kept, len(ids), working, dense, device)
         sync_all([*working.iterdir(), working])
         files = {f"{name}/{path.name}": describe_file(path) for path in sorted(working.iterdir())}
         target = index / name
@@ -82,26 +85,70 @@ def _read_impacts(source: Path, sparse: ImpactPart) -> PlainPostings:
     return ImpactReader(source, sparse.step).plain()
 
 
-def merge_vectors(
-    sources: Sequence[Path], kept: Sequence[NDArray[np.bool_] | None], documents: int, folder: Path
+def write_dense(
+    sources: Sequence[Path],
+    kept: Sequence[NDArray[np.bool_] | None],
+    documents: int,
+    folder: Path,
+    form: Form,
+    device: str = "cpu",
 ) -> None:
-    """Write the vectors of all kept documents end to end, a block at a time."""
-    width = np.load(sources[0] / VECTORS, mmap_mode="r", allow_pickle=False).shape[1]
-    merged = open_memmap(folder / VECTORS, mode="w+", dtype=np.float32, shape=(documents, width))
-    absent = []
+    """Write the dense part of all kept documents of shards or segments end to end, a block at a time.
+
+    Codes are copied from sources that have such, and made from vectors otherwise; there is one codebook for all.
+    Raises InvalidInput for numbers beyond float16 where that is to be stored.
+    """
+    stored = None
+    if form.stored != "none":
+        stored = open_memmap(folder / VECTORS, mode="w+", dtype=form.stored, shape=(documents, form.width))
+    codes: list[NDArray[Any]] = []
+    absent: list[NDArray[np.int64]] = []
     end = 0
     for source, keep in zip(sources, kept, strict=True):
-        vectors = np.load(source / VECTORS, mmap_mode="r", allow_pickle=False)
-        gone = np.zeros(len(vectors), np.bool_)
-        gone[np.load(source / ABSENT, allow_pickle=False)] = True
-        chosen = np.arange(len(vectors)) if keep is None else np.flatnonzero(keep)
-        absent.append(np.flatnonzero(gone[chosen]) + end)
+        gone = np.load(source / ABSENT, allow_pickle=False)
+        vectors, rows = _vectors(source), _codes(source, form)
+        total = len(vectors) if vectors is not None else len(rows) if rows is not None else 0
+        chosen = np.arange(total) if keep is None else np.flatnonzero(keep)
+        absent.append(np.flatnonzero(np.isin(chosen, gone)) + end)
         for start in range(0, len(chosen), BLOCK):
             block = chosen[start : start + BLOCK]
-            merged[end : end + len(block)] = vectors[block]
+            if stored is not None:
+                assert vectors is not None, "an index that stores vectors has them in each segment"
+                _store(vectors[block], stored[end : end + len(block)])
+            if form.has_codes:
+                codes.append(rows[block] if rows is not None else _encoded(form, vectors, block))
             end += len(block)
-    merged.flush()
     np.save(folder / ABSENT, np.concatenate(absent).astype(np.int32))
+    if form.has_codes:
+        write_rows(folder, np.concatenate(codes))
+    if stored is not None:
+        stored.flush()
+        if not form.has_codes:
+            build_faiss(folder, form.kind, device)
+
+
+def _encoded(form: Form, vectors: NDArray[Any] | None, block: NDArray[np.int64]) -> NDArray[Any]:
+    assert vectors is not None, "a source has vectors or codes"
+    return form.encode(np.asarray(vectors[block], np.float32))
+
+
+def _vectors(folder: Path) -> NDArray[Any] | None:
+    path = folder / VECTORS
+    return np.load(path, mmap_mode="r", allow_pickle=False) if path.is_file() else None
+
+
+def _codes(folder: Path, form: Form) -> NDArray[Any] | None:
+    path = folder / CODES
+    return read_rows(path, form) if form.has_codes and path.is_file() else None
+
+
+def _store(vectors: NDArray[Any], target: NDArray[Any]) -> None:
+    with np.errstate(over="ignore"):
+        target[:] = vectors
+    if target.dtype == np.float16 and not np.isfinite(target).all():
+        raise InvalidInput(
+            f"vectors hold numbers up to {np.abs(vectors).max():.3g}, and float16 goes to 65504; store float32."
+        )
 
 
 def build_faiss(folder: Path, kind: str, device: str) -> bool:

@@ -118,8 +118,9 @@ def _disagreements(entry: Segment, segment: SegmentReader, records: Records) -> 
     if segment.impacts:
         yield from (f"segment {entry.name}: {problem}" for problem in segment.impacts.problems())
     if segment.dense:
-        for start in range(0, len(segment.dense.vectors), BLOCK):
-            if not np.isfinite(segment.dense.vectors[start : start + BLOCK]).all():
+        vectors = segment.dense.vectors
+        for start in range(0, len(vectors) if vectors is not None else 0, BLOCK):
+            if vectors is not None and not np.isfinite(vectors[start : start + BLOCK]).all():
                 yield f"segment {entry.name}: vectors from {start} on are not all finite"
                 break
     gone = 0 if segment.live is None else int((~segment.live).sum())

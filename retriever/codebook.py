@@ -3,6 +3,7 @@
 Sources: product quantisation (Jegou et al., 2011), OPQ (Ge et al., 2013), trained by FAISS.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,11 +81,12 @@ class Codebook:
         found: NDArray[np.float32] = self.centroids[np.arange(self.parts), codes].reshape(len(codes), self.width)
         return found
 
-    def save(self, path: Path) -> None:
-        """Write as safetensors."""
+    def save(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Write as safetensors, with metadata in its header."""
         from safetensors.numpy import save_file
 
-        save_file({"rotation": self.rotation, "centroids": self.centroids}, path)
+        tensors = {"rotation": self.rotation, "centroids": self.centroids}
+        save_file(tensors, path, metadata=dict(metadata) if metadata else None)
 
     @classmethod
     def load(cls, path: Path) -> "Codebook":
@@ -130,6 +132,9 @@ def train_codebook(
         opq = faiss.OPQMatrix(width, parts)
         opq.niter = rounds
         opq.verbose = False
+        inner = faiss.ProductQuantizer(width, parts, 8)
+        inner.cp.min_points_per_centroid = 1
+        opq.pq = inner
         opq.train(data)
         rotation = faiss.vector_to_array(opq.A).reshape(width, width).copy()
         data = np.ascontiguousarray(data @ rotation.T)

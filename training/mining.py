@@ -395,7 +395,7 @@ class _Miner:
             dense = self.segments[number].dense
             assert dense is not None
             here = numbers >> ORDINAL_BITS == number
-            stored = dense.vectors[numbers[here] & ((1 << ORDINAL_BITS) - 1)]
+            stored = dense.stored(numbers[here] & ((1 << ORDINAL_BITS) - 1))
             products[here] = np.where(stored.any(axis=1), stored @ vector, np.nan)
         return products
 

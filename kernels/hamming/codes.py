@@ -59,12 +59,22 @@ def laid_out(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
 
-def unpacked(codes: SignCodes) -> NDArray[np.float32]:
-    """Return (N, H) of +1 and -1."""
-    width, per = codes.width, words_of(codes.width)
+def rows_of(codes: SignCodes) -> NDArray[np.uint64]:
+    """Return uint64 (N, W), the inverse of `laid_out`."""
+    per = words_of(codes.width)
     rows = np.empty((codes.documents, per), np.uint64)
     for start in range(0, codes.documents, LANES):
         lanes = min(LANES, codes.documents - start)
         rows[start : start + lanes] = codes.words[start * per : (start + lanes) * per].reshape(per, lanes).T
-    bits = np.unpackbits(rows.astype("<u8").view(np.uint8), axis=1, bitorder="little")[:, :width]
+    return rows
+
+
+def unpacked(codes: SignCodes) -> NDArray[np.float32]:
+    """Return (N, H) of +1 and -1."""
+    return plus_and_minus(rows_of(codes), codes.width)
+
+
+def plus_and_minus(words: NDArray[np.uint64], width: int) -> NDArray[np.float32]:
+    """Return (N, H) of +1 and -1 for codes uint64 (N, W)."""
+    bits = np.unpackbits(words.astype("<u8").view(np.uint8), axis=1, bitorder="little")[:, :width]
     return bits.astype(np.float32) * 2 - 1

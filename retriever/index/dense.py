@@ -1,10 +1,11 @@
-"""The dense part of a segment: vectors, and a FAISS index over them unless the search is exact.
+"""The dense part of a segment: vectors, and codes or a FAISS index by which they are found unless all are looked at.
 
-    dense.vectors.npy   (N, H) float32, the record that exact search and rescoring read
+    dense.vectors.npy   (N, H) float32 or float16, what exact search and rescoring read; absent where codes stand alone
     dense.absent.npy    int32 ordinals of documents without a vector (no text, or not finite)
-    dense.faiss         the FAISS index, for every kind but "flat"
+    dense.codes.npy     codes of our own, see `retriever.index.codes`
+    dense.faiss         the FAISS index, for other kinds than "flat"
 
-Inner product everywhere; larger is better.
+A segment is searched by the files that it has. Inner product everywhere; larger is better.
 """
 
 import threading
@@ -16,22 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.errors import BackendUnavailable, IndexCorrupt, InvalidInput
+from retriever.index.codes import Codes
 from retriever.index.faiss_module import load_faiss
+from retriever.index.form import KINDS
 from retriever.storage import sha256_of
-
-KINDS = ("flat", "hnsw", "ivf,pq", "binary")
 
 VECTORS, ABSENT, FAISS_FILE = "dense.vectors.npy", "dense.absent.npy", "dense.faiss"
 
 # With so few documents left by a filter, reading them all costs less than an ANN search.
 EXACT_BELOW = 50_000
 BLOCK = 65_536
+# Vectors that are not float32 become so in blocks that stay in the cache.
+CONVERTED = 8_192
+# Candidates by codes: sign codes need some hundred for the best ten, whatever is asked for.
+LEAST_CANDIDATES = 500
 # No FAISS index that this project writes loops more often than this while it is read.
 LOOP_LIMIT = 100_000_000
 
 
 def factory_string(kind: str, documents: int, width: int) -> str | None:
-    """Return the FAISS factory string for one of KINDS, or None for "flat"; other strings as they are.
+    """Return the FAISS factory string for a kind, or None for "flat"; other strings as they are.
 
     Returns None too when there are too few documents to train the index: such a search is exact and fast.
     """
@@ -39,8 +44,6 @@ def factory_string(kind: str, documents: int, width: int) -> str | None:
         return None
     if kind == "hnsw":
         return "HNSW32"
-    if kind == "binary":
-        return "BFlat"
     if kind == "ivf,pq":
         # FAISS wants 39 training vectors a list; about 4 * sqrt(N) lists balance the two scans.
         lists = 1 << max(0, int(np.log2(max(1.0, min(4 * documents**0.5, documents / 39)))))
@@ -49,8 +52,8 @@ def factory_string(kind: str, documents: int, width: int) -> str | None:
     return kind
 
 
-def train_index(vectors: NDArray[np.float32], factory: str, device: str = "cpu") -> Any:
-    """Return a trained FAISS index holding all vectors.
+def train_index(vectors: NDArray[Any], factory: str, device: str = "cpu") -> Any:
+    """Return a trained FAISS index holding all vectors, float32 or float16.
 
     device  "cuda" trains and adds on the first GPU when FAISS was built for it; the result is a CPU index
     Raises InvalidInput with FAISS' own words when it refuses the factory string or the data.
@@ -76,15 +79,20 @@ def train_index(vectors: NDArray[np.float32], factory: str, device: str = "cpu")
         if not index.is_trained:
             # FAISS samples from what it gets; more than this only costs memory.
             step = max(1, count // 500_000)
-            index.train(np.ascontiguousarray(data[::step]))
+            index.train(_given(data[::step]))
         for start in range(0, count, BLOCK):
-            index.add(np.ascontiguousarray(data[start : start + BLOCK]))
+            index.add(_given(data[start : start + BLOCK]))
     except RuntimeError as error:
         raise InvalidInput(
             f"FAISS could not train {factory!r} on {count} vectors: {_reason(error)}. "
             'Use "flat" or an index with fewer centroids.'
         ) from error
     return faiss.index_gpu_to_cpu(index) if on_gpu else index
+
+
+def _given(data: NDArray[Any]) -> NDArray[Any]:
+    """Return what FAISS takes: float32, or the bytes of a binary index."""
+    return np.ascontiguousarray(data, None if data.dtype == np.uint8 else np.float32)
 
 
 def _gpu(faiss: Any) -> Any:
@@ -97,7 +105,7 @@ def _reason(error: RuntimeError) -> str:
     return str(error).strip().splitlines()[-1][:300]
 
 
-def pack_signs(vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
+def pack_signs(vectors: NDArray[Any]) -> NDArray[np.uint8]:
     """Return (N, H / 8) sign bits. Raises InvalidInput when H is not a multiple of 8."""
     if vectors.shape[1] % 8:
         raise InvalidInput(f"a binary index needs a width that 8 divides, got {vectors.shape[1]}.")
@@ -146,16 +154,22 @@ class DenseReader:
         oversample: int,
         live: NDArray[np.bool_] | None,
         device: str = "cpu",
+        codes: Codes | None = None,
     ) -> None:
-        """Open a segment; `faiss_sha256` is None when its search is exact.
+        """Open a segment; `faiss_sha256` is None when there is no FAISS index.
 
-        live  (N,) documents that are not tombstoned, None when all live
+        live   (N,) documents that are not tombstoned, None when all live
+        codes  by which documents are found; without a file of vectors they are scored by them too
         """
-        self.vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        self.vectors: NDArray[Any] | None = None
+        if codes is None or (folder / VECTORS).exists():
+            self.vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        self.codes = codes
+        self.documents = len(self.vectors) if self.vectors is not None else codes.documents if codes else 0
         absent = np.load(folder / ABSENT, allow_pickle=False)
         self.allowed = live
         if len(absent):
-            self.allowed = np.ones(len(self.vectors), np.bool_) if live is None else live.copy()
+            self.allowed = np.ones(self.documents, np.bool_) if live is None else live.copy()
             self.allowed[absent] = False
         self._path = folder / FAISS_FILE
         self._sha256 = faiss_sha256
@@ -167,6 +181,9 @@ class DenseReader:
 
     @property
     def is_exact(self) -> bool:
+        """Whether every search finds the best of what is stored: of the vectors, or of product codes alone."""
+        if self.codes is not None:
+            return self.vectors is None and self.codes.finds_best
         return self._sha256 is None
 
     def load(self) -> None:
@@ -174,15 +191,22 @@ class DenseReader:
         with self._lock:
             if self._sha256 is not None and self._index is None:
                 self._index = read_faiss(self._path, self._sha256)
-            if self._device.startswith("cuda") and self._on_device is None:
+            if self._device.startswith("cuda") and self._on_device is None and self.vectors is not None:
                 import torch
 
-                self._on_device = torch.from_numpy(np.array(self.vectors)).to(self._device)
+                self._on_device = torch.from_numpy(np.array(self.vectors)).to(self._device).float()
+
+    def stored(self, ordinals: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return (n, H), what is stored of documents: their vectors, or what their codes stand for."""
+        if self.vectors is not None:
+            return np.asarray(self.vectors[ordinals], np.float32)
+        assert self.codes is not None
+        return self.codes.decoded(np.asarray(ordinals, np.int64))
 
     def adopt(self, older: "DenseReader") -> None:
         """Take over what a reader of the same file has loaded."""
         with older._lock, self._lock:
-            if older._sha256 == self._sha256 and len(older.vectors) == len(self.vectors):
+            if older._sha256 == self._sha256 and older.documents == self.documents:
                 self._index, self._on_device = older._index, older._on_device
 
     def search(
@@ -202,14 +226,18 @@ class DenseReader:
         """
         if self.allowed is not None:
             allowed = self.allowed if allowed is None else allowed & self.allowed
-        count = len(self.vectors) if allowed is None else int(np.count_nonzero(allowed))
+        count = self.documents if allowed is None else int(np.count_nonzero(allowed))
         if count == 0:
             nothing = (np.zeros(0, np.float32), np.zeros(0, np.int64))
             return [nothing] * len(queries), True
         self.load()
-        few = count <= EXACT_BELOW and count < len(self.vectors)
-        if exact or self.is_exact or few or k >= count:
+        few = count <= EXACT_BELOW and count < self.documents
+        candidates = k if self.codes is None else max(LEAST_CANDIDATES, k * self._oversample)
+        if exact or self.is_exact or few or candidates >= count:
             return self._exact(queries, k, id_rank, allowed), True
+        if self.codes is not None:
+            found = self.codes.nearest(queries, candidates, allowed)
+            return [self._rescored(query, part, k, id_rank) for query, part in zip(queries, found, strict=True)], False
         return [self._approximate(query, k, id_rank, allowed, count) for query in queries], False
 
     def _exact(
@@ -222,9 +250,25 @@ class DenseReader:
         def best(part: NDArray[np.float32], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
             if self._on_device is not None:
                 return self._best_on_device(part, k, allowed)
-            return exact_search(self.vectors, part, k, allowed)
+            if self.vectors is not None:
+                return exact_search(self.vectors, part, k, allowed)
+            assert self.codes is not None
+            return self.codes.best(part, k, allowed)
 
-        return _batch(best, queries, k, id_rank, len(self.vectors))
+        return _batch(best, queries, k, id_rank, self.documents)
+
+    def _rescored(
+        self, query: NDArray[np.float32], found: NDArray[np.int64], k: int, id_rank: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Score documents that their codes suggest: by their vectors, or by the codes where there are no others."""
+        # In order, for memory that is read forwards is read faster.
+        candidates = np.sort(found)
+        if self.vectors is not None:
+            scores = np.asarray(self.vectors[candidates], np.float32) @ query
+        else:
+            assert self.codes is not None
+            scores = self.codes.scores(query, candidates)
+        return _ordered(scores, candidates, k, id_rank)
 
     def _best_on_device(
         self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
@@ -247,7 +291,8 @@ class DenseReader:
         allowed: NDArray[np.bool_] | None,
         count: int,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        total = len(self.vectors)
+        assert self.vectors is not None
+        total = self.documents
         # Enough candidates that, by the filter's share of documents, k times the oversampling pass it.
         fetch = min(total, int(np.ceil(max(k, 10) * self._oversample * total / count)))
         while True:
@@ -258,7 +303,7 @@ class DenseReader:
             if len(candidates) >= k or fetch == total:
                 break
             fetch = min(total, fetch * 4)
-        scores = np.asarray(self.vectors[candidates] @ query, np.float32)
+        scores = np.asarray(self.vectors[candidates], np.float32) @ query
         order = np.lexsort((id_rank[candidates], -scores))[:k]
         return scores[order], candidates[order]
 
@@ -288,25 +333,30 @@ def search_parameters(faiss: Any, index: Any, count: int) -> Any:
 
 
 def exact_search(
-    vectors: NDArray[np.float32],
+    vectors: NDArray[np.floating],
     queries: NDArray[np.float32],
     k: int,
     allowed: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return (Q, k') scores and ordinals of the largest inner products, k' = min(k, allowed documents).
 
-    Ties at the k-th place are cut in no order; copies BLOCK vectors at a time when there is a filter.
+    Ties at the k-th place are cut in no order; copies BLOCK vectors at a time when there is a filter, and CONVERTED
+    ones when they are not float32.
     """
     faiss = load_faiss()
     queries = np.ascontiguousarray(queries)
-    if allowed is None:
+    whole = vectors.dtype == np.float32
+    if allowed is None and whole:
         return _knn(faiss, vectors, queries, k)
-    chosen = np.flatnonzero(allowed)
+    chosen = None if allowed is None else np.flatnonzero(allowed)
+    total, size = len(vectors) if chosen is None else len(chosen), BLOCK if whole else CONVERTED
     scores = np.zeros((len(queries), 0), np.float32)
     ordinals = np.zeros((len(queries), 0), np.int64)
-    for start in range(0, len(chosen), BLOCK):
-        block = chosen[start : start + BLOCK]
-        new_scores, new = _knn(faiss, np.ascontiguousarray(vectors[block]), queries, k)
+    for start in range(0, total, size):
+        rows = slice(start, start + size)
+        block = np.arange(start, min(start + size, total)) if chosen is None else chosen[rows]
+        part = vectors[rows] if chosen is None else vectors[block]
+        new_scores, new = _knn(faiss, np.ascontiguousarray(part, np.float32), queries, k)
         scores = np.concatenate([scores, new_scores], axis=1)
         ordinals = np.concatenate([ordinals, block[new]], axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -316,7 +366,7 @@ def exact_search(
 
 
 def _knn(
-    faiss: Any, vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int
+    faiss: Any, vectors: NDArray[Any], queries: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     scores, ordinals = faiss.knn(queries, vectors, min(k, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
     return scores, ordinals

@@ -14,11 +14,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from retriever.calibration import Calibration
 from retriever.errors import IndexCorrupt, IndexMismatch, UnknownIndex
+from retriever.index.form import Form, Stored, read_codebook
 from retriever.pipeline import PipelineSpec
 from retriever.storage import sha256_of, write_atomically
 
-FORMAT = 2
-"""Raised when a reader of the old format would give wrong answers."""
+FORMAT = 3
+"""Raised when a reader of the old format would give wrong answers, or misunderstand what it cannot read."""
+OLDEST = 2
+"""The oldest format that is read; 3 added codes of our own, vectors of float16 and codebooks."""
 
 
 class _Model(BaseModel):
@@ -71,13 +74,20 @@ class InvertedPart(_Model):
 
 
 class DensePart(_Model):
-    """How the vectors were made and how they are searched."""
+    """How the vectors were made, how they are kept and how they are searched: see `retriever.index.form`.
+
+    `codes` says, where there are codes, whether they are made from the encoder's vectors for this index, or are how the
+    model itself represents documents, and lose nothing. `codebook` is the file of the centroids.
+    """
 
     encoder: str
     fingerprint: dict[str, str]
     width: int
     precision: str = "float32"
     kind: str = "flat"
+    stored: Stored = "float32"
+    codes: Literal["index", "model"] = "index"
+    codebook: str = ""
     oversample: int = 4
     canaries: str
     canary_texts: list[str] = Field(default_factory=list)
@@ -187,9 +197,10 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
                 f"{folder} has index format {version}, this version reads up to {FORMAT}; upgrade to open it."
             ) from error
         raise IndexCorrupt(f"{folder / name} is not a valid manifest: {error}") from error
-    if manifest.format < FORMAT:
+    if not OLDEST <= manifest.format <= FORMAT:
         raise IndexMismatch(
-            f"{folder} has index format {manifest.format}, this version reads {FORMAT}; build the index again."
+            f"{folder} has index format {manifest.format}, this version reads {OLDEST} to {FORMAT}; build the index "
+            "again, or upgrade."
         )
     return manifest, digest
 
@@ -205,10 +216,17 @@ def _format_of(content: bytes) -> int | None:
 
 
 def publish(folder: Path, manifest: Manifest) -> str:
-    """Write the manifest and put it in force; return its sha256."""
+    """Write the manifest, in the newest format, and put it in force; return its sha256."""
+    manifest = manifest.model_copy(update={"format": FORMAT})
     content = manifest.model_dump_json(indent=1, exclude_defaults=False).encode()
     digest = hashlib.sha256(content).hexdigest()
     name = manifest_name(manifest.generation)
     write_atomically(folder / name, content)
     write_atomically(folder / "CURRENT", f"{name} {digest}\n".encode())
     return digest
+
+
+def form_of(folder: Path, part: DensePart) -> Form:
+    """Return how the segments of an index keep their vectors. Raises IndexCorrupt or IndexMismatch for its codebook."""
+    codebook = read_codebook(folder / part.codebook, part.fingerprint) if part.codebook else None
+    return Form(part.width, part.kind, part.stored, codebook)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.analysis import Analyser, analyser
+from retriever.codebook import Codebook
 from retriever.encoder import CANARY_TOLERANCE, canary_drift, differences, encode_canaries, load_encoder
 from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
 from retriever.fields import CONTENTS, field_text, require_known
@@ -31,6 +32,7 @@ from retriever.index.manifest import (
     InvertedPart,
     Manifest,
     Segment,
+    form_of,
     read_manifest,
     read_pointer,
 )
@@ -162,8 +164,9 @@ class Index:
             self._analyser = _matching_analyser(self.manifest)
         device = models.device or "cpu"
         known = {reader.number: reader for reader in older.segments} if older else {}
+        codebook = form_of(path, self.manifest.dense).codebook if self.manifest.dense else None
         self.segments: list[SegmentReader] = [
-            _open_segment(path, self.manifest, segment, device, known.get(segment.number))
+            _open_segment(path, self.manifest, segment, device, codebook, known.get(segment.number))
             for segment in self.manifest.segments
         ]
         self.records = Records(path, self.manifest.generation)
@@ -396,6 +399,7 @@ class Index:
                 "inverted": sum(e.bytes for name, e in files.items() if "/inverted." in name),
                 "sparse": sum(e.bytes for name, e in files.items() if "/impacts." in name),
                 "dense": sum(e.bytes for name, e in files.items() if "/dense." in name),
+                "dense_per_document": _bytes_per_document(manifest),
             },
             "inverted": manifest.inverted.model_dump() if manifest.inverted else None,
             "sparse": manifest.sparse.model_dump() if manifest.sparse else None,
@@ -618,23 +622,30 @@ def _open_fields(part: InvertedPart, segments: Sequence[SegmentReader]) -> Field
 
 
 def _open_segment(
-    path: Path, manifest: Manifest, segment: Segment, device: str, older: SegmentReader | None
+    path: Path,
+    manifest: Manifest,
+    segment: Segment,
+    device: str,
+    codebook: Codebook | None,
+    older: SegmentReader | None,
 ) -> SegmentReader:
     if older is not None and older.entry == segment:
         return older
-    reader = SegmentReader(path, manifest, segment, device)
+    reader = SegmentReader(path, manifest, segment, device, codebook)
     if older is not None:
         reader.adopt(older)
     return reader
 
 
 def _require_sound(path: Path, manifest: Manifest, checked: set[tuple[str, str]]) -> None:
-    """Raise IndexCorrupt unless the postings are what was sealed: compiled code reads them unchecked.
+    """Raise IndexCorrupt unless postings and codebook are what was sealed.
 
+    Compiled code reads postings unchecked, and a codebook decides about every score.
     Cost: reads them once, at 1 to 2 GB a second.
     """
     for name, entry in manifest.all_files().items():
-        if not any(part in name for part in ("/inverted.", "/impacts.")) or (name, entry.sha256) in checked:
+        checks = name.startswith("codebook-") or any(part in name for part in ("/inverted.", "/impacts."))
+        if not checks or (name, entry.sha256) in checked:
             continue
         require_size(path / name, entry.bytes)
         if sha256_of(path / name) != entry.sha256:

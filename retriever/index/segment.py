@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from retriever.codebook import Codebook
 from retriever.errors import IndexCorrupt
+from retriever.index.codes import CODES, read_codes
 from retriever.index.dense import FAISS_FILE, DenseReader
 from retriever.index.facets import Column
 from retriever.index.impacts import ImpactReader
@@ -39,8 +41,18 @@ def segment_folder(name: str) -> str:
 class SegmentReader:
     """Answers for one segment in ordinals; the index turns them into ids."""
 
-    def __init__(self, folder: Path, manifest: Manifest, segment: Segment, device: str = "cpu") -> None:
-        """Open. Raises IndexCorrupt when a file is missing or not of the manifest's size."""
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        segment: Segment,
+        device: str = "cpu",
+        codebook: Codebook | None = None,
+    ) -> None:
+        """Open. Raises IndexCorrupt when a file is missing or not of the manifest's size.
+
+        codebook  of the index, where it has product codes
+        """
         for name, entry in segment.files.items():
             require_size(folder / name, entry.bytes)
         self.number = segment.number
@@ -49,12 +61,12 @@ class SegmentReader:
         self.columns: dict[str, Column] = {}
         """Fields that were counted before; a race only reads one twice."""
         try:
-            self._open(folder, manifest, segment, device)
+            self._open(folder, manifest, segment, device, codebook)
         except (ValueError, OSError) as error:
             raise IndexCorrupt(f"segment {segment.name} of {folder} cannot be read: {error}") from error
         self._require_agreement(segment)
 
-    def _open(self, folder: Path, manifest: Manifest, segment: Segment, device: str) -> None:
+    def _open(self, folder: Path, manifest: Manifest, segment: Segment, device: str, codebook: Codebook | None) -> None:
         self.live: NDArray[np.bool_] | None = None
         if segment.tombstones is not None:
             self.live = read_live(folder / segment.tombstones, segment.documents)
@@ -73,12 +85,14 @@ class SegmentReader:
         self.dense: DenseReader | None = None
         if manifest.dense:
             faiss_entry = segment.files.get(f"{segment_folder(segment.name)}/{FAISS_FILE}")
+            has_codes = f"{segment_folder(segment.name)}/{CODES}" in segment.files
             self.dense = DenseReader(
                 home,
                 faiss_sha256=faiss_entry.sha256 if faiss_entry else None,
                 oversample=manifest.dense.oversample,
                 live=self.live,
                 device=device,
+                codes=read_codes(home / CODES, manifest.dense.width, codebook) if has_codes else None,
             )
 
     def _require_agreement(self, segment: Segment) -> None:
@@ -90,7 +104,9 @@ class SegmentReader:
         if self.impacts:
             counts["impacts"] = self.impacts.documents
         if self.dense:
-            counts["vectors"] = len(self.dense.vectors)
+            counts["vectors"] = self.dense.documents
+            if self.dense.codes:
+                counts["codes"] = self.dense.codes.documents
         if set(counts.values()) != {segment.documents}:
             found = ", ".join(f"{part} {count}" for part, count in counts.items())
             raise IndexCorrupt(

@@ -90,7 +90,7 @@ def test_deleted_and_absent_documents_never_appear(tmp_path):
     assert set(ordinals.tolist()) == set(range(20)) - {3, 5}
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivf,pq", "binary", "SQ8", "OPQ4,IVF8,PQ4x4"])
+@pytest.mark.parametrize("kind", ["hnsw", "ivf,pq", "BFlat", "SQ8", "OPQ4,IVF8,PQ4x4"])
 def test_every_kind_finds_most_neighbours_with_exact_scores(tmp_path, kind):
     # Clustered, as real embeddings are; noise alone has no neighbourhoods to find.
     centres = unit(50, 32)

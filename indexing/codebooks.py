@@ -1,0 +1,52 @@
+"""The codebook of an index: trained on a sample of its vectors, the model's own, or that of another index."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.codebook import Codebook, train_codebook
+from retriever.index.dense import ABSENT, VECTORS
+from retriever.index.form import product_parts, require_form
+
+# Some hundred vectors a centroid; more change little.
+SAMPLE = 32_768
+
+
+def sample_vectors(sources: Sequence[Path], most: int = SAMPLE) -> NDArray[np.float32]:
+    """Return up to `most` vectors (n, H), evenly spaced over those that shards or segments hold."""
+    vectors = [np.load(source / VECTORS, mmap_mode="r", allow_pickle=False) for source in sources]
+    present = []
+    for source, part in zip(sources, vectors, strict=True):
+        there = np.ones(len(part), np.bool_)
+        there[np.load(source / ABSENT, allow_pickle=False)] = False
+        present.append(np.flatnonzero(there))
+    starts = np.cumsum([0, *(len(rows) for rows in present)])
+    chosen = np.unique(np.linspace(0, max(0, starts[-1] - 1), min(most, int(starts[-1]))).astype(np.int64))
+    found = [
+        part[rows[chosen[(chosen >= start) & (chosen < end)] - start]]
+        for part, rows, start, end in zip(vectors, present, starts, starts[1:], strict=False)
+    ]
+    return np.concatenate(found).astype(np.float32)
+
+
+def codebook_for(kind: str, sample: NDArray[np.float32]) -> Codebook | None:
+    """Return a codebook for a kind, trained on vectors; None for kinds without one.
+
+    Raises InvalidInput, see `retriever.codebook.train_codebook`.
+    """
+    product = product_parts(kind)
+    if product is None:
+        return None
+    require_form(kind, "none", sample.shape[1])
+    parts, rotate = product
+    return train_codebook(sample, parts, rotate=rotate)
+
+
+def own_codebook(codebook: Codebook) -> Codebook:
+    """Return the codebook of a model that compresses documents itself, for the vectors that it gives.
+
+    These are rotated already, so that codes and scores are the model's own to the bit.
+    """
+    return Codebook(np.eye(codebook.width, dtype=np.float32), codebook.centroids)
