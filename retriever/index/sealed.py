@@ -653,6 +653,17 @@ def _require_sound(path: Path, manifest: Manifest, checked: set[tuple[str, str]]
         checked.add((name, entry.sha256))
 
 
+def _bytes_per_document(manifest: Manifest) -> dict[str, float]:
+    """Return what the dense part takes for each document, deleted ones included, by what the bytes are."""
+    documents = sum(segment.documents for segment in manifest.segments)
+    found: Counter[str] = Counter()
+    for name, entry in manifest.all_files().items():
+        part = name.rpartition("/")[2]
+        if part.startswith("dense."):
+            found[part.split(".")[1]] += entry.bytes
+    return {name: round(size / documents, 2) for name, size in found.items() if name != "absent"} if documents else {}
+
+
 def _matching_analyser(manifest: Manifest) -> Analyser:
     part = manifest.inverted
     assert part is not None
