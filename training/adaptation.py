@@ -1,22 +1,31 @@
 """Adapting an encoder to one's own collection: mine, train, test on held-out queries, keep what is better.
 
+Without judgments, a language model makes the queries up first.
+
 The base model stays in place unless the gain is significant, so that adapting can do no harm.
 """
 
 import hashlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexing.corpora import write_beir
+from indexing.corpora import open_corpus, write_beir
 from retriever.errors import InvalidInput
 from retriever.models import resolve
 from retriever.storage import write_atomically
+from training.collection import read_corpus
+from training.encoders import open_base
+from training.evaluation import comparison
 from training.finished import publish, require_free
+from training.generation import GenerationSettings, generate_queries, write_collection
+from training.generation.generators import Generator
 from training.recipe import REPORT as TRAINING
-from training.recipe import open_parts, plan_of, run_recipe, split_of
+from training.recipe import Recipe, measure_splits, open_parts, plan_of, run_recipe, split_of
 from training.recipes.contrastive import RECIPE, ContrastiveSettings
+from training.settings import EncoderSettings
 from training.stages import differing
 
 MEASURE = "nDCG@10"
@@ -52,35 +61,125 @@ def adapt(
     split = next((name for name in ("test", "dev") if split_of(data, name)), None)
     if split is None:
         raise InvalidInput(f"{corpus} has no test or dev judgments to hold the result against; give --pairs.")
-    trained = work / "trained"
-    if (trained / TRAINING).is_file():
-        _require_same(trained, settings, data, offline)
-    else:
-        run_recipe(RECIPE, settings, [data], trained, splits=(split,), offline=offline)
-    report = json.loads((trained / TRAINING).read_text())
-    found = report["evaluation"][split][MEASURE]
-    better = found["difference"] > 0 and found["p"] < alpha
-    decision = {"kept": "trained" if better else "base", "split": split, "measure": MEASURE, "alpha": alpha, **found}
-
-    def complete(folder: Path) -> None:
-        shutil.copy(trained / TRAINING, folder / TRAINING)
-        write_atomically(folder / REPORT, json.dumps({"decision": decision, "training": report}, indent=1).encode())
-
-    publish(trained if better else resolve(settings.base, offline=offline), output, complete)
-    shutil.rmtree(work)
+    run = _Run(RECIPE, settings, data, work, offline)
+    decision = run.decide(split, run.report(split)["evaluation"][split], alpha)
+    run.publish(output, decision)
     return decision
 
 
-def _require_same(trained: Path, settings: ContrastiveSettings, data: Path, offline: bool) -> None:
-    """Refuse a training that an interrupted run finished with other settings or data."""
-    report = json.loads((trained / TRAINING).read_text())
-    plan = plan_of(RECIPE, settings, open_parts(RECIPE, settings, [data], ()), offline=offline)
-    plan = json.loads(json.dumps(plan, default=str))
-    if other := differing({key: report.get(key) for key in plan}, plan):
-        raise InvalidInput(
-            f"{trained} holds a training with other settings or data ({other}); give the same ones to go on, another "
-            "--output, or --restart to begin anew."
+def adapt_without_labels(
+    corpus: str,
+    output: Path,
+    recipe: Recipe,
+    settings: EncoderSettings,
+    generation: GenerationSettings,
+    *,
+    top_k: int | None = 30,
+    alpha: float = 0.05,
+    restart: bool = False,
+    offline: bool = False,
+    generator: Generator | None = None,
+) -> dict[str, Any]:
+    """Train `settings.base` on queries that a language model makes up, and write the better model as `adapt` does.
+
+    corpus      any corpus; judgments of a BEIR folder's test or dev split are never trained on, they decide
+    recipe      genq, gpl, or another one that learns from pairs
+    top_k       of the filter by BM25, see `training.generation.pairs.found_again`; None for none
+    generator   instead of the one that `generation` names
+
+    Without judgments the generated queries of a tenth of the documents decide, which neither training nor the other
+    queries see; they tell how well the model does on queries like these. Each step is resumable. Returns the report
+    that is also written to output/adaptation.json.
+    """
+    require_free(output, REPORT, restart=restart)
+    work = output.parent / f".{output.name}.adapt"
+    if restart:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    documents = list(open_corpus(corpus))
+    queries, data = work / "queries.parquet", work / "data"
+    generate_queries(documents, queries, generation, offline=offline, quiet=False, generator=generator)
+    shutil.rmtree(data, ignore_errors=True)
+    counts = write_collection(queries, documents, data, top_k=top_k)
+    run = _Run(recipe, settings, data, work, offline)
+    split, found = "generated", run.report("dev")["evaluation"]["dev"]
+    judged = next((name for name in ("test", "dev") if split_of(Path(corpus), name)), None)
+    also = {"generated": found}
+    if judged is not None:
+        split, found = judged, run.measured(Path(corpus), judged)
+        also[judged] = found
+    decision = run.decide(split, found, alpha) | {"queries_generated": counts}
+    run.publish(output, decision, also)
+    return decision
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A training in the work folder of an adaptation, and what is made of it."""
+
+    recipe: Recipe
+    settings: EncoderSettings
+    data: Path
+    work: Path
+    offline: bool
+
+    @property
+    def trained(self) -> Path:
+        return self.work / "trained"
+
+    def report(self, split: str) -> dict[str, Any]:
+        """Train unless an interrupted run did, and return the report."""
+        if (self.trained / TRAINING).is_file():
+            self._require_same()
+        else:
+            run_recipe(
+                self.recipe, self.settings, [self.data], self.trained, splits=(split,),
+                offline=self.offline,
+            )  # fmt: skip
+        return dict(json.loads((self.trained / TRAINING).read_text()))
+
+    def measured(self, corpus: Path, split: str) -> dict[str, Any]:
+        """Return the measures of start and end on judged queries, with paired tests."""
+        held_out, documents = split_of(corpus, split), read_corpus(corpus)
+        assert held_out is not None
+        start, end = (
+            measure_splits(open_base(self.settings, base=base, offline=self.offline), documents, [held_out])[split]
+            for base in (None, self.trained)
         )
+        return comparison(start, end)
+
+    def decide(self, split: str, found: dict[str, Any], alpha: float) -> dict[str, Any]:
+        """Keep what was trained only if it is better with p below alpha."""
+        measure = found[MEASURE]
+        better = measure["difference"] > 0 and measure["p"] < alpha
+        kept = "trained" if better else "base"
+        return {"kept": kept, "split": split, "measure": MEASURE, "alpha": alpha, **measure}
+
+    def publish(self, output: Path, decision: dict[str, Any], evaluation: dict[str, Any] | None = None) -> None:
+        """Write the model that is kept with the reports, and remove the work folder."""
+        training = json.loads((self.trained / TRAINING).read_text())
+        content = {"decision": decision, "training": training} | ({"evaluation": evaluation} if evaluation else {})
+
+        def complete(folder: Path) -> None:
+            shutil.copy(self.trained / TRAINING, folder / TRAINING)
+            write_atomically(folder / REPORT, json.dumps(content, indent=1).encode())
+
+        kept = self.trained if decision["kept"] == "trained" else resolve(self.settings.base, offline=self.offline)
+        publish(kept, output, complete)
+        shutil.rmtree(self.work)
+
+    def _require_same(self) -> None:
+        """Refuse a training that an interrupted run finished with other settings or data."""
+        report = json.loads((self.trained / TRAINING).read_text())
+        plan = plan_of(
+            self.recipe, self.settings, open_parts(self.recipe, self.settings, [self.data], ()), offline=self.offline
+        )
+        plan = json.loads(json.dumps(plan, default=str))
+        if other := differing({key: report.get(key) for key in plan}, plan):
+            raise InvalidInput(
+                f"{self.trained} holds a training with other settings or data ({other}); give the same ones to go on, "
+                "another --output, or --restart to begin anew."
+            )
 
 
 def _collection(corpus: str, pairs: Path | None, work: Path) -> Path:

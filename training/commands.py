@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retriever.errors import InvalidInput
+
 if TYPE_CHECKING:
     from training.recipe import Recipe
     from training.settings import EncoderSettings
@@ -104,6 +106,41 @@ def _run(
                 f"{split} {name}: {found['start']:.4f} -> {found['end']:.4f} "
                 f"({found['difference']:+.4f}, p = {found['p']:.2g}, {found['queries']:,} queries)"
             )
+
+
+@app.command(
+    "generate",
+    epilog="Example:  retriever train generate my-corpus --output my-collection --set documents=2000 && "
+    "retriever train run gpl --data my-collection --output my-encoder",
+)
+def generate(
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="Any corpus that `retriever index build` takes.")],
+    output: Annotated[Path, typer.Option(help="BEIR folder to write, with a train and a dev split.")],
+    config: Annotated[Path | None, typer.Option(help="YAML of settings.")] = None,
+    set: Annotated[list[str] | None, typer.Option(help="Change one setting: key=value; repeatable.")] = None,
+    top_k: Annotated[int, typer.Option(help="BM25 must find the document so high for its query; 0: any.", min=0)] = 30,
+    held_out: Annotated[float, typer.Option(help="Share of documents of the dev split.", min=0, max=0.9)] = 0.1,
+    shard: Annotated[str, typer.Option(metavar="NUMBER/OF", help="Make only this part, such as 2/8.")] = "1/1",
+    restart: Annotated[bool, typer.Option(help="Throw away queries that were made before.")] = False,
+    device: Annotated[str | None, typer.Option(help="Where the model runs, such as cuda.")] = None,
+    offline: Annotated[bool, typer.Option(help="Make no network call.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Let a language model make up queries for documents, and write them as a collection to train on.
+
+    Raw queries are kept in OUTPUT/generated.parquet; interrupted, the same command goes on where it stopped.
+    """
+    from training.generation.job import GenerationSettings
+    from training.jobs import run_generation
+    from training.settings import read_settings
+
+    settings = read_settings(GenerationSettings, config, set or [])
+    report = run_generation(
+        corpus, output, settings, top_k=top_k or None, held_out=held_out, shard=shard, restart=restart, device=device,
+        offline=offline, quiet=quiet,
+    )  # fmt: skip
+    typer.echo(json.dumps(report, indent=1) if as_json else report["summary"])
 
 
 @app.command("recipes")
@@ -214,6 +251,18 @@ def adapt(
     alpha: Annotated[float, typer.Option(help="Keep the trained model only with p below.", min=0, max=1)] = 0.05,
     config: Annotated[Path | None, typer.Option(help="YAML of settings of the recipe `contrastive`.")] = None,
     set: Annotated[list[str] | None, typer.Option(help="Change one setting: key=value; repeatable.")] = None,
+    without_labels: Annotated[
+        bool, typer.Option("--without-labels", help="Learn from queries that a language model makes up.")
+    ] = False,
+    recipe: Annotated[
+        str | None, typer.Option(help="Without labels: gpl (a cross-encoder's margins) or genq. [default: gpl]")
+    ] = None,
+    generate: Annotated[
+        list[str] | None, typer.Option(help="Without labels: change how queries are made: key=value; repeatable.")
+    ] = None,
+    top_k: Annotated[
+        int, typer.Option(help="Without labels: BM25 must find the document so high; 0: any.", min=0)
+    ] = 30,
     restart: Annotated[bool, typer.Option(help="Begin anew, and replace a finished model.")] = False,
     offline: Annotated[bool, typer.Option(help="Make no network call.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
@@ -222,18 +271,36 @@ def adapt(
 
     The same command goes on where an interruption left it.
 
-    Example:  retriever adapt my-corpus --pairs clicks.tsv --output my-encoder &&
-    retriever index build my-corpus my-index --encoder my-encoder
+    Examples:  retriever adapt my-corpus --pairs clicks.tsv --output my-encoder  |
+    retriever adapt my-corpus --without-labels --output my-encoder --generate documents=5000 --generate queries=2
     """
     from training import adaptation
+    from training.generation import GenerationSettings
     from training.recipes.contrastive import ContrastiveSettings
-    from training.recipes.registry import CONFIGS
+    from training.recipes.registry import CONFIGS, configured
     from training.settings import read_settings
 
-    settings = read_settings(
-        ContrastiveSettings, config or CONFIGS / "adapt.yaml", [f"base={base}", *(set or [])], ignore=("recipe",)
-    )
-    found = adaptation.adapt(corpus, output, settings, pairs=pairs, alpha=alpha, restart=restart, offline=offline)
+    changes = [f"base={base}", *(set or [])]
+    if without_labels:
+        if pairs is not None:
+            raise InvalidInput("--pairs are labels; give either them or --without-labels.")
+        chosen, path = configured(recipe or "gpl")
+        found = adaptation.adapt_without_labels(
+            corpus,
+            output,
+            chosen,
+            read_settings(chosen.settings, config or path, changes, ignore=("recipe",)),
+            read_settings(GenerationSettings, None, generate or []),
+            top_k=top_k or None,
+            alpha=alpha,
+            restart=restart,
+            offline=offline,
+        )
+    else:
+        if recipe or generate:
+            raise InvalidInput("--recipe and --generate belong to --without-labels; add it, or leave them out.")
+        settings = read_settings(ContrastiveSettings, config or CONFIGS / "adapt.yaml", changes, ignore=("recipe",))
+        found = adaptation.adapt(corpus, output, settings, pairs=pairs, alpha=alpha, restart=restart, offline=offline)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return

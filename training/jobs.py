@@ -6,9 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from indexing.corpora import open_corpus
 from retriever.errors import InvalidInput
 from retriever.evaluation.collections import open_collection
 from retriever.index.sealed import open_index
+from training.generation import GenerationSettings, generate_queries, write_collection
 from training.mining import MiningSettings, mine_index, report_of
 from training.portions import Outcome, Shard, merge, read_metadata, work_folder
 from training.scoring import score_pairs
@@ -75,6 +77,47 @@ def run_scoring(
             device=device, offline=offline, quiet=quiet,
         )  # fmt: skip
     return _report(outcome, output)
+
+
+def run_generation(
+    corpus: str,
+    output: Path,
+    settings: GenerationSettings,
+    *,
+    top_k: int | None = 30,
+    held_out: float = 0.1,
+    shard: str = "1/1",
+    restart: bool = False,
+    device: str | None = None,
+    offline: bool = False,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Generate queries and write them as a BEIR folder; return the report, with a summary in words.
+
+    Raises what `generate_queries` and `write_collection` raise, and InvalidInput for a folder of another corpus.
+    """
+    generated = output / "generated.parquet"
+    # A folder that holds judged queries is somebody's collection.
+    if (output / "qrels").exists() and not generated.exists():
+        raise InvalidInput(f"{output} holds judgments that were not generated here; give another --output.")
+    documents = list(open_corpus(corpus))
+    output.mkdir(parents=True, exist_ok=True)
+    outcome = generate_queries(
+        documents, generated, settings, shard=Shard.parse(shard), restart=restart, device=device, offline=offline,
+        quiet=quiet,
+    )  # fmt: skip
+    if outcome.metadata is None:
+        return _report(outcome, generated)
+    (output / "corpus.jsonl").unlink(missing_ok=True)
+    counts = {
+        **outcome.metadata["counts"],
+        **write_collection(generated, documents, output, top_k=top_k, held_out=held_out),
+    }
+    summary = (
+        f"{output}: {counts['kept']:,} of {counts['generated']:,} queries kept; "
+        f"{counts['train']:,} to train on, {counts['dev']:,} held out"
+    )
+    return {"output": str(output), "counts": counts, "summary": summary}
 
 
 def run_merging(folders: Sequence[Path], output: Path) -> dict[str, Any]:

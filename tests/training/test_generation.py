@@ -1,0 +1,250 @@
+"""Generated queries: cleaning, filters, collections, real language models, and adapting without labels."""
+
+import http.server
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from indexing.corpora import open_corpus
+from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
+from retriever.evaluation.collections import open_collection
+from retriever.types import Document
+from training import adaptation
+from training.candidates import Candidates
+from training.generation.cleaning import clean, require_variety
+from training.generation.generators import Endpoint, LanguageModel
+from training.generation.job import GenerationSettings, generate_queries
+from training.generation.pairs import found_again, read_pairs, write_collection
+from training.generation.prompts import Prompt
+from training.jobs import run_generation
+from training.recipe import run_recipe
+from training.recipes.gpl import united
+from training.recipes.registry import recipe
+from training.settings import read_settings
+
+
+class FirstWords:
+    """Writes the first words of a document: queries that BM25 finds again."""
+
+    digest = "first words"
+
+    def __init__(self):
+        self.asked = []
+
+    def answers(self, documents, count, seed):
+        self.asked.append((len(documents), seed))
+        return [[" ".join(text.split()[place : place + 8]) for place in range(count)] for text in documents]
+
+
+@pytest.mark.parametrize(
+    ("answer", "query"),
+    [
+        ("What is a socket?", "What is a socket?"),
+        ('\n  Query: "read a file"\nText: another', "read a file"),
+        ("1. **Question:** How to sort a list?", "How to sort a list?"),
+        ("how to sort a list how to sort a list how to", "how to sort a list"),
+        ("ok", None),
+        ("?! ...", None),
+        ("", None),
+        ("\n\n- open sockets", "open sockets"),
+        ("日本 語", "日本 語"),
+    ],
+)
+def test_an_answer_becomes_a_query_or_nothing(answer, query):
+    assert clean(answer) == query
+
+
+def test_an_endless_answer_is_cut():
+    assert len(clean(" ".join(f"word{i}" for i in range(500))).split()) == 64
+
+
+def test_a_generator_that_repeats_itself_is_refused():
+    pairs = [(f"query {i}", f"d{i}") for i in range(70)] + [("What is this text about?", f"e{i}") for i in range(30)]
+    with pytest.raises(ModelFault, match=r"parrot repeats itself: 'what is this text about\?' came for 30 of 100"):
+        require_variety(pairs, "parrot")
+    require_variety(pairs[:72], "parrot")
+
+
+def test_prompts_show_examples_and_end_in_the_document():
+    prompt = Prompt.of("keywords", [("a text", "its query")])
+    assert [turn["role"] for turn in prompt.messages("new")] == ["user", "assistant", "user"]
+    assert prompt.plain("new").endswith("Text: a text\nQuery: its query\n\nText: new\nQuery:")
+    assert Prompt.of("Write a title for it.").instruction == "Write a title for it."
+    with pytest.raises(InvalidInput, match="question, keywords, statement"):
+        Prompt.of("questions")
+
+
+def test_only_what_bm25_finds_again_stays(pydocs):
+    documents = list(open_corpus(str(pydocs)))
+    own = max(documents, key=lambda document: len(document.content))
+    pairs = [(" ".join(own.content.split()[:10]), own.id), ("zebra crossing in the rain", own.id)]
+    assert found_again(pairs, pydocs, 5) == pairs[:1]
+
+
+def test_a_job_makes_a_collection_and_goes_on_where_it_stopped(pydocs, tmp_path):
+    documents = list(open_corpus(str(pydocs)))
+    settings = GenerationSettings(queries=2, documents=40, portion=16)
+
+    class Failing(FirstWords):
+        def answers(self, documents, count, seed):
+            if len(self.asked) == 2:
+                raise KeyboardInterrupt
+            return super().answers(documents, count, seed)
+
+    output = tmp_path / "queries.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        generate_queries(documents, output, settings, generator=Failing())
+    generator = FirstWords()
+    outcome = generate_queries(documents, output, settings, generator=generator)
+    # Two portions of three were there; each has a seed of its own.
+    assert [size for size, _ in generator.asked] == [8]
+    assert outcome.metadata["documents_asked"] == 40
+    whole = tmp_path / "whole.parquet"
+    generate_queries(documents, whole, settings, generator=FirstWords())
+    assert read_pairs(output) == read_pairs(whole)
+    counts = write_collection(output, documents, tmp_path / "made", top_k=20, held_out=0.3)
+    assert counts["generated"] == len(read_pairs(whole)) >= counts["kept"] >= counts["train"] + counts["dev"]
+    train, dev = (open_collection(str(tmp_path / "made"), split) for split in ("train", "dev"))
+    assert counts["train"] == len(train.qrels)
+    asked = [{document for found in split.qrels.values() for document in found} for split in (train, dev)]
+    assert min(map(len, asked)) > 0
+    assert not asked[0] & asked[1]
+
+
+def test_without_a_usable_answer_there_is_no_collection(pydocs, tmp_path):
+    class Silent(FirstWords):
+        def answers(self, documents, count, seed):
+            return [[""] * count for _ in documents]
+
+    documents = list(open_corpus(str(pydocs)))[:10]
+    output = tmp_path / "queries.parquet"
+    outcome = generate_queries(documents, output, GenerationSettings(queries=1), generator=Silent())
+    assert outcome.metadata["counts"]["unusable"] == outcome.metadata["counts"]["answers"]
+    with pytest.raises(InvalidInput, match="no usable answer"):
+        write_collection(output, documents, tmp_path / "made")
+    with pytest.raises(InvalidInput, match="none of the 1 documents has 40 characters"):
+        generate_queries([Document("d", "short")], output, GenerationSettings(), generator=Silent())
+
+
+def test_a_collection_of_somebody_is_not_written_over(pydocs):
+    before = (pydocs / "queries.jsonl").read_bytes()
+    with pytest.raises(InvalidInput, match="not generated here"):
+        run_generation(str(pydocs), pydocs, GenerationSettings(documents=1))
+    assert (pydocs / "queries.jsonl").read_bytes() == before
+
+
+def test_a_real_language_model_writes_queries_the_same_again():
+    document = (
+        "The socket module provides access to the BSD socket interface. It is available on all modern Unix systems, "
+        "Windows and macOS. socket.create_connection connects to a TCP service."
+    )
+    model = LanguageModel(
+        "SmolLM2-135M-Instruct", Prompt.of("question"), new_tokens=12, document_tokens=48, offline=True
+    )
+    first, again = (model.answers([document, "Sort a list with sorted()."], 2, seed=3) for _ in range(2))
+    assert first == again
+    assert [len(own) for own in first] == [2, 2]
+    assert any(clean(answer) for own in first for answer in own)
+    assert model.answers([document], 2, seed=4) != first[:1]
+    greedy = LanguageModel("SmolLM2-135M-Instruct", Prompt.of("question"), temperature=0, offline=True)
+    with pytest.raises(InvalidInput, match="temperature 0"):
+        greedy.answers([document], 2, seed=0)
+    with pytest.raises(BackendUnavailable):
+        LanguageModel("all-MiniLM-L6-v2", Prompt.of("question"), offline=True)
+
+
+class Chat(http.server.BaseHTTPRequestHandler):
+    """Answers as OpenAI's chat completions do, with the words of the last message."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.bodies.append(body)
+        if body["model"] == "missing":
+            self.send_response(404)
+            content = {"error": "no such model"}
+        else:
+            self.send_response(200)
+            text = body["messages"][-1]["content"].split("Text: ")[1]
+            content = {"choices": [{"message": {"content": f"Query: {' '.join(text.split()[:4])}"}}]}
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def chat():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Chat)
+    server.bodies = []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_an_endpoint_writes_queries(chat):
+    url = f"http://127.0.0.1:{chat.server_address[1]}/v1/"
+    found = Endpoint(url, "some-model", Prompt.of("question")).answers(["one two three four five"] * 2, 2, seed=7)
+    assert found == [["Query: one two three four"] * 2] * 2
+    assert [body["seed"] for body in chat.bodies] == [7, 8, 9, 10]
+    with pytest.raises(BackendUnavailable, match="answered 404 for missing"):
+        Endpoint(url, "missing", Prompt.of("question")).answers(["a text"], 1, seed=0)
+    chat.shutdown()
+    chat.server_close()
+    with pytest.raises(BackendUnavailable, match="cannot be reached"):
+        Endpoint(url, "some-model", Prompt.of("question")).answers(["a text"], 1, seed=0)
+
+
+def test_lists_of_several_retrievers_unite():
+    def of(*rows):
+        offsets = np.cumsum([0, *map(len, rows)])
+        scores = np.concatenate([-np.arange(len(row), dtype=np.float32) for row in rows])
+        return Candidates(offsets, np.concatenate(rows).astype(np.int32), scores)
+
+    found = united([of([4, 2, 9], [1]), of([2, 7], [3, 1])])
+    assert found.of(0)[0].tolist() == [2, 4, 7, 9]
+    assert found.of(1)[0].tolist() == [1, 3]
+
+
+QUICK = ("base=splade-tiny", "document_tokens=24", "query_tokens=12", "fit.batch_size=16", "fit.learning_rate=3e-4")
+
+
+@pytest.fixture
+def generated(pydocs, tmp_path):
+    """Return the documents of *pydocs* with generated queries."""
+    documents = list(open_corpus(str(pydocs)))
+    path = tmp_path / "queries.parquet"
+    generate_queries(documents, path, GenerationSettings(queries=1, documents=120), generator=FirstWords())
+    write_collection(path, documents, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_gpl_copies_the_margins_of_its_teacher(generated, tmp_path):
+    changes = (*QUICK, "fit.steps=30", "fit.warmup=0.1", "depth=10", "retrievers=[all-MiniLM-L6-v2]",
+               "teacher.kind=bi_encoder", "teacher.model=all-MiniLM-L6-v2", "teacher.scale=20")  # fmt: skip
+    settings = read_settings(recipe("gpl").settings, None, changes)
+    report = run_recipe(recipe("gpl"), settings, generated, tmp_path / "model", splits=("dev",), offline=True)
+    assert list(report["stages"])[:2] == ["mine", "mine-0"]
+    found = report["evaluation"]["dev"]["nDCG@10"]
+    assert found["end"] > found["start"]
+
+
+def test_adapting_without_labels_is_decided_by_judgments_where_there_are_some(pydocs, tmp_path):
+    settings = read_settings(recipe("genq").settings, None, (*QUICK, "fit.steps=25"))
+    generation = GenerationSettings(queries=1, documents=150)
+    found = adaptation.adapt_without_labels(
+        str(pydocs), tmp_path / "model", recipe("genq"), settings, generation, offline=True, generator=FirstWords()
+    )
+    assert found["split"] == "test"
+    assert found["queries_generated"]["train"] > 50
+    report = json.loads((tmp_path / "model" / "adaptation.json").read_text())
+    assert set(report["evaluation"]) == {"generated", "test"}
+    assert found["kept"] == ("trained" if found["difference"] > 0 and found["p"] < 0.05 else "base")
+    # The judgments of the collection were not trained on.
+    assert report["training"]["queries"] == found["queries_generated"]["train"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -1,0 +1,206 @@
+"""Language models that write queries: any of Hugging Face's, or any behind an OpenAI-compatible endpoint."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from retriever.encoder import length_batches
+from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
+from retriever.models import resolve
+from retriever.progress import quiet_transformers, without_transformers_bars
+from training.generation.prompts import Prompt
+from training.teachers import model_digest
+
+# Tokens of one batch, those to come included.
+BATCH_TOKENS = {"cuda": 32_768, "cpu": 4_096}
+# Seconds that an endpoint may take for one answer.
+PATIENCE = 120.0
+
+
+class Generator(Protocol):
+    """Writes raw answers; `training.generation.cleaning` makes queries of them."""
+
+    @property
+    def digest(self) -> str:
+        """What the answers depend on, beside prompt and settings."""
+        ...
+
+    def answers(self, documents: Sequence[str], count: int, seed: int) -> list[list[str]]:
+        """Return `count` answers for each document; equal seeds give equal answers on the same machine."""
+        ...
+
+
+class LanguageModel:
+    """A causal or sequence-to-sequence model in this process.
+
+    name             folder, hub name or pinned name; a sequence-to-sequence model such as a T5 trained for doc2query
+                     gets the document alone, a causal one the prompt, in its chat form if it has one
+    document_tokens  what is read of a document
+    new_tokens       of an answer
+    temperature      0 takes the likeliest word each time, and only one answer is possible then
+    top_p, top_k     what is drawn from: GPL has 0.95 and 25
+    """
+
+    def __init__(
+        self,
+        name: str | Path,
+        prompt: Prompt,
+        *,
+        document_tokens: int = 256,
+        new_tokens: int = 48,
+        temperature: float = 1.0,
+        top_p: float = 0.95,
+        top_k: int = 25,
+        device: str | None = None,
+        offline: bool = False,
+    ) -> None:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+        folder = resolve(str(name), offline=offline)
+        options = {"trust_remote_code": False, "local_files_only": True}
+        try:
+            with without_transformers_bars(), quiet_transformers():
+                encodes = bool(AutoConfig.from_pretrained(folder, **options).is_encoder_decoder)
+                kind = AutoModelForSeq2SeqLM if encodes else AutoModelForCausalLM
+                model, loading = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+                self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        except (OSError, ValueError, KeyError) as error:
+            raise BackendUnavailable(f"{folder} is no language model that can write queries: {error}") from error
+        if missing := sorted(loading["missing_keys"]):
+            # The library would fill them with random numbers.
+            raise BackendUnavailable(
+                f"{folder} is no language model that can write queries: it lacks weights, such as {missing[0]}."
+            )
+        self._model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        self._encodes = encodes
+        # A causal model goes on behind the last token, which must be the prompt's.
+        self._tokenizer.padding_side = "right" if encodes else "left"
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self.name = str(name)
+        self._prompt = prompt
+        self._document_tokens = document_tokens
+        self._drawing: dict[str, Any] = {"max_new_tokens": new_tokens, "do_sample": temperature > 0}
+        if temperature > 0:
+            self._drawing |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+        self._digest = model_digest(folder, offline=True)
+
+    @property
+    def digest(self) -> str:
+        return self._digest
+
+    def answers(self, documents: Sequence[str], count: int, seed: int) -> list[list[str]]:
+        import torch
+
+        if count > 1 and not self._drawing["do_sample"]:
+            raise InvalidInput(f"temperature 0 always gives the same answer, not {count}; raise it or ask for one.")
+        texts = [self._text(document) for document in documents]
+        lengths = [len(ids) for ids in self._tokenizer(texts, add_special_tokens=self._encodes)["input_ids"]]
+        found: list[list[str]] = [[] for _ in texts]
+        room = BATCH_TOKENS.get(self._model.device.type, BATCH_TOKENS["cpu"])
+        grown = [count * (length + self._drawing["max_new_tokens"]) for length in lengths]
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(seed)
+            for batch in length_batches(grown, room):
+                for place, answers in zip(batch, self._generate([texts[i] for i in batch], count), strict=True):
+                    found[place] = answers
+        return found
+
+    def _text(self, document: str) -> str:
+        ids = self._tokenizer(document, add_special_tokens=False, truncation=True, max_length=self._document_tokens)
+        cut: str = self._tokenizer.decode(ids["input_ids"], skip_special_tokens=True)
+        if self._encodes:
+            return cut
+        if self._tokenizer.chat_template is None:
+            return self._prompt.plain(cut)
+        text: str = self._tokenizer.apply_chat_template(
+            self._prompt.messages(cut), tokenize=False, add_generation_prompt=True
+        )
+        return text
+
+    def _generate(self, texts: list[str], count: int) -> list[list[str]]:
+        import torch
+
+        # The chat form holds its special tokens already.
+        tokens = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=self._encodes)
+        tokens.pop("token_type_ids", None)
+        made = self._model.generate(
+            **tokens.to(self._model.device),
+            num_return_sequences=count,
+            pad_token_id=self._tokenizer.pad_token_id,
+            **self._drawing,
+        )
+        if not self._encodes:
+            made = made[:, tokens["input_ids"].shape[1] :]
+        if torch.is_floating_point(made):
+            raise ModelFault(f"{self.name} gave numbers that are no tokens.")
+        answers: list[str] = self._tokenizer.batch_decode(made, skip_special_tokens=True)
+        return [answers[start : start + count] for start in range(0, len(answers), count)]
+
+
+class Endpoint:
+    """A model behind an OpenAI-compatible `/chat/completions`.
+
+    url    such as http://127.0.0.1:8000/v1
+    model  as the endpoint calls it
+    A key, if one is needed, is read from the environment variable OPENAI_API_KEY.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        prompt: Prompt,
+        *,
+        document_characters: int = 1_500,
+        new_tokens: int = 48,
+        temperature: float = 1.0,
+        top_p: float = 0.95,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.name = model
+        self._prompt = prompt
+        self._characters = document_characters
+        self._body = {"model": model, "max_tokens": new_tokens, "temperature": temperature, "top_p": top_p}
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.url} {self.name}".encode()).hexdigest()
+
+    def answers(self, documents: Sequence[str], count: int, seed: int) -> list[list[str]]:
+        import httpx
+
+        key = os.environ.get("OPENAI_API_KEY")
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        found = []
+        with httpx.Client(timeout=PATIENCE, headers=headers) as client:
+            for place, document in enumerate(documents):
+                own = [self._ask(client, document, seed=seed + place * count + number) for number in range(count)]
+                found.append(own)
+        return found
+
+    def _ask(self, client: Any, document: str, seed: int) -> str:
+        import httpx
+
+        body = self._body | {"messages": self._prompt.messages(document[: self._characters]), "seed": seed}
+        try:
+            response = client.post(f"{self.url}/chat/completions", json=body)
+            response.raise_for_status()
+            content = response.json()["choices"][0]["message"]["content"]
+        except httpx.HTTPStatusError as error:
+            said = error.response.text[:200]
+            raise BackendUnavailable(
+                f"{self.url} answered {error.response.status_code} for {self.name}: {said}"
+            ) from error
+        except httpx.HTTPError as error:
+            raise BackendUnavailable(
+                f"{self.url} cannot be reached: {error}; start it or check the address."
+            ) from error
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise BackendUnavailable(
+                f"{self.url} does not answer as OpenAI's chat completions do: {error!r}"
+            ) from error
+        return str(content or "")

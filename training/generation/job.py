@@ -1,0 +1,154 @@
+"""Generating as a job: portions of documents, resumable, shared by several machines where wanted."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from retriever.errors import InvalidInput
+from retriever.types import Document
+from training.generation.cleaning import clean
+from training.generation.generators import Endpoint, Generator, LanguageModel
+from training.generation.prompts import Example, Prompt
+from training.portions import WHOLE, Outcome, Plan, Shard, run
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Documents shorter than this say too little to be asked for.
+MIN_CHARACTERS = 40
+
+
+class GenerationSettings(BaseModel):
+    """How queries are made.
+
+    model            folder or name of a language model; with `endpoint`, the name that it knows the model by
+    endpoint         OpenAI-compatible address, such as http://127.0.0.1:8000/v1; None runs the model here
+    style            question, keywords, statement, or an instruction in words
+    examples         (document, query) pairs that the model is shown
+    queries          of each document
+    documents        how many documents queries are made for, drawn by `seed`; None for all
+    document_tokens  what is read of a document; an endpoint is sent six characters for each
+    portion          documents between two saves
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = "SmolLM2-135M-Instruct"
+    endpoint: str | None = None
+    style: str = "question"
+    examples: tuple[Example, ...] = ()
+    queries: int = Field(3, ge=1, le=32)
+    documents: int | None = Field(None, ge=1)
+    document_tokens: int = Field(256, ge=16, le=8192)
+    new_tokens: int = Field(48, ge=4, le=512)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(0.95, gt=0, le=1)
+    top_k: int = Field(25, ge=0)
+    seed: int = 0
+    portion: int = Field(64, ge=1, le=65_536)
+
+
+def generate_queries(
+    documents: Sequence[Document],
+    output: Path,
+    settings: GenerationSettings,
+    *,
+    shard: Shard = WHOLE,
+    restart: bool = False,
+    device: str | None = None,
+    offline: bool = False,
+    quiet: bool = True,
+    generator: Generator | None = None,
+) -> Outcome:
+    """Write queries for documents into a Parquet file with the columns query, document_id.
+
+    generator  instead of the one that the settings name
+
+    Documents with less than 40 characters are left out, as are answers that are no query; both are counted. A query
+    stands once for a document. The other arguments are those of `training.portions.run`, which also says how the job
+    resumes. Cost: on two cores a model of 135 million weights writes about two queries a second.
+    Raises InvalidInput when there is no document to ask for.
+    """
+    chosen = _chosen(documents, settings)
+    if not chosen:
+        raise InvalidInput(
+            f"none of the {len(documents):,} documents has {MIN_CHARACTERS} characters to make a query from."
+        )
+    opened: list[Generator] = [generator or open_generator(settings, device=device, offline=offline)]
+    size = settings.portion
+    plan = Plan(
+        job="generating",
+        depends_on={
+            **settings.model_dump(mode="json"),
+            "documents": _digest(chosen),
+            "generator": opened[0].digest,
+        },
+        facts={"documents_asked": len(chosen), "documents_too_short": _too_short(documents)},
+        sizes=[len(chosen[start : start + size]) for start in range(0, len(chosen), size)],
+    )
+    return run(plan, output, _maker(chosen, settings, opened[0]), shard=shard, restart=restart, quiet=quiet)
+
+
+def open_generator(settings: GenerationSettings, *, device: str | None = None, offline: bool = False) -> Generator:
+    """Return the generator that settings name. Raises BackendUnavailable and InvalidInput."""
+    prompt = Prompt.of(settings.style, settings.examples)
+    if settings.endpoint:
+        return Endpoint(
+            settings.endpoint, settings.model, prompt, document_characters=6 * settings.document_tokens,
+            new_tokens=settings.new_tokens, temperature=settings.temperature, top_p=settings.top_p,
+        )  # fmt: skip
+    return LanguageModel(
+        settings.model, prompt, document_tokens=settings.document_tokens, new_tokens=settings.new_tokens,
+        temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k, device=device, offline=offline,
+    )  # fmt: skip
+
+
+def _chosen(documents: Sequence[Document], settings: GenerationSettings) -> list[Document]:
+    long = [document for document in documents if len(document.content.strip()) >= MIN_CHARACTERS]
+    if settings.documents is None or settings.documents >= len(long):
+        return long
+    rows = np.random.default_rng(settings.seed).permutation(len(long))[: settings.documents]
+    return [long[row] for row in np.sort(rows)]
+
+
+def _too_short(documents: Sequence[Document]) -> int:
+    return sum(len(document.content.strip()) < MIN_CHARACTERS for document in documents)
+
+
+def _digest(documents: Sequence[Document]) -> str:
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(f"{len(document.id)}:{document.id}{document.content}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _maker(
+    documents: list[Document], settings: GenerationSettings, generator: Generator
+) -> Callable[[int], tuple["pa.Table", Counter[str]]]:
+    def make(number: int) -> tuple["pa.Table", Counter[str]]:
+        import pyarrow as pa
+
+        part = documents[number * settings.portion : (number + 1) * settings.portion]
+        # Of its own for every portion, so that the outcome does not depend on where the job was stopped.
+        answers = generator.answers(
+            [document.content for document in part], settings.queries, settings.seed * 1_000_003 + number
+        )
+        counts: Counter[str] = Counter()
+        columns: dict[str, list[Any]] = {"query": [], "document_id": []}
+        for document, own in zip(part, answers, strict=True):
+            queries = [clean(answer) for answer in own]
+            usable = list(dict.fromkeys(query for query in queries if query))
+            columns["query"] += usable
+            columns["document_id"] += [document.id] * len(usable)
+            counts["answers"] += len(own)
+            counts["unusable"] += queries.count(None)
+            counts["queries"] += len(usable)
+        schema = pa.schema([(name, pa.string()) for name in columns])
+        return pa.table(columns, schema=schema), counts
+
+    return make
