@@ -13,23 +13,18 @@ from numpy.typing import NDArray
 Postings = Sequence[tuple[NDArray[np.int32], NDArray[np.unsignedinteger]]]
 
 
-def bm25_reference(
-    postings: Postings, weights: NDArray[np.float32], norms: NDArray[np.uint8], inverse: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return (N,) scores of all documents, 0 where no query term occurs.
+Field = tuple[Postings, NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]
+"""What the definition needs of one field of N documents:
 
-    postings  for each query term its documents, ascending, and its frequency in each
-    weights   (terms,) inverse document frequency times the term's weight in the query
-    norms     (N,) document length as a byte
-    inverse   (256,) inverse length normalisation of each such byte
-    """
-    return bm25_in_fields_reference([(postings, weights, norms, inverse)])
+postings  for each query term its documents, ascending, and its frequency in each
+weights   (terms,) inverse document frequency times the term's weight in the query
+norms     (N,) document length as a byte
+inverse   (256,) inverse length normalisation of each such byte
+"""
 
 
-def bm25_in_fields_reference(
-    fields: Sequence[tuple[Postings, NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]],
-) -> NDArray[np.float32]:
-    """Return (N,) the sums of the scores of all fields, given for each field what `bm25_reference` takes.
+def bm25_reference(fields: Sequence[Field]) -> NDArray[np.float32]:
+    """Return (N,) scores of all documents, summed over fields; 0 where no query term occurs.
 
     The parts of all fields are added in float64 before they become float32, as by one BooleanQuery over them all.
     """

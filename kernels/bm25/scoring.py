@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kernels.compiling import compiled
 from kernels.impact.postings import BLOCK, BLOCK_BITS, block_count
-from kernels.impact.search import DENSE_FORM, SPARSE_FORM, TINY_FORM, find_term, locate_in_fields, search_impacts
+from kernels.impact.search import DENSE_FORM, SPARSE_FORM, TINY_FORM, find_term, locate, search_impacts
 from kernels.impact.segments import (
     ALLOWED,
     CODES,
@@ -162,19 +162,6 @@ def score_all(
     impacts: NDArray[np.int64],
     table: NDArray[np.int64],
     segment: int,
-    terms: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    inverse: NDArray[np.float32],
-) -> NDArray[np.float32]:
-    """Do what `score_all_in_fields` says where a segment has one field; the arrays lack that axis."""
-    fields = np.zeros(len(terms), np.int64)
-    return score_all_in_fields(impacts[:, None], table[:, None], segment, fields, terms, weights, inverse[None])
-
-
-def score_all_in_fields(
-    impacts: NDArray[np.int64],
-    table: NDArray[np.int64],
-    segment: int,
     fields: NDArray[np.int64],
     terms: NDArray[np.int64],
     weights: NDArray[np.float32],
@@ -194,23 +181,6 @@ def score_all_in_fields(
 
 
 def bm25_search(
-    impacts: NDArray[np.int64],
-    table: NDArray[np.int64],
-    terms: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    inverse: NDArray[np.float32],
-    uppers: NDArray[np.float64],
-    lowers: NDArray[np.float64],
-    k: int,
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
-    """Do what `bm25_search_in_fields` says where a segment has one field; the arrays lack that axis."""
-    return bm25_search_in_fields(
-        impacts[:, None], table[:, None], np.zeros(len(weights), np.int64), terms, weights, inverse[None],
-        uppers[:, None], lowers[:, None], k,
-    )  # fmt: skip
-
-
-def bm25_search_in_fields(
     impacts: NDArray[np.int64],
     table: NDArray[np.int64],
     fields: NDArray[np.int64],
@@ -247,11 +217,12 @@ def bm25_search_in_fields(
 
 @compiled
 def _search(impacts, table, fields, terms, weights, inverse, uppers, lowers, k):
+    accumulators = np.zeros(BLOCK, np.uint16)
     segments, documents = search_impacts(
-        impacts, fields, terms, weights.astype(np.float64), uppers, lowers, k, np.zeros(BLOCK, np.uint16)
+        impacts, fields, terms, weights.astype(np.float64), uppers, lowers, k, accumulators
     )
     positions = np.empty((len(weights), len(documents)), np.int64)
-    locate_in_fields(impacts, fields, terms, segments, documents, positions)
+    locate(impacts, fields, terms, segments, documents, positions, accumulators)
     scores = np.empty(len(documents), np.float32)
     _score(impacts, table, fields, terms, weights, inverse, segments, documents, positions, scores)
     return segments, documents, scores
@@ -267,7 +238,7 @@ def _every_match(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
     found = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
     for segment in range(len(impacts)):
-        scores = score_all_in_fields(impacts, table, segment, fields, terms[segment], weights, inverse)
+        scores = score_all(impacts, table, segment, fields, terms[segment], weights, inverse)
         matching = scores > 0
         if impacts[segment, 0, ALLOWED]:
             matching &= _mask(impacts[segment, 0, ALLOWED], len(scores))

@@ -2,18 +2,16 @@
 
 from kernels.impact.postings import ImpactPostings, lay_out, posting_counts, require_sound, unfold
 from kernels.impact.scoring import impact_search
-from kernels.impact.search import candidates, candidates_in_fields, locate, locate_in_fields, posting_sizes
+from kernels.impact.search import candidates, locate, posting_sizes
 from kernels.impact.segments import Segments, whole_blocks
 
 __all__ = [
     "ImpactPostings",
     "Segments",
     "candidates",
-    "candidates_in_fields",
     "impact_search",
     "lay_out",
     "locate",
-    "locate_in_fields",
     "posting_counts",
     "posting_sizes",
     "require_sound",

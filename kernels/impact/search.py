@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiling import compiled
+from kernels.impact.instructions import STRIP, at_least, lowest_bit, prefetch
 from kernels.impact.postings import BLOCK, BLOCK_BITS, CHECKPOINT, GROUP, SPARSE_KIND, TINY
 from kernels.impact.segments import (
     ALLOWED,
@@ -43,9 +44,8 @@ from kernels.impact.segments import (
 
 TOP = 65535
 BUCKET_BITS = 5
-# Maxima are taken over chunks, then over the strips of those chunks that hold something.
+# Maxima are taken over chunks; what holds something is looked at in strips.
 CHUNK = 256
-STRIP = 32
 # A walk over that many postings costs as much as one over all accumulators of a block.
 WALK = 2000
 # One look-up costs as much as adding that many postings.
@@ -157,21 +157,17 @@ def _largest_of_strip(accumulators, start):
 
 
 @compiled
-def _flag(accumulators, start, wanted, flags):
-    for i in range(CHUNK):
-        flags[i] = accumulators[np.uint64(start) + np.uint64(i)] >= wanted
-
-
-@compiled
-def _pick(accumulators, start, wanted, flags, flag_words, near, near_bounds, length):
-    """Append the places of a chunk that have what is wanted; comparing all first keeps the comparison wide."""
-    _flag(accumulators, start, np.uint16(wanted), flags)
-    for word in range(CHUNK // 8):
-        if flag_words[word]:
-            for i in range(word * 8, word * 8 + 8):
-                near[length] = start + i
-                near_bounds[length] = accumulators[np.uint64(start) + np.uint64(i)]
-                length += flags[i]
+def _pick(accumulators, start, wanted, near, near_bounds, length):
+    """Append the places of a chunk that have what is wanted."""
+    address = accumulators.ctypes.data + 2 * start
+    for strip in range(0, CHUNK, STRIP):
+        bits = at_least(address + 2 * strip, np.uint16(wanted))
+        while bits:
+            place = start + strip + lowest_bit(bits)
+            near[length] = place
+            near_bounds[length] = accumulators[np.uint64(place)]
+            length += 1
+            bits = np.uint32(bits & (bits - np.uint32(1)))
     return length
 
 
@@ -266,12 +262,30 @@ def _clear(accumulators, chunks):
 
 
 @compiled
+def _checkpoint_near(first, last, place):
+    """Return which of a run's checkpoints a place has if the run is spread evenly."""
+    return first + (((last - first) * place) >> BLOCK_BITS)
+
+
+@compiled
+def _approach(lists, start, count, near, length):
+    """Ask for what looking up places in a dense run will read: such a run is seldom in cache, for it was not added."""
+    first = start // CHECKPOINT
+    last = (start + count) // CHECKPOINT - 1
+    for i in range(length):
+        low = _checkpoint_near(first, last, np.int64(near[i]))
+        prefetch(lists[CHECKPOINTS] + 2 * low)
+        prefetch(lists[DENSE_DISTANCES] + low * CHECKPOINT)
+        prefetch(lists[CODES] + lists[FIRST_DENSE_CODE] + low * CHECKPOINT)
+
+
+@compiled
 def _find_dense(distances, checkpoints, start, count, place):
     """Return the entry of a place in a run, or -1."""
     first = start // CHECKPOINT
     last = (start + count) // CHECKPOINT - 1
     # The last checkpoint below the place; the first of a run is 0. Most are near where an even spread puts them.
-    low = first + (((last - first) * place) >> BLOCK_BITS)
+    low = _checkpoint_near(first, last, place)
     while low > first and checkpoints[low] >= place:
         low -= 1
     while low < last and checkpoints[low + 1] < place:
@@ -356,7 +370,7 @@ def _contribution_tables(fields, weights, uppers, lowers, largest, luts, errors)
 
 @compiled
 def search_impacts(table, fields, terms, weights, uppers, lowers, k, accumulators):
-    """Do what `candidates_in_fields` says; `accumulators` (BLOCK,) are 0 before and after."""
+    """Do what `candidates` says; `accumulators` (BLOCK,) are 0 before and after."""
     segments = len(table)
     n = len(weights)
     documents = np.int64(0)
@@ -438,8 +452,6 @@ def _pass(table, fields, forms, rows, sizes, luts, errors, k, documents, bucket,
     # One more than can be found: a place that is not wanted is written, too, and overwritten.
     near = np.empty(BLOCK + 1, np.int32)
     maxima = np.empty(BLOCK // CHUNK, np.uint16)
-    flag_words = np.empty(CHUNK // 8, np.uint64)
-    flags = flag_words.view(np.uint8)
     near_bounds = np.empty(BLOCK + 1, np.int32)
 
     for s in range(segments):
@@ -579,9 +591,7 @@ def _pass(table, fields, forms, rows, sizes, luts, errors, k, documents, bucket,
                 most_weak = weak if weak < weak_before else most_weak + 1
                 for chunk in range(chunks):
                     if maxima[chunk] >= wanted:
-                        length = _pick(
-                            accumulators, chunk * CHUNK, wanted, flags, flag_words, near, near_bounds, length
-                        )
+                        length = _pick(accumulators, chunk * CHUNK, wanted, near, near_bounds, length)
                 if restricted:
                     length = _allowed_only(allowed, base, near, near_bounds, length)
                 _clear(accumulators, chunks)
@@ -599,6 +609,8 @@ def _pass(table, fields, forms, rows, sizes, luts, errors, k, documents, bucket,
                 flooded = length * LOOKUP > counts[slot] + WALK
                 if flooded:
                     _add(lists, form, accumulators, starts[slot], counts[slot], base, lut)
+                elif form == DENSE_FORM and counts[slot] > 0:
+                    _approach(lists, starts[slot], counts[slot], near, length)
                 for i in range(length):
                     place = near[i]
                     value = near_bounds[i]
@@ -694,67 +706,94 @@ def _run_size(lists, form, run):
 
 
 @compiled
-def locate_in_fields(table, fields, terms, segments, documents, positions):
+def _walk_dense(slots, distances, codes, start, first_code, count, found):
+    place = np.uint16(0)
+    for i in range(np.uint64(start), np.uint64(start + count)):
+        place = np.uint16(place + distances[i])
+        position = np.uint64(first_code) + i
+        # Bridges have no posting, and the last ones of a run may pass the end of the block.
+        found[np.uint64(slots[place]) * np.uint64(codes[position] != 0)] = position
+
+
+@compiled
+def _walk_sparse(slots, places, start, first_code, count, found):
+    for i in range(np.uint64(start), np.uint64(start + count)):
+        found[slots[places[i]]] = np.uint64(first_code) + i
+
+
+@compiled
+def _walk(lists, form, slots, start, count, found):
+    """Write where the code of each posting in a run is into `found`, at its document's slot; slot 0 is for the rest."""
+    if form == DENSE_FORM:
+        distances, codes = uint8_array(lists[DENSE_DISTANCES], 1 << 40), uint8_array(lists[CODES], 1 << 40)
+        _walk_dense(slots, distances, codes, start, lists[FIRST_DENSE_CODE], count, found)
+    else:
+        places = uint16_array(lists[SPARSE_DOCUMENTS], 1 << 38)
+        _walk_sparse(slots, places, start, lists[FIRST_SPARSE_CODE], count, found)
+
+
+@compiled
+def locate(table, fields, terms, segments, documents, positions, slots):
     """Write for each term and document where the posting's code is, or -1, into `positions` (T, C).
 
-    table, fields  see `candidates_in_fields`
+    table, fields  see `candidates`
+    slots          (BLOCK,) uint16, 0 before and after
     The documents must be in order of their segments, and of their blocks within one.
     """
+    n = len(fields)
+    forms = np.empty(n, np.int64)
+    rows = np.empty(n, np.int64)
+    counts = np.empty(n, np.int64)
+    starts = np.empty(n, np.int64)
+    found = np.empty(len(documents) + 1, np.int64)
     first = 0
     while first < len(segments):
         s = segments[first]
-        last = first
-        while last < len(segments) and segments[last] == s:
-            last += 1
         blocks = max(1, (table[s, 0, DOCUMENTS] + BLOCK - 1) // BLOCK)
-        for t in range(len(fields)):
+        for t in range(n):
             lists = table[s, fields[t]]
-            form, row, size = find_term(lists, terms[s, t])
-            block = -1
-            start = row
-            count = size
-            for i in range(first, last):
-                document = np.int64(documents[i])
-                positions[t, i] = -1
-                if form == ABSENT:
-                    continue
-                if form != TINY_FORM and block < 0:
-                    block = 0
-                    start = _first_entry(lists, form, row)
-                    count = _run_size(lists, form, row * blocks)
-                while form != TINY_FORM and block < document >> BLOCK_BITS:
-                    start += count
-                    block += 1
-                    count = _run_size(lists, form, row * blocks + block)
-                positions[t, i] = _find(lists, form, start, count, document)
-        first = last
-
-
-def locate(
-    table: NDArray[np.int64],
-    terms: NDArray[np.int64],
-    segments: NDArray[np.int32],
-    documents: NDArray[np.int32],
-    positions: NDArray[np.int64],
-) -> None:
-    """Do what `locate_in_fields` says where a segment has one field; `table` is (S, COLUMNS)."""
-    locate_in_fields(table[:, None], np.zeros(terms.shape[1], np.int64), terms, segments, documents, positions)
+            forms[t], rows[t], counts[t] = find_term(lists, terms[s, t])
+            starts[t] = _first_entry(lists, forms[t], rows[t])
+            if forms[t] in (SPARSE_FORM, DENSE_FORM):
+                counts[t] = _run_size(lists, forms[t], rows[t] * blocks)
+        reached = 0
+        while first < len(segments) and segments[first] == s:
+            block = documents[first] >> BLOCK_BITS
+            last = first
+            while last < len(segments) and segments[last] == s and documents[last] >> BLOCK_BITS == block:
+                last += 1
+            marked = False
+            for t in range(n):
+                lists = table[s, fields[t]]
+                form = forms[t]
+                if form in (SPARSE_FORM, DENSE_FORM):
+                    for passed in range(reached, block):
+                        starts[t] += counts[t]
+                        counts[t] = _run_size(lists, form, rows[t] * blocks + passed + 1)
+                    # Where many documents are asked for, going through the whole run is cheaper than to look for each.
+                    if counts[t] < (last - first) * LOOKUP and last - first < BLOCK - 1:
+                        if not marked:
+                            for i in range(first, last):
+                                slots[documents[i] & (BLOCK - 1)] = i - first + 1
+                            marked = True
+                        found[: last - first + 1] = -1
+                        _walk(lists, form, slots, starts[t], counts[t], found)
+                        for i in range(first, last):
+                            positions[t, i] = found[slots[documents[i] & (BLOCK - 1)]]
+                        continue
+                for i in range(first, last):
+                    if form == ABSENT:
+                        positions[t, i] = -1
+                    else:
+                        positions[t, i] = _find(lists, form, starts[t], counts[t], np.int64(documents[i]))
+            if marked:
+                for i in range(first, last):
+                    slots[documents[i] & (BLOCK - 1)] = 0
+            reached = block
+            first = last
 
 
 def candidates(
-    table: NDArray[np.int64],
-    terms: NDArray[np.int64],
-    weights: NDArray[np.float64],
-    uppers: NDArray[np.float64],
-    lowers: NDArray[np.float64],
-    k: int,
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Do what `candidates_in_fields` says where a segment has one field; table, uppers and lowers lack that axis."""
-    fields = np.zeros(len(weights), np.int64)
-    return candidates_in_fields(table[:, None], fields, terms, weights, uppers[:, None], lowers[:, None], k)
-
-
-def candidates_in_fields(
     table: NDArray[np.int64],
     fields: NDArray[np.int64],
     terms: NDArray[np.int64],

@@ -50,19 +50,19 @@ class Bm25:
         self.mean_length = total / self.documents if self.documents else 1.0
         self._id_ranks = list(id_ranks)
         self.segments = Segments([reader.postings for reader in readers], [reader.live for reader in readers])
-        self.frequencies = frequency_table([reader.frequencies for reader in readers])
+        self.frequencies = frequency_table([reader.frequencies for reader in readers])[:, None]
         self._has_deletions = any(reader.live is not None for reader in readers)
         self.inverse, self.uppers, self.lowers = self._prepare(k1, b)
         # A race only looks a term up twice.
         self._known: dict[str, Entry | None] = {}
 
     def _prepare(self, k1: float, b: float) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-        """Return the inverse norms, and the bounds of each segment's codes, for a k1 and b."""
+        """Return the inverse norms, and the bounds of each segment's codes, for a k1 and b, as for one field."""
         asked = length_norms(k1, b, self.mean_length)
         pairs = [bounds(reader.norms, asked, reader.occurring) for reader in self.readers]
-        uppers = np.array([upper for upper, _ in pairs]).reshape(-1, 256)
-        lowers = np.array([lower for _, lower in pairs]).reshape(-1, 256)
-        return inverse_length_norms(k1, b, self.mean_length), uppers, lowers
+        uppers = np.array([upper for upper, _ in pairs]).reshape(-1, 1, 256)
+        lowers = np.array([lower for _, lower in pairs]).reshape(-1, 1, 256)
+        return inverse_length_norms(k1, b, self.mean_length)[None], uppers, lowers
 
     def find(self, terms: Sequence[str]) -> NDArray[np.int64]:
         """Return (S, T) numbers of terms in each segment, -1 where absent."""
@@ -120,7 +120,7 @@ class Bm25:
         frequencies  of all terms of the document
         field        that is searched here
         """
-        inverse = self.inverse[encode_length(sum(frequencies.values()))]
+        inverse = self.inverse[0, encode_length(sum(frequencies.values()))]
         parts = []
         for term, entry in self.look_up([term for term in weights if frequencies.get(term)]).items():
             boosted = np.float32(weights[term]) * entry.idf
@@ -158,5 +158,7 @@ class Bm25:
             inverse, uppers, lowers = self._prepare(self.k1 if k1 is None else k1, self.b if b is None else b)
         # The masks must live as long as the table that holds their addresses.
         table, _masks = self.segments.restricted(allowed)
-        segments, documents, scores = bm25_search(table, self.frequencies, found, idf, inverse, uppers, lowers, k)
+        segments, documents, scores = bm25_search(
+            table[:, None], self.frequencies, np.zeros(len(idf), np.int64), found, idf, inverse, uppers, lowers, k
+        )
         return best_by_segment(segments, documents, scores, self._id_ranks, k)

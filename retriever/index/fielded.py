@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bm25 import bm25_search_in_fields, score_all_in_fields
+from kernels.bm25 import bm25_search, score_all
 from retriever.fields import CONTENTS
 from retriever.index.bm25 import Bm25, Entry
 from retriever.index.selection import best_by_segment
@@ -43,10 +43,10 @@ class FieldedBm25:
         self._id_ranks = list(id_ranks)
         every = list(self.parts.values())
         self._postings = np.stack([part.segments.table for part in every], axis=1)  # (S, F, columns)
-        self._frequencies = np.stack([part.frequencies for part in every], axis=1)
-        self._inverse = np.array([part.inverse for part in every])  # (F, 256)
-        self._uppers = np.stack([part.uppers for part in every], axis=1)  # (S, F, 256)
-        self._lowers = np.stack([part.lowers for part in every], axis=1)
+        self._frequencies = np.concatenate([part.frequencies for part in every], axis=1)
+        self._inverse = np.concatenate([part.inverse for part in every])  # (F, 256)
+        self._uppers = np.concatenate([part.uppers for part in every], axis=1)  # (S, F, 256)
+        self._lowers = np.concatenate([part.lowers for part in every], axis=1)
 
     def search(
         self, weights: Mapping[FieldTerm, float], k: int, allowed: Sequence[NDArray[np.bool_]] | None
@@ -68,7 +68,7 @@ class FieldedBm25:
         if allowed is not None:
             postings = postings.copy()
             postings[:, 0] = table
-        segments, documents, scores = bm25_search_in_fields(
+        segments, documents, scores = bm25_search(
             postings, self._frequencies, self._places(known), numbers, _boosted(known, weights), self._inverse,
             self._uppers, self._lowers, k,
         )  # fmt: skip
@@ -85,7 +85,7 @@ class FieldedBm25:
     ) -> NDArray[np.float32]:
         """Return (N,) the scores of all documents of a segment. Reads every posting of the terms."""
         numbers = np.array([entry.numbers[segment] for entry in known.values()], np.int64)
-        return score_all_in_fields(
+        return score_all(
             self._postings, self._frequencies, segment, self._places(known), numbers, _boosted(known, weights),
             self._inverse,
         )  # fmt: skip

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.impact import Segments, impact_search, lay_out, locate, unfold
+from kernels.impact import ImpactPostings, Segments, impact_search, lay_out, locate, unfold
+from kernels.impact.postings import BLOCK
 from retriever.index.plain import PlainPostings
 from retriever.index.posting_files import load_array, load_postings, save_array, save_postings
 from retriever.index.selection import best_by_segment
@@ -43,20 +44,24 @@ def write_impacts(plain: PlainPostings, folder: Path, step: float, precision: Pr
     largest = int(plain.lengths.max()) if len(plain.lengths) else 0
     names.append(save_array(folder, PART, "lengths", plain.lengths.astype(np.min_scalar_type(largest))))
     if precision == "float32":
-        names.append(save_array(folder, PART, "values", _aligned(plain, Segments([postings]))))
+        # In the order of the codes.
+        values = np.zeros(len(postings.codes), np.float32)
+        values[_places(postings, plain.offsets, plain.documents.astype(np.int32))] = plain.values
+        names.append(save_array(folder, PART, "values", values))
     return names
 
 
-def _aligned(plain: PlainPostings, segments: Segments) -> NDArray[np.float32]:
-    """Return the weights in the order of the codes."""
-    values = np.zeros(len(segments.parts[0].codes), np.float32)
-    for term in range(len(plain.terms)):
-        part = slice(plain.offsets[term], plain.offsets[term + 1])
-        documents = plain.documents[part].astype(np.int32)
-        positions = np.empty((1, len(documents)), np.int64)
-        locate(segments.table, np.array([[term]]), np.zeros(len(documents), np.int32), documents, positions)
-        values[positions[0]] = plain.values[part]
-    return values
+def _places(postings: ImpactPostings, offsets: NDArray[np.int64], documents: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return (P,) where the code of each plain posting is among all codes."""
+    segments = Segments([postings])
+    table, field, slots = segments.table[:, None], np.zeros(1, np.int64), np.zeros(BLOCK, np.uint16)
+    places = np.empty((1, len(documents)), np.int64)
+    inside = np.zeros(len(documents), np.int32)
+    for term in range(len(offsets) - 1):
+        part = slice(offsets[term], offsets[term + 1])
+        locate(table, field, np.array([[term]]), inside[part], documents[part], places[:, part], slots)
+    found: NDArray[np.int64] = places[0]
+    return found
 
 
 class ImpactReader:
@@ -90,13 +95,7 @@ class ImpactReader:
         offsets, documents, codes = unfold(self.postings)
         values = (codes * np.float32(self.step)).astype(np.float32)
         if self.values is not None:
-            segments = Segments([self.postings])
-            for term in range(len(self.terms)):
-                part = slice(offsets[term], offsets[term + 1])
-                positions = np.empty((1, part.stop - part.start), np.int64)
-                inside = np.zeros(part.stop - part.start, np.int32)
-                locate(segments.table, np.array([[term]]), inside, documents[part], positions)
-                values[part] = self.values[positions[0]]
+            values = self.values[_places(self.postings, offsets, documents)]
         return PlainPostings(list(self.terms.raw()), offsets, documents, values, self.lengths.astype(np.int32))
 
 
@@ -113,8 +112,8 @@ class Impacts:
             [0 if reader.values is None else reader.values.ctypes.data for reader in readers], np.int64
         )
         pairs = [self._bounds(reader) for reader in readers]
-        self._uppers = np.array([upper for upper, _ in pairs]).reshape(-1, 256)
-        self._lowers = np.array([lower for _, lower in pairs]).reshape(-1, 256)
+        self._uppers = np.array([upper for upper, _ in pairs]).reshape(-1, 1, 256)
+        self._lowers = np.array([lower for _, lower in pairs]).reshape(-1, 1, 256)
 
     def _bounds(self, reader: ImpactReader) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (256,) the most and the least weight of each code."""
@@ -148,7 +147,7 @@ class Impacts:
             return self._score_all(found, wanted, k, allowed)
         table, _masks = self._segments.restricted(allowed)
         segments, documents, scores = impact_search(
-            table, self._values, self.step, found, wanted, self._uppers, self._lowers, k
+            table[:, None], self._values, self.step, found, wanted, self._uppers, self._lowers, k
         )
         return best_by_segment(segments, documents, scores, self._id_ranks, k)
 

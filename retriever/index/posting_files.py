@@ -20,7 +20,8 @@ def save_array(folder: Path, part: str, name: str, content: NDArray[Any]) -> str
 def load_array(folder: Path, part: str, name: str) -> NDArray[Any]:
     """Return one array of a part, memory-mapped."""
     loaded: NDArray[Any] = np.load(folder / f"{part}.{name}.npy", mmap_mode="r", allow_pickle=False)
-    return loaded
+    # A plain array over the same memory: each slice of a memmap costs more than what is done with it.
+    return loaded.view(np.ndarray)
 
 
 def save_postings(folder: Path, part: str, terms: list[bytes], postings: ImpactPostings) -> list[str]:

@@ -489,7 +489,7 @@ class Execution:
         frequencies = np.fromiter(occurrences.frequencies.values(), np.float32, len(documents))
         bm25 = self._search.bm25.parts[part.field]
         weight = np.float32(part.weight) * np.float32(sum(float(self._known[key].idf) for key in _terms(part)))
-        inverse = bm25.inverse[bm25.readers[segment].frequencies.length_bytes[documents]]
+        inverse = bm25.inverse[0, bm25.readers[segment].frequencies.length_bytes[documents]]
         scores[documents] = weight - weight / (np.float32(1) + frequencies * inverse)
         return scores
 

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -51,13 +52,35 @@ Mask = list[NDArray[np.bool_]]
 """For each segment the documents that a filter allows."""
 
 
-@dataclass(slots=True)
 class Candidates:
-    """What a first stage found for one query, best first, ties in order of id."""
+    """What a first stage found for one query, best first, ties in order of id.
 
-    scores: list[float]
-    ids: list[str]
-    rows: list[int]
+    Held as arrays: what a caller does not ask for is not made into Python objects.
+    """
+
+    def __init__(
+        self, scores: NDArray[Any], rows: NDArray[np.int64], read_ids: Callable[[NDArray[np.int64]], list[str]]
+    ) -> None:
+        self._scores = scores
+        self._rows = rows
+        self._read_ids = read_ids
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @cached_property
+    def scores(self) -> list[float]:
+        scores: list[float] = self._scores.tolist()
+        return scores
+
+    @cached_property
+    def ids(self) -> list[str]:
+        return self._read_ids(self._rows)
+
+    @cached_property
+    def rows(self) -> list[int]:
+        rows: list[int] = self._rows.tolist()
+        return rows
 
     def ranking(self) -> list[tuple[str, float]]:
         return list(zip(self.ids, self.scores, strict=True))
@@ -431,27 +454,33 @@ class Index:
 
         Raises InvalidInput for an index without BM25 or without such a field.
         """
+        counts = self._terms_of(query)
+        require_known(field_weights or {}, self.search_fields)
+        return in_fields(counts, field_weights)
+
+    def _terms_of(self, query: str) -> Counter[str]:
         self._fields()
         assert self._analyser is not None
-        require_known(field_weights or {}, self.search_fields)
-        return in_fields(Counter(self._analyser.terms(query)), field_weights)
+        return Counter(self._analyser.terms(query))
 
     def search_bm25(
         self, query: str, k: int, mask: Mask | None, field_weights: Mapping[str, float] | None = None
     ) -> tuple[Candidates, list[str]]:
         """Return the best k documents by BM25, and the analysed query terms unless none of them occurs."""
+        if field_weights is None:
+            counts = self._terms_of(query)
+            found = self._statistics().search(counts, k, mask)
+            return self._merge(found or [], k), list(counts) if found is not None else []
         weights = self.query_terms(query, field_weights)
         found = self._fields().search(weights, k, mask)
-        if found is None:
-            return Candidates([], [], []), []
-        return self._merge(found, k), list(dict.fromkeys(term for _, term in weights))
+        return self._merge(found or [], k), list(dict.fromkeys(term for _, term in weights)) if found else []
 
     def search_terms(
         self, weights: Mapping[str, float], k: int, mask: Mask | None, field_weights: Mapping[str, float] | None = None
     ) -> Candidates:
         """Return the best k documents by BM25 for analysed terms with weights above 0, in fields as `query_terms`."""
         found = self._fields().search(in_fields(weights, field_weights), k, mask)
-        return self._merge(found, k) if found is not None else Candidates([], [], [])
+        return self._merge(found or [], k)
 
     def _fields(self) -> FieldedBm25:
         if self._fielded is None:
@@ -530,20 +559,38 @@ class Index:
         return [self._merge(answers, k) for answers in per_query], all_exact
 
     def _merge(self, found: Sequence[tuple[NDArray[Any], NDArray[Any]]], k: int) -> Candidates:
-        """Merge each segment's best k into the best k of all."""
-        scores: list[float] = []
-        ids: list[str] = []
-        rows: list[int] = []
-        for segment, (segment_scores, ordinals) in zip(self.segments, found, strict=True):
-            scores += segment_scores.tolist()
-            ids += segment.ids.take(ordinals)
-            rows += (ordinals.astype(np.int64) + segment.row(0)).tolist()
-        if len(self.segments) > 1:
-            order = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))[:k]
-            scores = [scores[i] for i in order]
-            ids = [ids[i] for i in order]
-            rows = [rows[i] for i in order]
-        return Candidates(scores, ids, rows)
+        """Merge each segment's best k into the best k of all; `found` may be empty instead."""
+        if not found:
+            return Candidates(np.zeros(0, np.float32), np.zeros(0, np.int64), self._ids_of)
+        rows = [
+            ordinals.astype(np.int64) + segment.row(0)
+            for segment, (_, ordinals) in zip(self.segments, found, strict=True)
+        ]
+        if len(found) == 1:
+            return Candidates(found[0][0], rows[0], self._ids_of)
+        return self._merged(np.concatenate([scores for scores, _ in found]), np.concatenate(rows), k)
+
+    def _merged(self, scores: NDArray[Any], rows: NDArray[np.int64], k: int) -> Candidates:
+        order = np.argsort(-scores, kind="stable")
+        scores, rows = scores[order], rows[order]
+        equal = scores[1:] == scores[:-1]
+        if equal.any():
+            # Only equal scores need ids.
+            tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
+            ids = self._ids_of(rows[tied])
+            places = tied[sorted(range(len(tied)), key=lambda i: (-scores[tied[i]], ids[i]))]
+            rows[tied] = rows[places]
+        return Candidates(scores[:k], rows[:k], self._ids_of)
+
+    def _ids_of(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the ids of documents by their rows."""
+        if len(self.segments) == 1:
+            return self.segments[0].ids.take(rows - self.segments[0].row(0))
+        ids = np.empty(len(rows), object)
+        for segment in self.segments:
+            inside = np.flatnonzero((rows >= segment.row(0)) & (rows < segment.row(segment.documents)))
+            ids[inside] = segment.ids.take(rows[inside] - segment.row(0))
+        return ids.tolist()
 
     def search(self, query: str, k: int = 10, **options: Any) -> Answer:
         """Answer one query; the options are those of `batch_search`."""

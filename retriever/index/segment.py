@@ -72,7 +72,8 @@ class SegmentReader:
             self.live = read_live(folder / segment.tombstones, segment.documents)
         home = folder / segment_folder(segment.name)
         self.ids = StringTable(home, "documents.ids")
-        self.id_rank = np.load(home / RANK_FILE, mmap_mode="r", allow_pickle=False)
+        # A plain array over the same memory: each slice of a memmap costs more than what is done with it.
+        self.id_rank = np.load(home / RANK_FILE, mmap_mode="r", allow_pickle=False).view(np.ndarray)
         self.inverted: InvertedReader | None = None
         self.search_fields: dict[str, InvertedReader] = {}
         if manifest.inverted:

@@ -1,6 +1,7 @@
 """An immutable array of strings in two files, memory-mapped: names of terms and ids of documents.
 
-NAME.bytes holds the UTF-8 of all strings end to end, NAME.offsets.npy the (n + 1) int64 ends.
+NAME.bytes holds the UTF-8 of all strings end to end, NAME.offsets.npy the (n + 1) ends, unsigned and no wider than
+needed.
 """
 
 from bisect import bisect_left
@@ -17,7 +18,7 @@ class StringTable(Sequence[str]):
     """Reads one string in about a microsecond without loading the rest."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._offsets = np.load(folder / f"{name}.offsets.npy", mmap_mode="r", allow_pickle=False)
+        self._offsets = np.load(folder / f"{name}.offsets.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
         size = (folder / f"{name}.bytes").stat().st_size
         # An empty file cannot be mapped.
         self._view: memoryview = memoryview(b"")
@@ -31,7 +32,7 @@ class StringTable(Sequence[str]):
         with (folder / f"{name}.bytes").open("wb") as file:
             for string in strings:
                 ends.append(ends[-1] + file.write(string if isinstance(string, bytes) else string.encode("utf-8")))
-        np.save(folder / f"{name}.offsets.npy", np.asarray(ends, np.int64))
+        np.save(folder / f"{name}.offsets.npy", np.asarray(ends, np.min_scalar_type(ends[-1])))
         return [f"{name}.bytes", f"{name}.offsets.npy"]
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class StringTable(Sequence[str]):
 
     def take(self, positions: NDArray[np.integer]) -> list[str]:
         """Return the strings at some positions, five times as fast as one by one."""
-        starts = self._offsets[positions]
+        starts = self._offsets[positions].astype(np.int64)
         sizes = self._offsets[positions + 1] - starts
         ends = np.cumsum(sizes)
         if len(ends) == 0 or ends[-1] == 0:

@@ -7,16 +7,13 @@ from hypothesis import strategies as st
 
 from kernels.bm25 import (
     Frequencies,
-    bm25_in_fields_reference,
     bm25_reference,
     bm25_search,
-    bm25_search_in_fields,
     bounds,
     encode,
     frequency_table,
     meanings,
     score_all,
-    score_all_in_fields,
 )
 from kernels.impact import Segments, lay_out, whole_blocks
 
@@ -59,13 +56,14 @@ def search(parts, terms, weights, norms, built, k, live=None):
     with np.errstate(divide="ignore"):
         inverse = (1 / norms).astype(np.float32)
     return inverse, bm25_search(
-        segments.table,
-        frequency_table([part.frequencies for part in parts]),
+        segments.table[:, None],
+        frequency_table([part.frequencies for part in parts])[:, None],
+        np.zeros(len(weights), np.int64),
         terms,
         weights,
-        inverse,
-        np.tile(uppers, (len(parts), 1)),
-        np.tile(lowers, (len(parts), 1)),
+        inverse[None],
+        np.tile(uppers, (len(parts), 1, 1)),
+        np.tile(lowers, (len(parts), 1, 1)),
         k,
     )
 
@@ -85,7 +83,7 @@ def test_equals_the_definition_bit_for_bit(data):
     inverse, (segments, documents, scores) = search(
         parts, np.tile(np.arange(terms), (len(parts), 1)), weights, asked, built, k, live
     )
-    expected = [bm25_reference(part.plain, weights, part.length_bytes, inverse) for part in parts]
+    expected = [bm25_reference([(part.plain, weights, part.length_bytes, inverse)]) for part in parts]
     for mask, part in zip(live, expected, strict=True):
         if mask is not None:
             part[~mask] = 0
@@ -105,10 +103,8 @@ def search_in_fields(parts, fields, terms, weights, norms, built, k, live=None, 
     first, _masks = segments[0].restricted(allowed)
     tables = np.stack([first, *(other.table for other in segments[1:])], axis=1)
     frequencies = np.stack([frequency_table([row[f].frequencies for row in parts]) for f in range(count)], axis=1)
-    found = bm25_search_in_fields(tables, frequencies, fields, terms, weights, inverse, uppers, lowers, k)
-    everything = [
-        score_all_in_fields(tables, frequencies, s, fields, terms[s], weights, inverse) for s in range(len(parts))
-    ]
+    found = bm25_search(tables, frequencies, fields, terms, weights, inverse, uppers, lowers, k)
+    everything = [score_all(tables, frequencies, s, fields, terms[s], weights, inverse) for s in range(len(parts))]
     return inverse, found, everything
 
 
@@ -132,7 +128,7 @@ def test_fields_equal_the_definition_bit_for_bit(data):
         parts, fields, numbers, weights, asked, built, k, live, allowed
     )
     expected = [
-        bm25_in_fields_reference(
+        bm25_reference(
             [(part.plain, weights[fields == f], part.length_bytes, inverse[f]) for f, part in enumerate(row)]
         )
         for row in parts
@@ -169,8 +165,9 @@ def test_scoring_every_document_equals_the_definition():
     part = Collection(generator, 70_000, 6, built)
     weights = generator.random(6).astype(np.float32)
     inverse = (1 / built).astype(np.float32)
-    table = Segments([part.postings]).table
-    scores = score_all(table, frequency_table([part.frequencies]), 0, np.arange(6), weights, inverse)
+    table = Segments([part.postings]).table[:, None]
+    frequencies = frequency_table([part.frequencies])[:, None]
+    scores = score_all(table, frequencies, 0, np.zeros(6, np.int64), np.arange(6), weights, inverse[None])
     # Spot checks: the definition is slow.
     rows = generator.choice(70_000, 300, replace=False)
     plain = [
@@ -180,7 +177,7 @@ def test_scoring_every_document_equals_the_definition():
         )
         for documents, frequencies in part.plain
     ]
-    expected = bm25_reference(plain, weights, part.length_bytes[rows], inverse)
+    expected = bm25_reference([(plain, weights, part.length_bytes[rows], inverse)])
     assert scores[rows].tolist() == expected.tolist()
 
 
@@ -191,7 +188,7 @@ def test_a_query_of_ten_thousand_terms():
     live = [np.arange(50) != 7]
     weights = generator.random(10_000).astype(np.float32)
     inverse, (_, documents, scores) = search([part], np.arange(10_000)[None], weights, built, built, 5, live)
-    expected = bm25_reference(part.plain, weights, part.length_bytes, inverse)
+    expected = bm25_reference([(part.plain, weights, part.length_bytes, inverse)])
     assert 7 not in documents
     assert scores.tolist() == expected[documents].tolist()
     assert len(documents) == 49

@@ -35,6 +35,16 @@ def random_plain(generator, size, counts):
     return offsets, documents, codes
 
 
+def positions_of(postings, terms, documents, segments=None):
+    """Return (T, C) where the codes of documents of one segment are, or -1."""
+    segments = np.zeros(len(documents), np.int32) if segments is None else segments
+    positions = np.empty((len(terms), len(documents)), np.int64)
+    table, slots = Segments([postings]).table[:, None], np.zeros(BLOCK, np.uint16)
+    locate(table, np.zeros(len(terms), np.int64), np.array([terms]), segments, documents, positions, slots)
+    assert not slots.any()
+    return positions
+
+
 def of_terms(plain, terms):
     offsets, documents, codes = plain
     return [(documents[offsets[t] : offsets[t + 1]], CODES[codes[offsets[t] : offsets[t + 1]]]) for t in terms]
@@ -43,8 +53,8 @@ def of_terms(plain, terms):
 def search(parts, terms, weights, k, live=None, allowed=None):
     segments = Segments(parts, live)
     table, masks = segments.restricted(allowed)
-    upper = np.tile(CODES, (len(parts), 1))
-    found = candidates(table, terms, weights, upper, upper, k)
+    upper = np.tile(CODES, (len(parts), 1, 1))
+    found = candidates(table[:, None], np.zeros(len(weights), np.int64), terms, weights, upper, upper, k)
     del masks
     return found
 
@@ -78,9 +88,7 @@ def test_distances_beyond_a_byte_are_bridged():
     postings = lay_out(*plain, size)
     assert postings.kinds.tolist() == [DENSE_KIND]
     assert unfold(postings)[1].tolist() == documents.tolist()
-    positions = np.empty((1, len(documents)), np.int64)
-    table = Segments([postings]).table
-    locate(table, np.zeros((1, 1), np.int64), np.zeros(len(documents), np.int32), documents, positions)
+    positions = positions_of(postings, [0], documents)
     assert (postings.codes[positions[0]] == 9).all()
     assert len(set(positions[0].tolist())) == len(documents)
 
@@ -165,7 +173,10 @@ def test_a_segment_of_loose_codes_does_not_loosen_the_others():
     weights = np.array([3.0, 2.0, 1.0])
     segments = Segments([lay_out(*plain, size) for plain, size in zip(plains, sizes, strict=True)])
     uppers, lowers = np.stack([CODES, np.minimum(1.0, 1.6 * CODES)]), np.stack([CODES, 0.5 * CODES])
-    found_segments, found = candidates(segments.table, np.tile(np.arange(3), (2, 1)), weights, uppers, lowers, 10)
+    found_segments, found = candidates(
+        segments.table[:, None], np.zeros(3, np.int64), np.tile(np.arange(3), (2, 1)), weights,
+        uppers[:, None], lowers[:, None], 10,
+    )  # fmt: skip
     scores = impact_reference(of_terms(plains[0], range(3)), weights, BLOCK)
     assert set(best_documents(scores, 10).tolist()) <= set(found[found_segments == 0].tolist())
     assert len(found) < 10 + 20 + 30
@@ -206,21 +217,22 @@ def test_places_and_sizes_of_postings():
     counts = np.zeros(terms.shape, np.int64)
     posting_sizes(table, terms, counts)
     assert counts.tolist() == [[3, 100, 20_000, 0, 100, 20_000]]
-    asked = np.arange(size, dtype=np.int32)
-    positions = np.empty((6, size), np.int64)
-    locate(table, terms, np.zeros(size, np.int32), asked, positions)
     offsets, documents, codes = plain
-    for row, term in enumerate(terms[0]):
-        expected = np.zeros(size, np.int64)
-        if term >= 0:
-            expected[documents[offsets[term] : offsets[term + 1]]] = codes[offsets[term] : offsets[term + 1]]
-        got = np.where(positions[row] >= 0, postings.codes[positions[row]], 0)
-        assert got.tolist() == expected.tolist()
+    # All documents, for which the lists are gone through; few, which are looked for; some, for which it is both.
+    for share in (1, 0.0001, 0.02):
+        asked = np.flatnonzero(generator.random(size) <= share).astype(np.int32)
+        positions = positions_of(postings, terms[0], asked)
+        for row, term in enumerate(terms[0]):
+            expected = np.zeros(size, np.int64)
+            if term >= 0:
+                expected[documents[offsets[term] : offsets[term + 1]]] = codes[offsets[term] : offsets[term + 1]]
+            got = np.where(positions[row] >= 0, postings.codes[positions[row]], 0)
+            assert got.tolist() == expected[asked].tolist()
 
 
 def test_refusals_and_nothing_to_search():
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        candidates(np.zeros((1, 20), np.int64), np.zeros((1, 1), np.int64), np.ones(1), CODES[None], CODES[None], 0)
+        search([lay_out(*random_plain(np.random.default_rng(0), 5, [3]), 5)], np.array([[0]]), np.ones(1), 0)
     empty = lay_out(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.uint8), 0)
     assert len(search([empty], np.array([[-1]]), np.ones(1), 5)[1]) == 0
     assert len(search([], np.zeros((0, 1), np.int64), np.ones(1), 5)[1]) == 0
@@ -306,7 +318,6 @@ def test_damage_within_the_lists_never_leads_outside():
         found_segments, found = search([noisy], np.array([[0, 1, 2, 3]]), np.array([1.0, 2.0, 0.5, 0.1]), 50)
         assert (found >= 0).all()
         assert (found < 2 * BLOCK).all()
-        positions = np.empty((4, len(found)), np.int64)
-        locate(Segments([noisy]).table, np.array([[0, 1, 2, 3]]), found_segments, found, positions)
+        positions = positions_of(noisy, [0, 1, 2, 3], found, found_segments)
         assert (positions < len(noisy.codes)).all()
         assert len(unfold(noisy)[1]) == len(unfold(sound)[1])

@@ -24,7 +24,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     """Return an index of two segments, both with deletions."""
     path = tmp_path_factory.mktemp("facets") / "index"
     encoder = HashingEncoder()
-    build_index(ListCorpus(DOCUMENTS[:200]), path, BuildSettings(fields=FIELDS), encoder=encoder)  # type: ignore[arg-type]
+    build_index(ListCorpus(DOCUMENTS[:200]), path, BuildSettings(fields=FIELDS), encoder=encoder)
     add_documents(ListCorpus(DOCUMENTS[200:]), path, encoder=encoder)
     delete_documents(path, [document.id for document in DOCUMENTS if document not in LIVE])
     return open_index(path, encoder=encoder)
@@ -119,9 +119,9 @@ def test_terms_add_up_to_the_score_to_the_bit(index: Index, spec: PipelineSpec) 
 def test_ranks_are_places_in_each_stage(index: Index) -> None:
     answer = index.search("wing flow", 20, explain=True)
     for stage in ("bm25", "dense", "fusion"):
-        alone = sorted((h.explanation.ranks[stage], h.scores[stage]) for h in answer.hits if stage in h.scores)  # type: ignore[union-attr]
+        alone = sorted((h.explanation.ranks[stage], h.scores[stage]) for h in answer.hits if stage in h.scores)
         assert [score for _, score in alone] == sorted((score for _, score in alone), reverse=True)
-    assert [hit.explanation.ranks["fusion"] for hit in answer.hits] == list(range(1, 21))  # type: ignore[union-attr]
+    assert [hit.explanation.ranks["fusion"] for hit in answer.hits] == list(range(1, 21))
 
 
 def test_a_query_of_the_syntax_is_explained_where_it_is_mere_terms(index: Index) -> None:

@@ -28,7 +28,16 @@ from retriever.types import Document
 from server.app import create_app
 from server.settings import Settings
 from tests.factories import ListCorpus
-from tests.retriever.test_query import Definition, assert_answers, boosts, occurs, phrases, texts, words
+from tests.retriever.test_query import (
+    Definition,
+    assert_answers,
+    boosts,
+    changed_indexes,
+    occurs,
+    phrases,
+    texts,
+    words,
+)
 
 FIELDS = ("title", "text", "names")
 SETTINGS = BuildSettings(
@@ -72,18 +81,7 @@ def corpora():
 
 @pytest.fixture(scope="module")
 def indexes(tmp_path_factory):
-    opened = []
-    for documents, deleted, size in corpora():
-        path = tmp_path_factory.mktemp("fields") / "index"
-        build_index(ListCorpus(documents[:30]), path, SETTINGS.model_copy(update={"segment_documents": size}))
-        if rest := documents[30:] + deleted:
-            add_documents(ListCorpus(rest), path)
-        if deleted:
-            delete_documents(path, [document.id for document in deleted])
-        opened.append(open_index(path))
-    yield opened
-    for index in opened:
-        index.close()
+    yield from changed_indexes(corpora(), SETTINGS, tmp_path_factory)
 
 
 class Fielded:

@@ -61,12 +61,12 @@ def corpora():
     ]
 
 
-@pytest.fixture(scope="module")
-def indexes(tmp_path_factory):
+def changed_indexes(corpora, settings, tmp_path_factory):
+    """Yield the indexes of such corpora, each built, added to and deleted from."""
     opened = []
-    for documents, deleted, size in corpora():
-        path = tmp_path_factory.mktemp("queries") / "index"
-        build_index(ListCorpus(documents[:30]), path, SETTINGS.model_copy(update={"segment_documents": size}))
+    for documents, deleted, size in corpora:
+        path = tmp_path_factory.mktemp("built") / "index"
+        build_index(ListCorpus(documents[:30]), path, settings.model_copy(update={"segment_documents": size}))
         if rest := documents[30:] + deleted:
             add_documents(ListCorpus(rest), path)
         if deleted:
@@ -75,6 +75,11 @@ def indexes(tmp_path_factory):
     yield opened
     for index in opened:
         index.close()
+
+
+@pytest.fixture(scope="module")
+def indexes(tmp_path_factory):
+    yield from changed_indexes(corpora(), SETTINGS, tmp_path_factory)
 
 
 class Definition:

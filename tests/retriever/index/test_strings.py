@@ -1,3 +1,5 @@
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,3 +27,12 @@ def test_finds_by_utf8_order(tmp_path_factory, strings, other):
     for position, string in enumerate(ordered):
         assert table.find(string) == position
     assert table.find(other) == (ordered.index(other) if other in ordered else -1)
+
+
+@pytest.mark.parametrize(("count", "dtype"), [(0, "uint8"), (20, "uint8"), (200, "uint16"), (20_000, "uint32")])
+def test_takes_some_from_ends_of_any_width(tmp_path, count, dtype):
+    strings = [f"id-{number}é" if number % 3 else f"{number}" for number in range(count)]
+    StringTable.write(tmp_path, "ids", strings)
+    assert np.load(tmp_path / "ids.offsets.npy").dtype == dtype
+    places = np.arange(count)[:: -max(1, count // 50)]
+    assert StringTable(tmp_path, "ids").take(places) == [strings[place] for place in places]
