@@ -19,9 +19,13 @@ from retriever.pipeline import PipelineSpec
 from retriever.storage import sha256_of, write_atomically
 
 FORMAT = 3
-"""Raised when a reader of the old format would give wrong answers, or misunderstand what it cannot read."""
+"""Raised when a key is added or a file's meaning changes, so that older programs ask to be upgraded.
+
+Format 3 has codes of our own, vectors of float16 and codebooks, and tells by its number of the keys that came
+during 2: `search_fields`, `applied`, `unencoded`, `calibrations`.
+"""
 OLDEST = 2
-"""The oldest format that is read; 3 added codes of our own, vectors of float16 and codebooks."""
+"""The oldest format that is read; the next change of such an index raises it."""
 
 
 class _Model(BaseModel):
@@ -188,21 +192,20 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         raise IndexCorrupt(f"{folder}/CURRENT names {name}, which is missing; restore it.") from None
     if hashlib.sha256(content).hexdigest() != digest:
         raise IndexCorrupt(f"{folder / name} was altered: its sha256 is not the one in CURRENT; restore it.")
+    written = _format_of(content)
+    if written is not None and not OLDEST <= written <= FORMAT:
+        advice = "upgrade to open it" if written > FORMAT else "build the index again"
+        raise IndexMismatch(f"{folder} has index format {written}, this version reads {OLDEST} to {FORMAT}; {advice}.")
     try:
-        manifest = Manifest.model_validate_json(content)
+        return Manifest.model_validate_json(content), digest
     except ValidationError as error:
-        version = _format_of(content)
-        if version is not None and version > FORMAT:
+        unknown = [".".join(map(str, e["loc"])) for e in error.errors() if e["type"] == "extra_forbidden"]
+        if len(unknown) == error.error_count():
             raise IndexMismatch(
-                f"{folder} has index format {version}, this version reads up to {FORMAT}; upgrade to open it."
+                f"{folder} says {', '.join(unknown)}, which this version does not know; "
+                "open it with the version that wrote it, or a later one."
             ) from error
         raise IndexCorrupt(f"{folder / name} is not a valid manifest: {error}") from error
-    if not OLDEST <= manifest.format <= FORMAT:
-        raise IndexMismatch(
-            f"{folder} has index format {manifest.format}, this version reads {OLDEST} to {FORMAT}; build the index "
-            "again, or upgrade."
-        )
-    return manifest, digest
 
 
 def _format_of(content: bytes) -> int | None:

@@ -162,7 +162,7 @@ def test_a_current_that_points_nowhere_sensible(index, content):
 
 def test_an_older_format(index):
     reseal(index, lambda content: content.update(format=1))
-    with pytest.raises(IndexMismatch, match="has index format 1, this version reads 2; build the index again"):
+    with pytest.raises(IndexMismatch, match="has index format 1, this version reads 2 to 3; build the index again"):
         open_index(index)
 
 
@@ -182,8 +182,42 @@ def test_a_newer_format(index):
         content["brand_new"] = True
 
     reseal(index, newer)
-    with pytest.raises(IndexMismatch, match="has index format 99, this version reads up to 2; upgrade"):
+    with pytest.raises(IndexMismatch, match="has index format 99, this version reads 2 to 3; upgrade"):
         open_index(index)
+
+
+def test_a_newer_format_whose_keys_are_all_known(index):
+    reseal(index, lambda content: content.update(format=4))
+    with pytest.raises(IndexMismatch, match="has index format 4"):
+        open_index(index)
+
+
+def test_keys_that_this_version_does_not_know(index):
+    def newer(content):
+        content["brand_new"] = True
+        content["segments"][0]["shiny"] = 1
+
+    reseal(index, newer)
+    with pytest.raises(IndexMismatch, match=r"says segments\.0\.shiny, brand_new, which this version does not know"):
+        open_index(index)
+
+
+def test_the_format_before_is_read_and_raised_by_the_next_change(index):
+    with open_index(index) as opened:
+        ranking = opened.search("alpha", 3, pipeline="bm25").ranking()
+        gone = opened.segments[0].ids[0]
+
+    def older(content):
+        content["format"] = 2
+        del content["applied"], content["inverted"]["search_fields"]
+        for segment in content["segments"]:
+            del segment["unencoded"]
+
+    reseal(index, older)
+    with open_index(index) as opened:
+        assert opened.search("alpha", 3, pipeline="bm25").ranking() == ranking
+    delete_documents(index, [gone])
+    assert read_manifest(index)[0].format == 3
 
 
 def test_a_file_list_that_leaves_the_folder_is_only_ever_compared(index):
