@@ -20,7 +20,9 @@ from training.settings import FitSettings
 FINISHED = "fit.json"
 
 
-def fit_encoder(model: Any, loss: Any, collator: RowCollator, folder: Path, **options: Any) -> dict[str, Any]:
+def fit_encoder(
+    model: Any, loss: Any, collator: RowCollator | ListCollator, folder: Path, **options: Any
+) -> dict[str, Any]:
     """Fit a bi-encoder, see `fit`."""
     from sentence_transformers.sentence_transformer import (
         SentenceTransformerTrainer,

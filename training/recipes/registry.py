@@ -9,7 +9,7 @@ from training.settings import read_yaml
 
 NAMES = (
     "contrastive", "star", "adore", "ance", "tas_b", "ngame", "ar2", "trans_encoder", "cross_encoder", "cornstack",
-    "bpr", "jpq", "repconc", "bidr", "genq", "gpl",
+    "bpr", "jpq", "repconc", "bidr", "genq", "gpl", "low_rank_adapter",
 )  # fmt: skip
 CONFIGS = Path(__file__).parent.parent / "configs"
 

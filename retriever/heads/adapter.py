@@ -1,0 +1,88 @@
+"""A small residual on frozen embeddings: x + f(x), another one for queries and for documents.
+
+After "Adapted Dense Retrieval" (arXiv:2310.05380), whose exact f is not public: both of its likely forms are here.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from sentence_transformers.base.modules import Module
+from torch import Tensor, nn
+
+from retriever.errors import InvalidInput
+
+Form = Literal["linear", "lookup", "full"]
+Sides = Literal["query", "both"]
+
+
+class Residual(nn.Module):
+    """f(x) for embeddings of a width; zero at the start, so that nothing is changed before training.
+
+    form  "linear": B(Ax) of a rank; "lookup": softmax(xK)V with as many slots; "full": a whole matrix
+    """
+
+    def __init__(self, width: int, rank: int, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        if form == "full":
+            self.up = nn.Parameter(torch.zeros(width, width))
+            return
+        self.down = nn.Parameter(torch.randn(rank, width) / width**0.5)
+        self.up = nn.Parameter(torch.zeros(rank, width))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Return f of (N, H)."""
+        if self.form == "full":
+            return embeddings @ self.up
+        inner = embeddings @ self.down.T
+        if self.form == "lookup":
+            inner = torch.softmax(inner, dim=1)
+        return inner @ self.up
+
+
+class AdapterHead(Module):
+    """Adds the residual of its side to `sentence_embedding`.
+
+    rank   of the residual, or its slots; a "full" one has none
+    sides  "query" leaves documents as they are, so that an index stays valid; "both" has one residual for each side
+    """
+
+    config_keys: ClassVar[list[str]] = ["width", "rank", "form", "sides"]
+    forward_kwargs: ClassVar[set[str]] = {"task"}
+
+    def __init__(self, width: int, rank: int = 32, form: Form = "linear", sides: Sides = "query") -> None:
+        super().__init__()
+        if form not in ("linear", "lookup", "full") or sides not in ("query", "both"):
+            raise InvalidInput(f"an adapter is linear, lookup or full, for query or both; got {form!r}, {sides!r}.")
+        if form != "full" and not 1 <= rank < width:
+            raise InvalidInput(f"the rank must lie in 1 to {width - 1}, below the width; got {rank}.")
+        self.width, self.rank, self.form, self.sides = width, rank, form, sides
+        self.query = Residual(width, rank, form)
+        self.document = Residual(width, rank, form) if sides == "both" else None
+
+    def forward(self, features: dict[str, Any], task: str | None = None, **_: Any) -> dict[str, Any]:
+        """Replace `sentence_embedding`; a text that is no query counts as a document."""
+        side: Literal["query", "document"] = "query" if (task or features.get("task")) == "query" else "document"
+        features["sentence_embedding"] = self.adapted(features["sentence_embedding"], side)
+        return features
+
+    def adapted(self, embeddings: Tensor, side: Literal["query", "document"]) -> Tensor:
+        """Return (N, H) embeddings of one side with their residual."""
+        residual = self.query if side == "query" else self.document
+        return embeddings if residual is None else embeddings + residual(embeddings)
+
+    def get_embedding_dimension(self) -> int:
+        return self.width
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        self.save_config(output_path)
+        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, **kwargs: Any) -> "AdapterHead":
+        """Read configuration and weights from a model's folder."""
+        where = {name: kwargs[name] for name in ("subfolder", "token", "cache_folder", "revision", "local_files_only")
+                 if name in kwargs}  # fmt: skip
+        head = cls(**cls.load_config(model_name_or_path, **where))
+        loaded: AdapterHead = cls.load_torch_weights(model_name_or_path, model=head, **where)
+        return loaded
