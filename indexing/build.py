@@ -356,7 +356,7 @@ def _write(
         }
     )
     manifest = _with_canaries(folder, manifest, parts.encoder)
-    manifest = _with_codebook(folder, manifest, form.codebook if form else None)
+    manifest = with_codebook(folder, manifest, form.codebook if form else None)
     publish(folder, manifest)
     shutil.rmtree(building)
     remove_unneeded(folder, manifest)
@@ -480,7 +480,8 @@ def _with_canaries(folder: Path, manifest: Manifest, encoder: Encoder | None) ->
     )
 
 
-def _with_codebook(folder: Path, manifest: Manifest, codebook: Codebook | None) -> Manifest:
+def with_codebook(folder: Path, manifest: Manifest, codebook: Codebook | None) -> Manifest:
+    """Return a manifest with a new index's codebook, which is written; the manifest itself where there is none."""
     if codebook is None or manifest.dense is None or manifest.dense.codebook in manifest.files:
         return manifest
     name = f"codebook-{manifest.generation:06d}.safetensors"

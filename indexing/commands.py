@@ -332,6 +332,101 @@ def compact(index: IndexPath, device: Device = None, as_json: Json = False) -> N
     _show(compact_index(index, device=device), as_json)
 
 
+@app.command(
+    epilog="Examples:  retriever index compress my-index --output small --queries data/nfcorpus --split dev  |  "
+    "retriever index compress my-index --target 8x --max-loss 0.005 --dry-run  |  "
+    "retriever index compress my-index --output small --target 32x --memory-only"
+)
+def compress(
+    index: IndexPath,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the smaller index.")] = None,
+    target: Annotated[str, typer.Option(help="How many times smaller than float32 vectors: 32x.")] = "32x",
+    max_loss: Annotated[float, typer.Option(min=0, max=1, help="Of nDCG@10 against exact search.")] = 0.02,
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            help="Judged or generated queries: BEIR folder or irds:NAME. Without it documents are asked for by title, "
+            "and the loss is one of agreement with exact search."
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which judgments: qrels/SPLIT.tsv.")] = "dev",
+    keep_self: Annotated[
+        bool, typer.Option(help="Queries and documents are numbered apart: equal ids mean nothing.")
+    ] = False,
+    memory_only: Annotated[
+        bool, typer.Option(help="Count what each search reads; vectors for rescoring may lie on disk beside it.")
+    ] = False,
+    mean: Annotated[
+        bool, typer.Option("--mean", help="The mean loss decides, instead of the lower end of its 95 % interval.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Where the report goes, as .md and .json; beside the output by default.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Try and report only.")] = False,
+    device: Device = None,
+    offline: Offline = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Find the smallest form of the vectors that loses little on queries, and write the index in it.
+
+    Tried are float16, a byte a dimension, product codes, signs and RaBitQ, each with and without vectors for
+    rescoring as far as the bytes allow. Nothing is encoded again. Exit code 2 when no form keeps the bound.
+    """
+    from indexing import compression
+    from indexing.compression_report import as_markdown
+    from indexing.compression_report import report as content_of
+    from retriever.evaluation.collections import open_collection
+    from retriever.storage import write_atomically
+
+    if output is None and not dry_run:
+        raise InvalidInput("name the folder of the smaller index with --output, or add --dry-run.")
+    if output is not None and output.exists() and not dry_run:
+        raise InvalidInput(f"{output} is there already; name a folder that is not.")
+    try:
+        times = float(target.removesuffix("x"))
+    except ValueError:
+        raise InvalidInput(f"--target is a number such as 32x, got {target!r}.") from None
+    found = compression.try_forms(
+        index,
+        target=times,
+        max_loss=max_loss,
+        collection=open_collection(queries, split) if queries is not None else None,
+        by_mean=mean,
+        memory_only=memory_only,
+        keep_self=keep_self,
+        device=device,
+        offline=offline,
+        quiet=quiet,
+    )
+    content = content_of(found)
+    place = report or (output.with_name(f"{output.name}.compression") if output is not None else None)
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place.with_name(f"{place.name}.md"), as_markdown(found).encode())
+        write_atomically(place.with_name(f"{place.name}.json"), json.dumps(content, indent=1).encode())
+    if as_json:
+        typer.echo(json.dumps(content, ensure_ascii=False, indent=1))
+    else:
+        typer.echo(as_markdown(found))
+    if found.chosen is None:
+        raise InvalidInput(compression.refusal(found))
+    if output is not None and not dry_run:
+        compression.compress_index(found, output, device=device, quiet=quiet)
+
+
+@app.command(epilog="Example:  retriever index export-faiss my-index vectors.faiss")
+def export_faiss(
+    index: IndexPath,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="FAISS file to write; ids go to FILE.ids.json.")],
+    as_json: Json = False,
+) -> None:
+    """Write the dense part as an index of FAISS with the same scores, for other programs."""
+    from indexing.faiss_export import export_faiss as export
+
+    _show(export(index, file), as_json)
+
+
 @app.command(epilog="Example:  retriever index discard my-index")
 def discard(index: IndexPath) -> None:
     """Throw away an unfinished build or add; the index itself stays as it is."""

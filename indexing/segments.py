@@ -92,10 +92,14 @@ def write_dense(
     folder: Path,
     form: Form,
     device: str = "cpu",
+    *,
+    anew: bool = False,
 ) -> None:
     """Write the dense part of all kept documents of shards or segments end to end, a block at a time.
 
     Codes are copied from sources that have such, and made from vectors otherwise; there is one codebook for all.
+
+    anew  make codes from vectors everywhere, for those of the sources are of another form
     Raises InvalidInput for numbers beyond float16 where that is to be stored.
     """
     stored = None
@@ -106,7 +110,7 @@ def write_dense(
     end = 0
     for source, keep in zip(sources, kept, strict=True):
         gone = np.load(source / ABSENT, allow_pickle=False)
-        vectors, rows = _vectors(source), _codes(source, form)
+        vectors, rows = _vectors(source), None if anew else _codes(source, form)
         total = len(vectors) if vectors is not None else len(rows) if rows is not None else 0
         chosen = np.arange(total) if keep is None else np.flatnonzero(keep)
         absent.append(np.flatnonzero(np.isin(chosen, gone)) + end)

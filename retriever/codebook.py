@@ -110,8 +110,8 @@ def train_codebook(
     rounds  of k-means, and of OPQ's alternation
 
     OPQ takes rounds * (H^3 + N * H * 256) operations: minutes for 100,000 vectors of width 768 on one core.
-    Raises InvalidInput when `parts` does not divide the width, for fewer vectors than centroids, and for vectors that
-    are NaN, infinite or all the same.
+    Raises InvalidInput when `parts` does not divide the width, for fewer vectors than centroids or, with a rotation,
+    than dimensions, and for vectors that are NaN, infinite or all the same.
     """
     faiss = load_faiss()
     require_parts(vectors.shape[1], parts)
@@ -119,6 +119,12 @@ def train_codebook(
         raise InvalidInput(
             f"{CENTROIDS} centroids cannot be found from {len(vectors)} vectors; give {CENTROIDS} or more (ten "
             "thousand do well), or use sign codes, which need no training."
+        )
+    if rotate and len(vectors) < vectors.shape[1]:
+        # FAISS would write beyond its memory.
+        raise InvalidInput(
+            f"{len(vectors)} vectors are too few to learn a rotation of {vectors.shape[1]} dimensions; give at least "
+            f"as many vectors as dimensions, or use pq{parts}, which has none."
         )
     if not np.isfinite(vectors).all():
         row = int(np.argmin(np.isfinite(vectors).all(axis=1)))

@@ -75,3 +75,10 @@ def test_a_codebook_comes_back_from_its_file(tmp_path):
 def test_what_cannot_be_quantised_is_refused(data, parts, message):
     with pytest.raises(InvalidInput, match=message):
         train_codebook(data, parts)
+
+
+def test_a_rotation_needs_as_many_vectors_as_dimensions():
+    vectors = np.random.default_rng(0).standard_normal((300, 384)).astype(np.float32)
+    with pytest.raises(InvalidInput, match="300 vectors are too few to learn a rotation of 384 dimensions"):
+        train_codebook(vectors, 4)
+    assert train_codebook(vectors, 4, rotate=False, rounds=1).parts == 4

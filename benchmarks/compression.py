@@ -1,0 +1,117 @@
+"""What compressed forms of one model's vectors lose on real collections, and what they take.
+
+    python -m benchmarks.compression --data FOLDER --work .cache/reproduce --output docs/results
+
+Needs the indexes of `retriever eval reproduce` in --work; collections without one are left out. Every form is searched
+by the code that serves it (`indexing.compression`) and compared query by query with exact search of float32 vectors.
+Writes compression.csv, and compression.md between the marks that its first run makes.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+from indexing.compression import Trial, try_forms
+from retriever.evaluation.collections import open_collection
+from retriever.evaluation.records import environment
+from retriever.evaluation.significance import compare_across
+from retriever.index.form import Stored
+from retriever.storage import write_atomically
+
+# The index of `retriever eval reproduce`, its collection, and whether equal ids mean nothing.
+COLLECTIONS = {
+    "nfcorpus": ("nfcorpus", False), "scifact": ("scifact", False), "cranfield": ("cranfield", True),
+    "medquad-sample": ("medquad", False), "cosqa": ("cosqa", False), "nl2bash": ("nl2bash", False),
+}  # fmt: skip
+FORMS: list[tuple[str, Stored]] = [
+    ("flat", "float16"), ("pq384", "none"), ("pq48", "none"), ("opq48", "none"), ("opq24", "none"),
+    ("binary", "none"), ("opq48", "float16"), ("binary", "float16"), ("RaBitQ", "float16"),
+]  # fmt: skip
+BEGIN, END = "<!-- begin: benchmarks.compression -->", "<!-- end: benchmarks.compression -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path(".cache/reproduce"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results"))
+    parser.add_argument("--only", nargs="*", default=list(COLLECTIONS))
+    arguments = parser.parse_args()
+    found: dict[str, list[Trial]] = {}
+    for name, (source, keep_self) in COLLECTIONS.items():
+        if name in arguments.only and (arguments.work / name / "CURRENT").is_file():
+            collection = open_collection(str(arguments.data / source), "test")
+            tried = try_forms(
+                arguments.work / name,
+                collection=collection,
+                forms=FORMS,
+                keep_self=keep_self,
+                offline=True,
+                quiet=False,
+            )
+            found[name] = [tried.exact, *tried.trials]
+            write(found, arguments.output)
+
+
+def write(found: dict[str, list[Trial]], folder: Path) -> None:
+    """Write what there is so far."""
+    with (folder / "compression.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(
+            ["collection", "form", "bytes", "memory", "codebook_bytes", "ndcg_10", "difference", "low", "high", "p",
+             "recall_100", "recall_difference", "queries_per_second", "ms", "problem"]
+        )  # fmt: skip
+        for name, trials in found.items():
+            for trial in trials:
+                writer.writerow([name, *_row(trial)])
+    path = folder / "compression.md"
+    content = path.read_text(encoding="utf-8") if path.is_file() else f"# Compression\n\n{BEGIN}\n{END}\n"
+    before, _, rest = content.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    table = "\n".join(_table(found))
+    write_atomically(path, f"{before}{BEGIN}\n{table}\n{END}{after}".encode())
+
+
+def _row(trial: Trial) -> list[object]:
+    if trial.ndcg is None or trial.recall is None:
+        return [trial.name, *[""] * 12, trial.problem]
+    return [
+        trial.name, f"{trial.bytes:.2f}", f"{trial.memory:.2f}", trial.fixed, f"{trial.ndcg.system:.4f}",
+        f"{trial.ndcg.difference:+.4f}", *(f"{value:+.4f}" for value in trial.ndcg.interval), f"{trial.ndcg.p:.2g}",
+        f"{trial.recall.system:.4f}", f"{trial.recall.difference:+.4f}", f"{trial.queries_per_second:.0f}",
+        f"{trial.latency_ms:.3f}", "",
+    ]  # fmt: skip
+
+
+def _table(found: dict[str, list[Trial]]) -> list[str]:
+    machine = environment()
+    names = list(found)
+    lines = [
+        f"Made by `python -m benchmarks.compression`. all-MiniLM-L6-v2, width 384, test queries. {machine['cpu']}, "
+        f"{machine['cores']} cores. Bytes are those of a document on disk, in brackets those that each search reads; "
+        "codebooks (about 1 MB an index) are apart. Queries a second are of one run on a busy machine: compare them "
+        "within a column's collection mean only. Stars: the paired randomisation test over all queries, stratified by "
+        "collection, gives p < .05 (*) or p < .001 (**) against exact search.",
+        "",
+        f"| form | bytes | {' | '.join(names)} | mean nDCG@10 | mean recall@100 | queries/s |",
+        f"|---|---|{'---|' * len(names)}---|---|---|",
+    ]
+    for place, trial in enumerate(found[names[0]]):
+        trials = [found[name][place] for name in names]
+        cells = [f"{t.ndcg.system:.4f}" if t.ndcg else "-" for t in trials]
+        whole = [t for t in trials if t.ndcg is not None and t.recall is not None]
+        if not whole:
+            continue
+        _, mean, p = compare_across(
+            {n: (found[n][0].per_query, t.per_query) for n, t in zip(names, trials, strict=True) if t.ndcg is not None}
+        )
+        star = "**" if p < 0.001 else "*" if p < 0.05 else ""
+        recall = sum(t.recall.system for t in whole if t.recall) / len(whole)
+        rate = sum(t.queries_per_second for t in whole) / len(whole)
+        size = f"{trial.bytes:.0f}" + (f" ({trial.memory:.0f})" if round(trial.memory) != round(trial.bytes) else "")
+        lines.append(f"| {trial.name} | {size} | {' | '.join(cells)} | {mean:.4f}{star} | {recall:.4f} | {rate:,.0f} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

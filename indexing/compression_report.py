@@ -1,0 +1,77 @@
+"""What `indexing.compression` found, for machines and for reading."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from indexing.compression import Compression, Trial, refusal
+
+
+def report(found: Compression) -> dict[str, Any]:
+    """Return all that was measured, ready for JSON."""
+
+    def shown(trial: Trial) -> dict[str, Any]:
+        content = asdict(trial)
+        del content["per_query"]
+        return {"name": trial.name, **content, "within": found.within(trial)}
+
+    said = found.chosen or found.closest
+    return {
+        "index": found.index,
+        "documents": found.documents,
+        "width": found.width,
+        "queries": found.queries,
+        "target": found.target,
+        "most_bytes": found.most_bytes,
+        "counted": "memory" if found.memory_only else "disk",
+        "max_loss": found.max_loss,
+        "decided_by": "mean" if found.by_mean else "lower end of the 95 % interval",
+        "cores": os.cpu_count(),
+        "exact": shown(found.exact),
+        "trials": [shown(trial) for trial in found.trials],
+        "chosen": found.chosen.name if found.chosen else None,
+        "closest": found.closest.name if found.closest else None,
+        "losing_most": [
+            {"id": id_, "query": text, "before": before, "after": after}
+            for id_, text, before, after in (found.losers(said) if said else [])
+        ],
+    }
+
+
+def as_markdown(found: Compression) -> str:
+    """Return the report for reading."""
+    lines = [
+        f"# Compression of {Path(found.index).name}",
+        "",
+        f"{found.documents:,} documents of width {found.width}; {found.queries}. "
+        f"Target: {found.target:g} times smaller, at most {found.most_bytes:g} bytes a document "
+        f"({'read by each search' if found.memory_only else 'on disk'}); "
+        f"nDCG@10 may fall by {found.max_loss:g}, by the "
+        f"{'mean' if found.by_mean else 'lower end of its 95 % interval'}.",
+        "",
+        f"**{'Chosen: ' + found.chosen.name if found.chosen else 'Refused: ' + refusal(found)}**",
+        "",
+        "| form | bytes | in memory | nDCG@10 | difference | 95 % interval | recall@100 | difference | ms "
+        "| queries/s | within |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for trial in [found.exact, *found.trials]:
+        if trial.ndcg is None or trial.recall is None:
+            lines.append(f"| {trial.name} | {trial.problem} | | | | | | | | | |")
+            continue
+        low, high = trial.ndcg.interval
+        lines.append(
+            f"| {trial.name} | {trial.bytes:.1f} | {trial.memory:.1f} | {trial.ndcg.system:.4f} "
+            f"| {trial.ndcg.difference:+.4f} | {low:+.4f} to {high:+.4f} | {trial.recall.system:.4f} "
+            f"| {trial.recall.difference:+.4f} | {trial.latency_ms:.2f} | {trial.queries_per_second:,.0f} "
+            f"| {'yes' if found.within(trial) else 'no'} |"
+        )
+    said = found.chosen or found.closest
+    losers = found.losers(said) if said else []
+    if said and losers:
+        lines += ["", f"## Queries that lose most by {said.name}", "", "| query | before | after |", "|---|---|---|"]
+        for _, text, before, after in losers:
+            cell = " ".join(text.split())[:100].replace("|", "\\|")
+            lines.append(f"| {cell} | {before:.3f} | {after:.3f} |")
+    return "\n".join(lines) + "\n"

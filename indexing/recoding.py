@@ -1,0 +1,108 @@
+"""An index written anew in another form: its vectors are kept differently, and nothing is encoded again."""
+
+import contextlib
+import shutil
+import sqlite3
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from indexing.build import with_codebook
+from indexing.segments import write_dense
+from retriever.errors import InvalidInput
+from retriever.index.form import Form, require_form
+from retriever.index.manifest import Manifest, Segment, describe_file, publish, read_manifest
+from retriever.index.records import FILE
+from retriever.index.segment import segment_folder
+from retriever.progress import Progress
+from retriever.storage import disk_errors, exclusive_lock, require_writable, sync_all
+
+DENSE = "dense."
+
+
+def recode_index(
+    path: str | Path, target: str | Path, form: Form, *, device: str | None = None, quiet: bool = True
+) -> Manifest:
+    """Write a copy of an index at `target` that keeps its vectors in another form; return its manifest.
+
+    It appears when it is complete. Segments, deletions and documents are those of the generation in force; changes
+    in the journal are not taken over, and calibrations only where no vector has a part in the scores.
+    Raises InvalidInput when something is at `target`, or the index stores no vectors to begin with.
+    """
+    folder, target = Path(path), Path(target)
+    require_writable(folder)
+    if target.exists():
+        raise InvalidInput(f"{target} is there already; name a folder that is not.")
+    with exclusive_lock(folder):
+        manifest, _ = read_manifest(folder)
+        require_vectors(folder, manifest)
+        require_form(form.kind, form.stored, form.width)
+        working = target.with_name(f".{target.name}.part")
+        with disk_errors(target.parent):
+            shutil.rmtree(working, ignore_errors=True)
+            working.mkdir(parents=True)
+            _copy_records(folder / FILE, working / FILE)
+            segments = []
+            with Progress("segments", len(manifest.segments), quiet) as progress:
+                for segment in manifest.segments:
+                    segments.append(_recoded(folder, working, segment, form, device or "cpu"))
+                    progress.advance(1)
+            manifest = _described(folder, working, manifest, segments, form)
+            publish(working, manifest)
+            working.rename(target)
+    return manifest
+
+
+def require_vectors(folder: Path, manifest: Manifest) -> None:
+    """Raise InvalidInput unless an index stores the vectors from which codes can be made."""
+    if manifest.dense is None:
+        raise InvalidInput(f"{folder} has no vectors; build it with --parts bm25,dense.")
+    if manifest.dense.stored == "none":
+        raise InvalidInput(
+            f"{folder} holds codes alone ({manifest.dense.kind}), and others cannot be made of them; compress an index "
+            "that stores its vectors."
+        )
+
+
+def _copy_records(source: Path, target: Path) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as old,
+        contextlib.closing(sqlite3.connect(target)) as new,
+    ):
+        old.backup(new)
+
+
+def _recoded(folder: Path, working: Path, segment: Segment, form: Form, device: str) -> Segment:
+    home = segment_folder(segment.name)
+    (working / home).mkdir(parents=True)
+    files = {name: entry for name, entry in segment.files.items() if not Path(name).name.startswith(DENSE)}
+    for name in files:
+        shutil.copyfile(folder / name, working / name)
+    shape = form.untrained() if segment.unencoded else form
+    write_dense([folder / home], [None], segment.documents, working / home, shape, device, anew=True)
+    for found in sorted((working / home).glob(f"{DENSE}*")):
+        files[f"{home}/{found.name}"] = describe_file(found)
+    sync_all([*(working / home).iterdir(), working / home])
+    return segment.model_copy(update={"files": files})
+
+
+def _described(folder: Path, working: Path, manifest: Manifest, segments: list[Segment], form: Form) -> Manifest:
+    assert manifest.dense is not None
+    canaries = manifest.dense.canaries
+    kept = {name: entry for name, entry in manifest.files.items() if name == canaries}
+    for name in kept:
+        shutil.copyfile(folder / name, working / name)
+    dense = manifest.dense.model_copy(
+        update={"kind": form.kind, "stored": form.stored, "codes": "index", "codebook": ""}
+    )
+    manifest = manifest.model_copy(
+        update={
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "version": version("retriever-engine"),
+            "segments": segments,
+            "dense": dense,
+            "files": kept,
+            "calibrations": [found for found in manifest.calibrations if "dense" not in found.pipeline.first],
+        }
+    )
+    return with_codebook(working, manifest, form.codebook)
