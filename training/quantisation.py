@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import TrainerCallback
 
 from kernels.pq import best_codes, laid_out, tables
 from retriever.codebook import Codebook, require_parts, train_codebook
@@ -85,7 +86,6 @@ def open_quantised(task: Task[Any], model: Any, parts: int | None, *, name: str 
 
 def settling(head: Any) -> Any:
     """Return a callback that at the end of a training lets the trained centroids decide codes."""
-    from transformers import TrainerCallback
 
     class Settling(TrainerCallback):
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -22,6 +22,7 @@ from training.encoders import require_no_head, scale_of
 from training.losses.contrastive import info_nce
 from training.losses.hashing import part_distances, quantisation_error, soft_choice
 from training.negatives import Rows, draw_positives, random_negative, with_negatives
+from training.quantisation import CENTROIDS, open_quantised, settling
 from training.recipe import Recipe
 from training.settings import EncoderSettings, FitSettings
 from training.task import Task
@@ -67,8 +68,6 @@ class BidrSettings(EncoderSettings):
 
 def train(task: Task[BidrSettings]) -> Path:
     """Fit a global encoder, its codes, and on what they find a local encoder; that one lies in the folder `local`."""
-    from training.quantisation import CENTROIDS, open_quantised, settling
-
     settings, collection = task.settings, task.collection
     model = task.open_base()
     require_no_head(model)

@@ -11,7 +11,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
+from transformers import TrainerCallback
 
+from retriever.heads.sign import SignHead
 from training.batch import Batch, Objective
 from training.encoders import of_unit_length, require_no_head, scale_of, with_head
 from training.losses.contrastive import info_nce
@@ -54,8 +56,6 @@ class BprSettings(ContrastiveSettings):
 
 def train(task: Task[BprSettings]) -> Path:
     """Fit the base with a sign head."""
-    from retriever.heads.sign import SignHead
-
     settings = task.settings
     model = task.open_base()
     require_no_head(model)
@@ -88,7 +88,6 @@ def hashed(settings: BprSettings, head: Any, scale: float) -> Objective:
 def growing_beta(head: Any, gamma: float) -> Any:
     """Return a callback that sets the head's beta before each step; it depends on the step's number alone, so that a
     resumed training goes on with the right one."""
-    from transformers import TrainerCallback
 
     class Beta(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

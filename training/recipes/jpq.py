@@ -9,8 +9,10 @@ from typing import Any
 
 from pydantic import Field
 
+from retriever.heads.product import ProductHead
 from training.dynamic_search import DynamicSearchLoss
 from training.encoders import head_of, require_no_head, scale_of, with_frozen_documents, with_head
+from training.quantisation import CENTROIDS, CodedDocuments, start_codebook
 from training.recipe import Recipe
 from training.recipes.adore import AdoreSettings
 from training.settings import FitSettings
@@ -35,9 +37,6 @@ class JpqSettings(AdoreSettings):
 
 def train(task: Task[JpqSettings]) -> Path:
     """Give the documents their codes once, then fit a copy of the base for queries, and what the codes stand for."""
-    from retriever.heads.product import ProductHead
-    from training.quantisation import CENTROIDS, CodedDocuments, start_codebook
-
     settings = task.settings
     base = task.open_base()
     head = _taken(base)
@@ -62,8 +61,6 @@ def train(task: Task[JpqSettings]) -> Path:
 
 def _taken(base: Any) -> Any:
     """Take the product head off the base and return it, None where there is none."""
-    from retriever.heads.product import ProductHead
-
     head = head_of(base)
     if not isinstance(head, ProductHead):
         require_no_head(base)

@@ -16,6 +16,7 @@ from training.batch import Batch, Objective
 from training.encoders import require_no_head, scale_of
 from training.losses.contrastive import info_nce
 from training.losses.hashing import balanced_shares, part_distances, quantisation_error
+from training.quantisation import CENTROIDS, open_quantised, settling
 from training.recipe import Recipe
 from training.recipes.contrastive import ContrastiveSettings, drawn
 from training.settings import FitSettings
@@ -60,8 +61,6 @@ class RepconcSettings(ContrastiveSettings):
 
 def train(task: Task[RepconcSettings]) -> Path:
     """Start from OPQ of the base, fit base and centroids; in the end a document's code is its nearest centroids."""
-    from training.quantisation import CENTROIDS, open_quantised, settling
-
     settings = task.settings
     base = task.open_base()
     require_no_head(base)
