@@ -42,7 +42,7 @@ def batch_of(queries, documents):
      ("binary=cross_entropy", "hard=none", "similarity=dot")],
 )  # fmt: skip
 def test_bpr_gives_signs_of_documents_and_float_queries(pydocs, tmp_path, changes):
-    task = task_of(tmp_path / "work", pydocs, "bpr", "depth=20", "fit.steps=3", *changes)
+    task = task_of(tmp_path / "work", pydocs, "bpr", "depth=20", "fit.steps=1", *changes)
     encoder = load_encoder(recipe("bpr").train(task))
     assert encoder.codes == "sign"
     assert not encoder.normalises
@@ -54,6 +54,7 @@ def test_bpr_gives_signs_of_documents_and_float_queries(pydocs, tmp_path, change
     assert np.allclose(np.linalg.norm(queries, axis=1), 1, atol=1e-5) == unit
 
 
+@pytest.mark.slow
 def test_bpr_lowers_its_loss(pydocs, tmp_path):
     task = task_of(tmp_path / "work", pydocs, "bpr", "hard=none", "fit.steps=100", "fit.warmup=0")
     recipe("bpr").train(task)
