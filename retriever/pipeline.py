@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -27,6 +27,10 @@ MINMAX_WEIGHTS = {"bm25": 0.4, "dense": 0.6}
 
 # The cross-encoder's order alone, as most tools have it; docs/results/reranker.md has measurements of smaller weights.
 RERANK_WEIGHT = 1.0
+
+# Documents that a language model ranks at most; all pairs of 50 are 2,450 prompts.
+MOST_LANGUAGE_DEPTH = 200
+MOST_ALL_PAIRS = 50
 
 
 class Fusion(BaseModel):
@@ -53,12 +57,34 @@ class Fusion(BaseModel):
         return weights
 
 
-class Rerank(BaseModel):
-    """A cross-encoder, by name or folder, over the best `depth` documents.
+RerankKind = Literal["cross_encoder", "query_likelihood", "yes_no", "pairwise"]
 
-    weight  of the cross-encoder in the final score: weight * r + (1 - weight) * f, where r and f are its scores and
+# Options of each kind of language model ranking, beside those that all of them have.
+PAIRWISE_OPTIONS = frozenset({"strategy", "passes", "best", "mode", "both_orders", "debias"})
+LANGUAGE_OPTIONS = frozenset({"backend", "document_tokens", "query_tokens"})
+
+# Of language models, where `depth` is not given.
+LANGUAGE_DEPTH = 20
+
+
+class Rerank(BaseModel):
+    """A model, by name or folder, over the best `depth` documents.
+
+    weight  of the model in the final score: weight * r + (1 - weight) * f, where r and f are its scores and
             those of the stages before, each stretched to 0..1 over the reranked documents of the query. At 1 the
-            cross-encoder's order alone counts, and hits bear its raw scores.
+            model's order alone counts, and hits bear its raw scores.
+    kind    cross_encoder, or a language model asked for query_likelihood, yes_no or pairwise comparisons:
+            see `retriever.llm.rankers`, also for their depth of 20 where none is given
+
+    Of language models:
+    backend          transformers runs it in this process, endpoint asks the OpenAI-compatible one that the environment
+                     variable OPENAI_BASE_URL names
+    document_tokens  what is read of each document; query_tokens of the query
+    reduction        of query_likelihood: the sum of log p over the query's tokens, or the mean
+    strategy         of pairwise: all_pairs, heap until the `best` are found, or sliding `passes` times from the bottom
+    mode             scoring compares log p of the two answers, generation reads what the model writes
+    both_orders      ask each pair twice, and count it as undecided where the answers disagree
+    debias           take off what the model prefers of the first or the second place alone; for scoring
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +92,70 @@ class Rerank(BaseModel):
     model: str
     depth: int = Field(50, ge=1, le=1000)
     weight: float = Field(RERANK_WEIGHT, ge=0, le=1)
+    kind: RerankKind = "cross_encoder"
+    backend: Literal["transformers", "endpoint"] = "transformers"
+    document_tokens: int = Field(128, ge=8, le=8192)
+    query_tokens: int = Field(64, ge=1, le=1024)
+    reduction: Literal["sum", "mean"] = "sum"
+    strategy: Literal["all_pairs", "heap", "sliding"] = "sliding"
+    passes: int = Field(1, ge=1, le=20)
+    best: int = Field(10, ge=1, le=200)
+    mode: Literal["scoring", "generation"] = "scoring"
+    both_orders: bool = True
+    debias: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shallow(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("kind", "cross_encoder") != "cross_encoder" and "depth" not in given:
+            return {**given, "depth": LANGUAGE_DEPTH}
+        return given
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "Rerank":
+        allowed: set[str] = set()
+        if self.kind != "cross_encoder":
+            allowed |= LANGUAGE_OPTIONS
+            if self.depth > MOST_LANGUAGE_DEPTH:
+                raise ValueError(f"depth must be at most {MOST_LANGUAGE_DEPTH} for a language model, got {self.depth}")
+        if self.kind == "pairwise":
+            allowed |= PAIRWISE_OPTIONS
+        if self.kind == "query_likelihood":
+            allowed |= {"reduction"}
+        for name in sorted(LANGUAGE_OPTIONS | PAIRWISE_OPTIONS | {"reduction"}):
+            if name not in allowed and getattr(self, name) != Rerank.model_fields[name].default:
+                raise ValueError(f"{name} is no option of kind {self.kind}")
+        if self.strategy == "all_pairs" and self.depth > MOST_ALL_PAIRS:
+            raise ValueError(
+                f"depth must be at most {MOST_ALL_PAIRS} with all_pairs, got {self.depth}; use sliding or heap"
+            )
+        if self.debias and self.mode == "generation":
+            raise ValueError("debias needs the numbers of mode scoring; generation gives none")
+        if self.kind == "query_likelihood" and self.backend == "endpoint":
+            raise ValueError("an endpoint does not tell how likely a given query is; use yes_no or pairwise with it")
+        return self
+
+    @property
+    def loaded(self) -> tuple[str, str, str]:
+        """What has to be loaded for it, and may so be offered or not: kind, backend and model."""
+        return self.kind, self.backend, self.model
+
+    @classmethod
+    def read(cls, text: str, **options: Any) -> "Rerank":
+        """Return the stage that a text names: MODEL, KIND:MODEL or KIND+endpoint:MODEL.
+
+        Raises InvalidInput.
+        """
+        before, colon, model = text.partition(":")
+        kind, _, backend = before.partition("+")
+        known = colon and kind in get_args(RerankKind)
+        named = {"model": model, "kind": kind} if known else {"model": text}
+        if known and backend:
+            named["backend"] = backend
+        try:
+            return cls.model_validate(named | options)
+        except ValidationError as error:
+            raise InvalidInput(f"the reranker {text!r}: {error}") from error
 
 
 class Rm3(BaseModel):
@@ -205,6 +295,9 @@ def read_pipelines(path: Path) -> dict[str, PipelineSpec]:
           feedback: {method: rm3, documents: 10, terms: 10, original_weight: 0.5}
           fusion: {method: rrf, constant: 60}
           rerank: {model: my-reranker, depth: 50}
+        asked:
+          first: [bm25]
+          rerank: {kind: pairwise, model: SmolLM2-135M-Instruct, depth: 10, strategy: sliding, passes: 2}
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

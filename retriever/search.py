@@ -355,7 +355,7 @@ def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | 
     head = state.ranking[: rerank.depth]
     if not head:
         return
-    reranker = index.reranker(rerank.model)
+    reranker = index.ranker(rerank)
     with state.timed("rerank"):
         try:
             documents = index.documents([state.rows[id_] for id_, _ in head])
@@ -365,10 +365,15 @@ def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | 
         except (*FAULTS, BackendUnavailable):
             state.answer.degraded.append("rerank_failed")
             return
-    if scored is None:
+    if not scored.complete:
         state.answer.degraded.append("rerank_timeout")
+    state.answer.usage = scored.usage
+    state.answer.truncated |= scored.query_cut
+    scores, truncated = scored.scores, scored.truncated
+    # What was scored in time; the documents without a score are the last ones.
+    head = head[: len(scores)]
+    if not head:
         return
-    scores, truncated = scored
     if not np.isfinite(scores).all() or (len(scores) > 2 and len(set(scores)) == 1):
         state.answer.degraded.append("rerank_constant_or_nan")
         return
@@ -388,25 +393,39 @@ def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | 
     state.ranking = [*new, *((id_, floor - (top - score)) for id_, score in rest)]
 
 
-def _score_until(
-    reranker: Any, query: str, documents: Sequence[Document], deadline: float | None
-) -> tuple[list[float], int] | None:
-    """Return scores and how many documents were cut, or None when the deadline passed on the way."""
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """Scores of the first documents, of all where the reranker had the time; see `retriever.llm.rankers.Ranked`."""
+
+    scores: list[float] = field(default_factory=list)
+    truncated: int = 0
+    complete: bool = True
+    query_cut: bool = False
+    usage: dict[str, int] = field(default_factory=dict)
+
+
+def _score_until(reranker: Any, query: str, documents: Sequence[Document], deadline: float | None) -> _Scored:
+    """Return the scores of documents, or what of them there is when the deadline passes on the way."""
+    if hasattr(reranker, "rank"):
+        ranked = reranker.rank(query, documents, deadline)
+        return _Scored(
+            ranked.scores.tolist(), ranked.truncated, ranked.complete, ranked.query_cut, ranked.usage.as_dict()
+        )
     if deadline is None:
         scores, truncated = reranker.score(query, documents)
-        return [float(score) for score in scores], truncated
+        return _Scored([float(score) for score in scores], truncated)
     if hasattr(reranker, "score_until"):
         found: tuple[list[float], int] | None = reranker.score_until(query, documents, deadline)
-        return found
+        return _Scored(*found) if found is not None else _Scored(complete=False)
     collected: list[float] = []
     truncated = 0
     for start in range(0, len(documents), RERANK_PORTION):
         if time.perf_counter() > deadline:
-            return None
+            return _Scored(complete=False)
         part, cut = reranker.score(query, documents[start : start + RERANK_PORTION])
         collected += [float(score) for score in part]
         truncated += cut
-    return None if time.perf_counter() > deadline else (collected, truncated)
+    return _Scored(complete=False) if time.perf_counter() > deadline else _Scored(collected, truncated)
 
 
 def _count(index: "Index", state: _State, request: Request, mask: "Mask | None") -> None:

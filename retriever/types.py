@@ -116,6 +116,7 @@ class Answer:
     degraded    stages that failed and were left out, such as "rerank_failed"; empty when all is well
     timings     milliseconds by stage, and "total"
     facets      counts over what matches, when they were asked for
+    usage       what a language model that reranks was asked, see `retriever.llm.usage.Usage`; empty without one
     """
 
     hits: list[Hit]
@@ -127,6 +128,7 @@ class Answer:
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     facets: Facets | None = None
+    usage: dict[str, int] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
