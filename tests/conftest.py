@@ -35,7 +35,7 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def encoder():  # type: ignore[no-untyped-def]
+def encoder():
     """Return the default bi-encoder, loaded once."""
     from retriever.encoder import load_encoder
 
@@ -53,7 +53,7 @@ def pydocs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_index(pydocs: Path, encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
+def small_index(pydocs: Path, encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an index over `pydocs` with BM25, MiniLM vectors and three fields; copy it to change it."""
     from indexing.build import build_index
     from indexing.corpora import open_corpus

@@ -157,7 +157,7 @@ def main() -> None:
                     return post_all(HOST, ports[who], paths[who], bodies, arguments.clients)
 
                 runs: dict[str, Callable[[], Measured]] = {LIBRARY: encode}
-                runs |= {who: (lambda who=who: post(who)) for who in ports}  # type: ignore[misc]
+                runs |= {who: (lambda who=who: post(who)) for who in ports}
                 for who in ports:
                     require_same(runs[who](), expected, who)
                 rounds = [{who: run() for who, run in runs.items()} for _ in range(arguments.rounds)]

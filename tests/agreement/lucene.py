@@ -29,7 +29,7 @@ class Lucene:
         self._command = [python, "-m", "tests.agreement.lucene"]
         self._variables = variables
 
-    def ask(self, *arguments: str, texts: list[str] | None = None) -> list[list]:  # type: ignore[type-arg]
+    def ask(self, *arguments: str, texts: list[str] | None = None) -> list[list]:
         """Return one answer a text; code points are escaped on the way."""
         result = subprocess.run(
             [*self._command, *arguments],

@@ -32,7 +32,7 @@ def known() -> dict[str, set[str]]:
         for family in collector.describe():
             for suffix in SAMPLES[family.type]:
                 labels = {"le"} if suffix == "_bucket" else set()
-                found[family.name + suffix] = {*collector._labelnames, *labels}  # type: ignore[attr-defined]
+                found[family.name + suffix] = {*collector._labelnames, *labels}
     return found
 
 

@@ -40,7 +40,7 @@ QUERIES = ["wing flow", "heat zebra", "laminar turbulent jet", "shell"]
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("live") / "index"
-    settings = BuildSettings(parts=("bm25", "sparse", "dense"), fields=FIELDS, search_fields=SEARCHED)  # type: ignore[arg-type]
+    settings = BuildSettings(parts=("bm25", "sparse", "dense"), fields=FIELDS, search_fields=SEARCHED)
     build_index(ListCorpus(DOCUMENTS[:60]), path, settings, encoder=ENCODER, sparse_encoder=TERMS)
     return path
 
@@ -69,7 +69,7 @@ def opened(path: Path) -> Index:
 
 def require_like_new(path: Path, documents: list[Document], tmp_path: Path) -> None:
     new = tmp_path / "new"
-    settings = BuildSettings(parts=("bm25", "sparse", "dense"), fields=FIELDS, search_fields=SEARCHED)  # type: ignore[arg-type]
+    settings = BuildSettings(parts=("bm25", "sparse", "dense"), fields=FIELDS, search_fields=SEARCHED)
     build_index(ListCorpus(documents), new, settings, encoder=ENCODER, sparse_encoder=TERMS)
     with opened(path) as changed, opened(new) as fresh:
         assert len(changed) == len(fresh)
@@ -282,7 +282,7 @@ def test_chunks_replace_chunks(tmp_path: Path) -> None:
     apply_operations(path, operations(puts([Document("long", "now short", "")])), encoder=encoder)
     with open_index(path, encoder=encoder) as index:
         assert len(index) == 2
-        assert index.get("long").text == "now short"  # type: ignore[union-attr]
+        assert index.get("long").text == "now short"
         assert index.search("word3", 5, pipeline="bm25").hits == []
     apply_operations(path, operations([("long", None)], 2))
     with open_index(path, encoder=encoder) as index:

@@ -20,12 +20,12 @@ if DEVICE == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-def _blocked_small(queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None = None):  # type: ignore[no-untyped-def]
+def _blocked_small(queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None = None):
     # 13 documents at a time for one query, fewer for more: many merges and a ragged last block.
     return topk_blocked(queries, documents, k, allowed, block_bytes=13 * 4)
 
 
-def _triton(queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None = None):  # type: ignore[no-untyped-def]
+def _triton(queries: Tensor, documents: Tensor, k: int, allowed: Tensor | None = None):
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
     from kernels.topk.triton import topk_triton
@@ -51,7 +51,7 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill what torch.empty returns with NaN, so that a cell nobody writes shows."""
     empty = torch.empty
 
-    def poisoned(*args, **kwargs) -> Tensor:  # type: ignore[no-untyped-def]
+    def poisoned(*args, **kwargs) -> Tensor:
         made = empty(*args, **kwargs)
         return made.fill_(float("nan")) if made.is_floating_point() else made.fill_(77)
 

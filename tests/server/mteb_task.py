@@ -47,7 +47,7 @@ class LocalPart(AbsTaskRetrieval):
             "relevant_docs": qrels,
             "top_ranked": None,
         }
-        self.dataset = {"default": {"test": split}}  # type: ignore[dict-item]
+        self.dataset = {"default": {"test": split}}
         self.data_loaded = True
 
 

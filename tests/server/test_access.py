@@ -137,9 +137,9 @@ def test_the_access_log_tells_everything_but_the_query(client: Client, caplog: p
     with caplog.at_level(logging.INFO, "server.access"):
         response = client.search("a private question", k=3)
     (line,) = access_lines(caplog)
-    assert line.request_id == response.headers["x-request-id"]  # type: ignore[attr-defined]
-    assert (line.method, line.path, line.status) == ("POST", "/v1/search", 200)  # type: ignore[attr-defined]
-    assert (line.queries, line.hits, line.pipeline) == (1, 3, "hybrid")  # type: ignore[attr-defined]
+    assert line.request_id == response.headers["x-request-id"]
+    assert (line.method, line.path, line.status) == ("POST", "/v1/search", 200)
+    assert (line.queries, line.hits, line.pipeline) == (1, 3, "hybrid")
     assert "private" not in str(vars(line))
 
 
@@ -148,4 +148,4 @@ def test_queries_are_logged_on_request(make_client: MakeClient, caplog: pytest.L
     with caplog.at_level(logging.INFO, "server.access"):
         client.search("a public question")
     (line,) = access_lines(caplog)
-    assert line.texts == ["a public question"]  # type: ignore[attr-defined]
+    assert line.texts == ["a public question"]

@@ -42,7 +42,7 @@ class Request:
         self.left = asyncio.Event()
         self._sent = False
         scope = {"type": "http", "method": "POST", "path": "/v1/search", "headers": [], "state": {"request_id": "r"}}
-        self.task = asyncio.create_task(app(scope, self._receive, self._send))  # type: ignore[arg-type]
+        self.task = asyncio.create_task(app(scope, self._receive, self._send))
 
     async def _receive(self) -> dict[str, Any]:
         if not self._sent:
@@ -167,7 +167,7 @@ def test_other_methods_never_wait() -> None:
         async def send(message: dict[str, Any]) -> None:
             answered.append(message)
 
-        await app(scope, receive, send)  # type: ignore[arg-type]
+        await app(scope, receive, send)
         assert answered[0]["status"] == 200
 
     asyncio.run(run())

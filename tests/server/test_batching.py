@@ -358,7 +358,7 @@ LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=40)
 
 @given(lengths=LENGTHS, most=st.integers(1, 2000), data=st.data())
 def test_a_batch_is_within_its_bounds_whatever_waits(lengths: list[int], most: int, data: st.DataObject) -> None:
-    items = [_Item(None, i, tokens, None) for i, tokens in enumerate(lengths)]  # type: ignore[arg-type]
+    items = [_Item(None, i, tokens, None) for i, tokens in enumerate(lengths)]
     anchor = items[data.draw(st.integers(0, len(items) - 1))]
     batch = fill(anchor, (item for item in items if item is not anchor), most)
     assert anchor in batch
@@ -369,7 +369,7 @@ def test_a_batch_is_within_its_bounds_whatever_waits(lengths: list[int], most: i
 
 
 def test_equal_lengths_fill_a_batch() -> None:
-    items = [_Item(None, i, 16, None) for i in range(100)]  # type: ignore[arg-type]
+    items = [_Item(None, i, 16, None) for i in range(100)]
     assert len(fill(items[50], iter(items[:50] + items[51:]), 64 * 16)) == 64
 
 

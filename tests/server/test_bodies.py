@@ -142,5 +142,5 @@ async def send_pieces(client: Client, pieces: list[bytes | None]) -> tuple[int, 
         nonlocal status
         status = message.get("status", status)
 
-    await client.app(scope, receive, send)  # type: ignore[arg-type]
+    await client.app(scope, receive, send)
     return status, read

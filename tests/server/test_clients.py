@@ -111,13 +111,13 @@ def test_cohere_reranks(service_url: str, connection: httpx.Client) -> None:
     jina = httpx.post(f"{service_url}/v1/rerank", json=request, timeout=60).json()
     order = [(part["index"], pytest.approx(part["relevance_score"], abs=1e-4)) for part in jina["results"]]
     client = cohere.ClientV2(api_key="none", base_url=service_url, httpx_client=connection)
-    response = client.rerank(**request)  # type: ignore[arg-type]
+    response = client.rerank(**request)
     assert [(part.index, part.relevance_score) for part in response.results] == order
     assert response.id
     assert response.meta is not None
     assert response.meta.billed_units is not None
     assert response.meta.billed_units.search_units == 1
-    top = client.rerank(**request, top_n=2, max_tokens_per_doc=512, priority=0)  # type: ignore[arg-type]
+    top = client.rerank(**request, top_n=2, max_tokens_per_doc=512, priority=0)
     assert [part.index for part in top.results] == [index for index, _ in order[:2]]
     with pytest.raises(cohere.NotFoundError, match="tiny-reranker"):
         client.rerank(model="rerank-v3.5", query="q", documents=["a"])

@@ -29,7 +29,7 @@ LINES = {"Content-Type": "application/x-ndjson"}
 def words(tmp_path: Path) -> Path:
     """Return an index of two documents without vectors."""
     path = tmp_path / "words"
-    build_index(ListCorpus(START), path, BuildSettings(parts=("bm25",), fields=FIELDS))  # type: ignore[arg-type]
+    build_index(ListCorpus(START), path, BuildSettings(parts=("bm25",), fields=FIELDS))
     return path
 
 
@@ -214,7 +214,7 @@ async def send_lines(client: Client, pieces: list[bytes | None]) -> tuple[int, i
         nonlocal status
         status = message.get("status", status)
 
-    await client.app(scope, receive, send)  # type: ignore[arg-type]
+    await client.app(scope, receive, send)
     return status, read
 
 

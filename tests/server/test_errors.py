@@ -65,7 +65,7 @@ def test_what_nobody_expected_is_logged_and_not_shown(
     request_id = response.headers["x-request-id"]
     assert request_id in response.json()["error"]["message"]
     (record,) = [record for record in caplog.records if record.name == "server.errors"]
-    assert record.request_id == request_id  # type: ignore[attr-defined]
+    assert record.request_id == request_id
     assert "an inner secret" in str(record.exc_text or record.exc_info)
     assert 'route="/v1/search",status="500"' in client.get("/metrics").text
     assert client.get("/livez").status_code == 200

@@ -211,7 +211,7 @@ def test_a_stage_that_finds_other_documents_turns_readiness_off(
     app = create_app(Settings(index=small_index, readiness_seconds=0), open_index(small_index, encoder=changing))
     with TestClient(app, base_url="http://localhost") as client:
         assert client.get("/readyz").status_code == 200
-        (index,) = [client.app.state.service.index._current.index]  # type: ignore[attr-defined]
+        (index,) = [client.app.state.service.index._current.index]
         assert {canary.stage for canary in app.state.service.readiness._canaries} == {"bm25", "dense"}
         with monkeypatch.context() as patch:
             if broken == "dense":

@@ -31,7 +31,7 @@ def build(path: Path, *texts: str) -> Path:
         Document(f"d{number}", text, "", {"kind": "even" if number % 2 == 0 else "odd", "year": number})
         for number, text in enumerate(texts)
     ]
-    build_index(ListCorpus(documents), path, BuildSettings(parts=("bm25",), fields=FIELDS))  # type: ignore[arg-type]
+    build_index(ListCorpus(documents), path, BuildSettings(parts=("bm25",), fields=FIELDS))
     return path
 
 
@@ -357,6 +357,6 @@ def test_on_loopback_reading_may_be_open_and_writing_not(start: Any, root: Path)
 
 def test_a_reading_key_alone_does_not_open_writing(root: Path) -> None:
     with pytest.raises(ValueError, match="RETRIEVER__WRITE_KEY_SHA256"):
-        Settings(index=root, writable=True, api_key_sha256=digest("reader"))  # type: ignore[arg-type]
+        Settings(index=root, writable=True, api_key_sha256=digest("reader"))
     with pytest.raises(ValueError, match="another one"):
-        Settings(index=root, api_key_sha256=digest("a"), write_key_sha256=digest("a"))  # type: ignore[arg-type]
+        Settings(index=root, api_key_sha256=digest("a"), write_key_sha256=digest("a"))

@@ -55,7 +55,7 @@ def everything(
 
 
 def schema_of(client: Client) -> Any:
-    return schemathesis.openapi.from_dict(client.app.openapi())  # type: ignore[attr-defined]
+    return schemathesis.openapi.from_dict(client.app.openapi())
 
 
 def operations(client: Client) -> list[Any]:

@@ -61,7 +61,7 @@ def writable_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     root = tmp_path_factory.mktemp("writable")
     for name in ("words", "other"):
         settings = BuildSettings(parts=("bm25",), fields={"year": "number"})
-        build_index(ListCorpus(START), root / "indexes" / name, settings)  # type: ignore[arg-type]
+        build_index(ListCorpus(START), root / "indexes" / name, settings)
     digests = {
         f"RETRIEVER__{name}_SHA256": hashlib.sha256(key.encode()).hexdigest()
         for name, key in (("API_KEY", READ_KEY), ("WRITE_KEY", WRITE_KEY))

@@ -184,7 +184,7 @@ def test_rerank_depth_of_a_client_is_bounded(make_client: MakeClient, tiny_reran
     client = make_client(reranker=str(tiny_reranker), limits={"rerank_depth": 3})
     asked = {"first": ["bm25"], "rerank": {"model": str(tiny_reranker), "depth": 4}}
     assert "at most 3" in refusal(client.search(pipeline=asked), 422)["message"]
-    asked["rerank"]["depth"] = 3  # type: ignore[index]
+    asked["rerank"]["depth"] = 3
     assert result(client.search(pipeline=asked))["degraded"] == []
 
 

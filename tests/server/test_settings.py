@@ -74,7 +74,7 @@ def test_a_key_that_is_no_digest_is_refused_and_not_shown(value: str) -> None:
 
 
 def test_the_digest_is_not_shown_either() -> None:
-    settings = Settings(index=Path("i"), api_key_sha256=DIGEST)  # type: ignore[arg-type]
+    settings = Settings(index=Path("i"), api_key_sha256=DIGEST)
     assert DIGEST not in repr(settings)
     assert DIGEST not in json.dumps(describe_settings(settings))
 

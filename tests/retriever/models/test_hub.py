@@ -50,7 +50,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].strip("/")
-        self.server.asked.append(path)  # type: ignore[attr-defined]
+        self.server.asked.append(path)
         for name, files in REPOSITORIES.items():
             if path.startswith(f"api/models/{name}/tree/"):
                 entries = [
@@ -76,7 +76,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked = []  # type: ignore[attr-defined]
+    server.asked = []
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -113,15 +113,15 @@ def test_safetensors_come_and_nothing_that_runs(hub: ThreadingHTTPServer, tmp_pa
     assert folder.name == COMMIT
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
     assert found == {"config.json": CONFIG, "model.safetensors": WEIGHTS, "1_Pooling/config.json": b"{}"}
-    asked = len(hub.asked)  # type: ignore[attr-defined]
+    asked = len(hub.asked)
     assert resolve_with(address(hub), tmp_path, "some/model").stdout == result.stdout
-    assert len(hub.asked) == asked, "the second time it comes from the local cache"  # type: ignore[attr-defined]
+    assert len(hub.asked) == asked, "the second time it comes from the local cache"
 
 
 def test_a_model_of_pickles_alone_is_refused_before_any_file(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     result = resolve_with(address(hub), tmp_path, "some/pickled")
     assert "InvalidInput: The hub's model 'some/pickled' has no safetensors weights" in result.stderr
-    assert not any("/resolve/" in path for path in hub.asked)  # type: ignore[attr-defined]
+    assert not any("/resolve/" in path for path in hub.asked)
 
 
 def test_an_unknown_model_is_told(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_an_unknown_model_is_told(hub: ThreadingHTTPServer, tmp_path: Path) -> N
 def test_other_weights_under_a_pinned_name_give_way_to_the_wheel(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     result = resolve_with(address(hub), tmp_path, "sentence-transformers/all-MiniLM-L6-v2")
     assert result.stdout.strip() == str(tmp_path / "models" / "all-MiniLM-L6-v2"), result.stderr
-    assert any("/resolve/" in path for path in hub.asked)  # type: ignore[attr-defined]
+    assert any("/resolve/" in path for path in hub.asked)
 
 
 def test_a_hub_that_never_answers_is_given_up_soon(tmp_path: Path) -> None:
