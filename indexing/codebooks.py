@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.codebook import Codebook, train_codebook
+from retriever.codebook import CENTROIDS, Codebook, train_codebook
+from retriever.errors import InvalidInput
 from retriever.index.dense import ABSENT, VECTORS
 from retriever.index.form import product_parts, require_form
 
@@ -41,7 +42,21 @@ def codebook_for(kind: str, sample: NDArray[np.float32]) -> Codebook | None:
         return None
     require_form(kind, "none", sample.shape[1])
     parts, rotate = product
+    if parts == sample.shape[1] and not rotate:
+        return byte_levels(sample)
     return train_codebook(sample, parts, rotate=rotate)
+
+
+def byte_levels(sample: NDArray[np.float32]) -> Codebook:
+    """Return a codebook with a byte for each dimension: 256 even levels from its least to its largest number.
+
+    k-means would place them little better, and takes minutes. Raises InvalidInput without vectors.
+    """
+    if not len(sample):
+        raise InvalidInput("levels cannot be found without vectors; the index has none yet.")
+    low, high = sample.min(axis=0), sample.max(axis=0)
+    levels = np.linspace(low, high, CENTROIDS, axis=1, dtype=np.float32)
+    return Codebook(np.eye(sample.shape[1], dtype=np.float32), np.ascontiguousarray(levels[:, :, None]))
 
 
 def own_codebook(codebook: Codebook) -> Codebook:

@@ -8,6 +8,7 @@ import pytest
 
 from indexing.build import add_documents, build_index
 from indexing.change import compact_index, delete_documents
+from indexing.codebooks import codebook_for
 from indexing.journal import Operation
 from indexing.live import add_vectors, apply_operations, encode_waiting, merge_small
 from indexing.plan import BuildSettings
@@ -178,6 +179,14 @@ def test_bad_forms_are_refused_before_anything_is_encoded(tmp_path):
         with pytest.raises(InvalidInput, match=complaint):
             build(tmp_path / "index", encoder, **settings)
     assert encoder.encoded == 0
+
+
+def test_a_byte_a_dimension_has_even_levels():
+    levels = codebook_for("pq2", np.array([[0, -1], [255, 1], [3, 0]], np.float32))
+    # The first dimension has levels 0, 1, ... 255; 300 is beyond the last.
+    assert levels.encode(np.array([[7.4, -1], [300, 1]], np.float32)).tolist() == [[7, 0], [255, 255]]
+    with pytest.raises(InvalidInput, match="without vectors"):
+        codebook_for("pq2", np.zeros((0, 2), np.float32))
 
 
 def test_too_few_and_constant_vectors(tmp_path):

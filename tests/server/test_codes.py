@@ -1,0 +1,67 @@
+"""Indexes of codes over HTTP, and those of a real model that makes codes itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexing.build import build_index
+from indexing.plan import BuildSettings
+from indexing.recoding import recode_index
+from indexing.verification import verify_index
+from kernels.hamming import packed, sign_scores
+from retriever.codebook import train_codebook
+from retriever.encoder import DenseEncoder, load_encoder
+from retriever.heads.sign import SignHead
+from retriever.index.form import Form, Stored
+from retriever.index.manifest import read_manifest
+from retriever.index.sealed import open_index
+from retriever.types import Document
+from tests.factories import ListCorpus
+from training.encoders import open_base
+from training.settings import EncoderSettings
+
+TEXTS = ["a file is opened", "sockets and ports", "sort a list of numbers", "read lines of text", "parse a date"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "status"), [("binary", "none", "exact"), ("pq48", "none", "exact"), ("pq48", "float16", "exact")]
+)
+def test_search_and_description(
+    make_client: Callable[..., Any], small_index: Path, tmp_path: Path, kind: str, stored: Stored, status: str
+) -> None:
+    codebook = None
+    if kind == "pq48":
+        vectors = np.load(next((small_index / "segments").glob("*/dense.vectors.npy")))
+        codebook = train_codebook(vectors, 48, rotate=False, rounds=3)
+    recode_index(small_index, tmp_path / "codes", Form(384, kind, stored, codebook))
+    client = make_client(tmp_path / "codes")
+    # Three hundred documents are fewer than would be rescored: all are looked at.
+    found = client.search(pipeline="dense", filter={"kind": "function"}).json()
+    assert found["results"][0]["status"] == status
+    assert found["results"][0]["hits"]
+    described = client.get("/v1/indexes/codes").json()["index"]
+    assert (described["dense"]["kind"], described["dense"]["stored"]) == (kind, stored)
+    assert described["bytes"]["dense_per_document"]["codes"] == pytest.approx(48, abs=1)
+
+
+def test_a_model_with_a_head_makes_its_index(tmp_path: Path) -> None:
+    model = open_base(EncoderSettings(base="splade-tiny", similarity="dot"), offline=True)
+    model.append(SignHead(model.get_embedding_dimension()))
+    model.save(str(tmp_path / "model"))
+    encoder: DenseEncoder = load_encoder(tmp_path / "model")
+    documents = [Document(str(place), text) for place, text in enumerate(TEXTS)]
+    settings = BuildSettings(encoder=str(tmp_path / "model"))
+    build_index(ListCorpus(documents), tmp_path / "index", settings, offline=True)
+    part = read_manifest(tmp_path / "index")[0].dense
+    assert part is not None
+    assert (part.kind, part.stored, part.codes) == ("binary", "none", "model")
+    assert verify_index(tmp_path / "index", offline=True).sound
+    query = encoder.encode_queries(["open a file"])[0]
+    expected = sign_scores(packed(encoder.encode_documents(documents)), query, np.arange(len(TEXTS)))
+    with open_index(tmp_path / "index", offline=True) as index:
+        ranking = index.search("open a file", 5, pipeline="dense").ranking()
+    assert [int(id_) for id_, _ in ranking] == np.argsort(-expected, kind="stable").tolist()
+    np.testing.assert_allclose([score for _, score in ranking], np.sort(expected)[::-1], rtol=1e-5)
