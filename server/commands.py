@@ -25,7 +25,10 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on, 8080 if none is given; 0 takes a free one.")
     ] = None,
-    reranker: Annotated[str | None, typer.Option(help="Cross-encoder that reorders the top: name or folder.")] = None,
+    reranker: Annotated[
+        str | None,
+        typer.Option(help="Cross-encoder that reorders the top: name or folder; or a language model, KIND:MODEL."),
+    ] = None,
     embedding_model: Annotated[
         list[str] | None, typer.Option(help="Another encoder for /v1/embeddings: name or folder; may be repeated.")
     ] = None,

@@ -17,6 +17,7 @@ from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.index.sealed import Index, Loader
 from retriever.models import CATALOGUE, resolve
 from retriever.models.folder import read_object
+from retriever.pipeline import Rerank
 from retriever.protocols import Encoder, Reranker, TermEncoder
 from retriever.rerank import CrossEncoderReranker
 from retriever.term_encoder import load_term_encoder
@@ -285,7 +286,10 @@ class Models(Loader):
                 self.term_encoder(name, device=settings.device, offline=settings.offline)
             else:
                 self.encoder(name, device=settings.device, offline=settings.offline)
-        for name in [*([settings.reranker] if settings.reranker else []), *settings.rerank_models]:
+        rerank = Rerank.read(settings.reranker) if settings.reranker else None
+        if rerank is not None and rerank.kind != "cross_encoder":
+            self.ranker(rerank, device=settings.device, offline=settings.offline)
+        for name in [*([rerank.model] if rerank and rerank.kind == "cross_encoder" else []), *settings.rerank_models]:
             self.reranker(name, device=settings.device, offline=settings.offline)
 
     def encoder(self, name: str, *, device: str | None, offline: bool) -> Encoder:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from retriever.errors import InvalidInput
 from retriever.index.sealed import Index
-from retriever.pipeline import PipelineSpec, Rerank
+from retriever.pipeline import MOST_LANGUAGE_DEPTH, PipelineSpec, Rerank
 from retriever.search import MAX_K
 from server.settings import Settings
 
@@ -20,10 +20,18 @@ def offered_pipelines(index: Index, settings: Settings) -> tuple[dict[str, Pipel
     pipelines, default = index.pipelines, index.default_pipeline
     if settings.reranker is not None and pipelines[default].rerank is None:
         name = f"{default}+rerank"
-        rerank = Rerank(model=settings.reranker, depth=settings.rerank_depth)
+        rerank = configured_rerank(settings.reranker, settings.rerank_depth)
         pipelines[name] = pipelines[default].model_copy(update={"rerank": rerank})
         default = name
     return pipelines, default
+
+
+def configured_rerank(reranker: str, depth: int) -> Rerank:
+    """Return the stage of `--reranker`; a language model reads no more documents than one may. Raises InvalidInput."""
+    rerank = Rerank.read(reranker)
+    return rerank.model_copy(
+        update={"depth": depth if rerank.kind == "cross_encoder" else min(depth, MOST_LANGUAGE_DEPTH)}
+    )
 
 
 def choose_pipeline(
@@ -49,10 +57,11 @@ def _require_allowed(spec: PipelineSpec, pipelines: dict[str, PipelineSpec], set
     if spec.rerank is None:
         return
     # Only models the operator chose: a name from outside could be any folder or any download.
-    known = sorted({stored.rerank.model for stored in pipelines.values() if stored.rerank})
-    if spec.rerank.model not in known:
+    offered = {stored.rerank.loaded for stored in pipelines.values() if stored.rerank}
+    if spec.rerank.loaded not in offered:
+        known = sorted(_said(loaded) for loaded in offered)
         raise InvalidInput(
-            f"pipeline.rerank.model must be {' or '.join(known)}, got {spec.rerank.model[:80]!r}."
+            f"pipeline.rerank.model must be {' or '.join(known)}, got {_said(spec.rerank.loaded)[:80]!r}."
             if known
             else "pipeline.rerank is not available; start the service with --reranker MODEL."
         )
@@ -60,3 +69,10 @@ def _require_allowed(spec: PipelineSpec, pipelines: dict[str, PipelineSpec], set
         raise InvalidInput(
             f"pipeline.rerank.depth must be at most {settings.limits.rerank_depth}, got {spec.rerank.depth}."
         )
+
+
+def _said(loaded: tuple[str, str, str]) -> str:
+    kind, backend, model = loaded
+    if kind == "cross_encoder":
+        return model
+    return f"{kind}{'+endpoint' if backend == 'endpoint' else ''}:{model}"

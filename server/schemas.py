@@ -228,6 +228,11 @@ class Result(BaseModel):
     warnings: list[str]
     timings: dict[str, float] = Field(description="Milliseconds by stage, and `total`.")
     facets: FacetsBody | None = None
+    usage: dict[str, int] = Field(
+        default_factory=dict,
+        description="What a language model that reranks was asked: `calls`, `cached` ones, `comparisons`, `ties` and "
+        "`invalid` answers, `prompt_tokens` and `answer_tokens`. Empty where none did.",
+    )
 
 
 class IndexState(BaseModel):

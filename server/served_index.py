@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from retriever.errors import RetrievalError
 from retriever.index.sealed import Index
+from retriever.pipeline import Rerank
 from server.metrics import Metrics
 
 log = logging.getLogger("server.index")
@@ -58,7 +59,7 @@ class ServedIndex:
         if canaries:
             index.check_canaries()
         if self._reranker is not None:
-            index.reranker(self._reranker)
+            index.ranker(Rerank.read(self._reranker))
         self._metrics.observe_index(self.name, index.generation, len(index))
 
     @contextmanager

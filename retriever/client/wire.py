@@ -62,6 +62,7 @@ class _Result:
     warnings: list[str]
     timings: dict[str, float]
     facets: _Facets | None = None
+    usage: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -165,6 +166,7 @@ def answers(content: bytes) -> list[ServiceAnswer]:
             warnings=result.warnings,
             timings=result.timings,
             facets=_facets(result.facets) if result.facets else None,
+            usage=result.usage,
             index=body.index.name,
             fingerprint=body.index.fingerprint,
             stages=body.stages,

@@ -43,8 +43,17 @@ def search(
         str | None,
         typer.Option(metavar="NAME=N,...", help="Fields that BM25 searches and their weights: title=2,contents=1."),
     ] = None,
-    rerank: Annotated[str | None, typer.Option(help="Cross-encoder that reorders the top: name or folder.")] = None,
-    rerank_depth: Annotated[int, typer.Option(min=1, max=1000, help="How many documents it reads.")] = 50,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            help="Cross-encoder that reorders the top: name or folder; or a language model: pairwise:MODEL, "
+            "yes_no:MODEL, query_likelihood:MODEL, pairwise+endpoint:MODEL."
+        ),
+    ] = None,
+    rerank_depth: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="How many documents it reads: 50 if none is given, 20 of language models."),
+    ] = None,
     rerank_weight: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Share of its score in the order; the stages before have the rest."),
@@ -76,6 +85,8 @@ def search(
 
       retriever search my-index "swept wing" --field-weights title=2,contents=1
 
+      retriever search my-index "swept wing" --rerank pairwise:SmolLM2-135M-Instruct --rerank-depth 10
+
       retriever search my-index - --json < queries.txt
     """
     from retriever.fields import read_weights
@@ -88,8 +99,9 @@ def search(
     with open_index(index, encoder=encoder, device=device, offline=offline) as opened:
         chosen = opened.pipelines.get(pipeline or opened.default_pipeline, pipeline)
         if rerank and not isinstance(chosen, str | None):
-            weight = {} if rerank_weight is None else {"weight": rerank_weight}
-            chosen = chosen.model_copy(update={"rerank": Rerank(model=rerank, depth=rerank_depth, **weight)})
+            given = {"weight": rerank_weight, "depth": rerank_depth}
+            options = {name: value for name, value in given.items() if value is not None}
+            chosen = chosen.model_copy(update={"rerank": Rerank.read(rerank, **options)})
         answers = opened.batch_search(
             queries,
             k,
@@ -112,6 +124,9 @@ def search(
 def _print(query: str, answer: Answer, offset: int) -> None:
     console = Console()
     notes = [answer.status, f"{answer.timings['total']:.1f} ms", answer.pipeline]
+    if answer.usage:
+        tokens = answer.usage["prompt_tokens"] + answer.usage["answer_tokens"]
+        notes.append(f"{answer.usage['calls']} calls, {tokens} tokens")
     console.print(Text(f"{query}  ", style="bold").append(f"[{', '.join(notes)}]", style="dim"))
     for warning in [*answer.degraded, *answer.warnings]:
         console.print(Text(f"  {warning}", style="yellow"))

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 import anyio
 from fastapi import APIRouter, Response
 
+from retriever.pipeline import Rerank
 from server.dependencies import AnyService
 from server.errors import RESPONSES, Refusal
 from server.models import public_name
@@ -63,7 +64,7 @@ def info(service: AnyService) -> InfoResponse:
             default_pipeline=default,
             fields=dict(index.fields),
             encoder=encoder_name(index),
-            reranker=public_name(settings.reranker) if settings.reranker else None,
+            reranker=public_name(Rerank.read(settings.reranker).model) if settings.reranker else None,
             index=description,
             reload_error=service.index.reload_error,
         )

@@ -113,6 +113,7 @@ def _result(answer: Answer, include_documents: bool) -> Result:
         warnings=answer.warnings,
         timings={stage: round(milliseconds, 3) for stage, milliseconds in answer.timings.items()},
         facets=_facets(answer.facets) if answer.facets else None,
+        usage=answer.usage,
     )
 
 
