@@ -35,6 +35,7 @@ from retriever.index.strings import StringTable
 from retriever.index.tombstones import read_live
 from retriever.progress import Progress
 from retriever.protocols import Encoder
+from retriever.storage import disk_errors
 from retriever.types import Run
 
 NDCG, RECALL = "nDCG@10", "R@100"
@@ -151,7 +152,8 @@ def try_forms(
         require_vectors(folder, index.manifest)
         assert index.manifest.dense is not None
         width = index.manifest.dense.width
-        with tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".compress-") as scratch:
+        beside = folder.resolve().parent
+        with disk_errors(beside), tempfile.TemporaryDirectory(dir=beside, prefix=".compress-") as scratch:
             bench = _Bench(index, Path(scratch), collection, keep_self)
             most = 4 * width / target
             chosen = list(forms) if forms is not None else candidates(width, most, memory_only=memory_only)
@@ -273,7 +275,7 @@ class _Bench:
         measured = measure(run, self._qrels, (NDCG, RECALL))
         self._baseline = measured.per_query
         same = {name: compare(values, values) for name, values in measured.per_query.items()}
-        size = describe_file(self._whole / VECTORS).bytes / len(self.ids)
+        size = _content_bytes(self._whole / VECTORS) / len(self.ids)
         self.exact = Trial(
             "flat", part.stored, size, size, 0, same[NDCG], same[RECALL], latency, rate, measured.per_query[NDCG]
         )
@@ -362,7 +364,7 @@ class _Bench:
             reader = DenseReader(folder, faiss_sha256=faiss, oversample=self._oversample, live=None, codes=codes)
             run, latency, rate = self._answered(reader)
             measured = measure(run, self._qrels, (NDCG, RECALL)).per_query
-            sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != ABSENT}
+            sizes = {path.name: _content_bytes(path) for path in folder.iterdir() if path.name != ABSENT}
             searched = sum(sizes.values()) if kind == "flat" else sum(sizes.values()) - sizes.get(VECTORS, 0)
             return Trial(
                 kind,
@@ -378,3 +380,11 @@ class _Bench:
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _content_bytes(path: Path) -> int:
+    """Return the bytes of a file without the header of an array, which does not grow."""
+    if path.suffix != ".npy":
+        return path.stat().st_size
+    content: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return content.nbytes

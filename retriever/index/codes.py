@@ -18,8 +18,6 @@ from retriever.errors import IndexCorrupt
 from retriever.index.form import Form
 
 CODES = "dense.codes.npy"
-# Documents that are scored together where all are.
-BLOCK = 65_536
 
 
 class Codes(Protocol):
