@@ -95,7 +95,6 @@ def adapt_without_labels(
     work = output.parent / f".{output.name}.adapt"
     if restart:
         shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True, exist_ok=True)
     documents = list(open_corpus(corpus))
     queries, data = work / "queries.parquet", work / "data"
     generate_queries(documents, queries, generation, offline=offline, quiet=False, generator=generator)

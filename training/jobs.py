@@ -101,7 +101,6 @@ def run_generation(
     if (output / "qrels").exists() and not generated.exists():
         raise InvalidInput(f"{output} holds judgments that were not generated here; give another --output.")
     documents = list(open_corpus(corpus))
-    output.mkdir(parents=True, exist_ok=True)
     outcome = generate_queries(
         documents, generated, settings, shard=Shard.parse(shard), restart=restart, device=device, offline=offline,
         quiet=quiet,

@@ -84,7 +84,7 @@ def read_settings(
         return kind.model_validate(content)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise InvalidInput(f"{faults}. Settings of this recipe: {', '.join(names(kind))}.") from error
+        raise InvalidInput(f"{faults}. There are: {', '.join(names(kind))}.") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
