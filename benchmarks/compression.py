@@ -20,11 +20,11 @@ from retriever.storage import write_atomically
 
 # The index of `retriever eval reproduce`, its collection, and whether equal ids mean nothing.
 COLLECTIONS = {
-    "nfcorpus": ("nfcorpus", False), "scifact": ("scifact", False), "cranfield": ("cranfield", True),
-    "medquad-sample": ("medquad", False), "cosqa": ("cosqa", False), "nl2bash": ("nl2bash", False),
+    "cranfield": ("cranfield", True), "nfcorpus": ("nfcorpus", False), "medquad-sample": ("medquad", False),
+    "scifact": ("scifact", False), "cosqa": ("cosqa", False), "nl2bash": ("nl2bash", False),
 }  # fmt: skip
 FORMS: list[tuple[str, Stored]] = [
-    ("flat", "float16"), ("pq384", "none"), ("pq48", "none"), ("opq48", "none"), ("opq24", "none"),
+    ("flat", "float16"), ("pq384", "none"), ("pq48", "none"), ("opq48", "none"),
     ("binary", "none"), ("opq48", "float16"), ("binary", "float16"), ("RaBitQ", "float16"),
 ]  # fmt: skip
 BEGIN, END = "<!-- begin: benchmarks.compression -->", "<!-- end: benchmarks.compression -->"
