@@ -26,7 +26,9 @@ def open_model(folder: Path, **options: Any) -> Any:
 def _own() -> dict[str, type]:
     """Return the classes of this project's modules by the names under which they are saved."""
     from retriever.heads.adapter import AdapterHead
+    from retriever.heads.latent_attention import LatentAttentionPooling
     from retriever.heads.product import ProductHead
     from retriever.heads.sign import SignHead
 
-    return {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (AdapterHead, ProductHead, SignHead)}
+    kinds = (AdapterHead, LatentAttentionPooling, ProductHead, SignHead)
+    return {f"{kind.__module__}.{kind.__qualname__}": kind for kind in kinds}
