@@ -15,6 +15,7 @@ from retriever.llm.prompts import Prompt
 from retriever.llm.usage import Deadline, Usage
 from retriever.models import resolve
 from retriever.progress import quiet_transformers, without_transformers_bars
+from retriever.rerank import CHARACTERS_PER_TOKEN
 
 Side = Literal["left", "right"]
 
@@ -89,7 +90,8 @@ class CausalModel:
         return self._name
 
     def cut(self, text: str, tokens: int) -> str:
-        return self._counter.cut(text, tokens)
+        # What lies beyond need not be tokenised.
+        return self._counter.cut(text[: CHARACTERS_PER_TOKEN * tokens], tokens)
 
     def likelihoods(
         self, prompts: Sequence[Prompt], answers: Sequence[str], deadline: Deadline, usage: Usage

@@ -150,6 +150,12 @@ def test_models_that_are_none_are_refused(tmp_path):
             CausalModel(tmp_path / "m", device="cpu", **options)
 
 
+def test_texts_are_cut_by_tokens(model):
+    assert model.cut("one two three four", 3) == "one two three"
+    assert model.cut("one two", 3) == "one two"
+    assert len(model.cut("x" * 1_000_000, 4)) <= 4 * 64
+
+
 def test_a_passed_deadline_stops_before_the_next_batch(model):
     asked = [prompts.likelihood(document) for document in DOCUMENTS]
     for call in (
