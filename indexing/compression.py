@@ -169,7 +169,7 @@ def try_forms(
     measured = [trial for trial in trials if trial.ndcg is not None]
     fitting = [trial for trial in measured if found.within(trial)]
     small = [trial for trial in measured if found.counted(trial) <= most] or measured
-    best = min(fitting, key=lambda t: (round(found.counted(t)), t.latency_ms), default=None)
+    best = min(fitting, key=lambda t: (round(found.counted(t)), round(t.bytes), t.latency_ms), default=None)
     closest = max(small, key=lambda t: t.ndcg.difference if t.ndcg else -1.0, default=None)
     return replace(found, chosen=best, closest=closest)
 
@@ -178,9 +178,11 @@ def candidates(width: int, most_bytes: float, *, memory_only: bool = False) -> l
     """Return the forms (kind, stored) worth trying where a document may take so many bytes."""
     beside: list[tuple[Stored, int]] = [("none", 0), ("float16", 2 * width), ("float32", 4 * width)]
     codes: dict[str, float] = {"binary": 8 * -(-width // 64)}
-    parts = [m for m in range(4, width + 1) if width % m == 0 and m <= most_bytes]
+    # Beyond a quarter of the width training takes minutes, and a byte a dimension is as good.
+    most_parts = min(most_bytes, width / 4)
+    parts = [m for m in range(4, width + 1) if width % m == 0 and m <= most_parts]
     # The largest that fit lose least; much smaller ones may still do.
-    for m in [m for m in parts if m >= most_bytes / 4][-1:-6:-2] or parts[-1:]:
+    for m in [m for m in parts if m >= most_parts / 4][-1:-6:-2] or parts[-1:]:
         codes |= {f"pq{m}": m, f"opq{m}": m}
     found: list[tuple[str, Stored]] = [("flat", "float16")] if 2 * width <= most_bytes else []
     if width <= most_bytes:

@@ -162,7 +162,8 @@ def test_candidates_keep_to_the_bytes():
     assert ("binary", "float16") in in_memory
     assert ("binary", "float32") in in_memory
     assert ("flat", "float16") not in in_memory
-    assert {("flat", "float16"), ("pq384", "none")} <= set(candidates(384, 768))
+    assert {("flat", "float16"), ("pq384", "none"), ("opq96", "none")} <= set(candidates(384, 768))
+    assert ("opq384", "none") not in candidates(384, 768)
 
 
 def test_what_cannot_be_compressed(path, tmp_path, collection):
