@@ -6,10 +6,10 @@ After "Adapted Dense Retrieval" (arXiv:2310.05380), whose exact f is not public:
 from typing import Any, ClassVar, Literal
 
 import torch
-from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from retriever.errors import InvalidInput
+from retriever.heads.saved import SavedModule
 
 Form = Literal["linear", "lookup", "full"]
 Sides = Literal["query", "both"]
@@ -40,7 +40,7 @@ class Residual(nn.Module):
         return inner @ self.up
 
 
-class AdapterHead(Module):
+class AdapterHead(SavedModule):
     """Adds the residual of its side to `sentence_embedding`.
 
     rank   of the residual, or its slots; a "full" one has none
@@ -73,16 +73,3 @@ class AdapterHead(Module):
 
     def get_embedding_dimension(self) -> int:
         return self.width
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        self.save_config(output_path)
-        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
-
-    @classmethod
-    def load(cls, model_name_or_path: str, **kwargs: Any) -> "AdapterHead":
-        """Read configuration and weights from a model's folder."""
-        where = {name: kwargs[name] for name in ("subfolder", "token", "cache_folder", "revision", "local_files_only")
-                 if name in kwargs}  # fmt: skip
-        head = cls(**cls.load_config(model_name_or_path, **where))
-        loaded: AdapterHead = cls.load_torch_weights(model_name_or_path, model=head, **where)
-        return loaded

@@ -3,12 +3,13 @@
 from typing import Any, ClassVar
 
 import torch
-from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 from torch.nn import functional
 
+from retriever.heads.saved import SavedModule
 
-class LatentAttentionPooling(Module):
+
+class LatentAttentionPooling(SavedModule):
     """Lets every token state look up trained latents, and takes the mean over tokens.
 
     X = S + attention(LN(S), LN(latents)), Y = X + feedforward(LN(X)) with GEGLU of width 4H, mean of Y over the tokens
@@ -65,16 +66,3 @@ class LatentAttentionPooling(Module):
 
     def get_embedding_dimension(self) -> int:
         return self.width
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        self.save_config(output_path)
-        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
-
-    @classmethod
-    def load(cls, model_name_or_path: str, **kwargs: Any) -> "LatentAttentionPooling":
-        """Read configuration and weights from a model's folder."""
-        where = {name: kwargs[name] for name in ("subfolder", "token", "cache_folder", "revision", "local_files_only")
-                 if name in kwargs}  # fmt: skip
-        head = cls(**cls.load_config(model_name_or_path, **where))
-        loaded: LatentAttentionPooling = cls.load_torch_weights(model_name_or_path, model=head, **where)
-        return loaded

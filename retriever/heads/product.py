@@ -3,13 +3,13 @@
 from typing import Any, ClassVar
 
 import torch
-from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from retriever.codebook import CENTROIDS, Codebook
+from retriever.heads.saved import SavedModule
 
 
-class ProductHead(Module):
+class ProductHead(SavedModule):
     """Rotates embeddings, and puts a centroid in the place of each part of a document's.
 
     rotation   buffer (H, H)
@@ -88,16 +88,3 @@ class ProductHead(Module):
 
     def get_embedding_dimension(self) -> int:
         return self.width
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        self.save_config(output_path)
-        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
-
-    @classmethod
-    def load(cls, model_name_or_path: str, **kwargs: Any) -> "ProductHead":
-        """Read configuration and weights from a model's folder."""
-        where = {name: kwargs[name] for name in ("subfolder", "token", "cache_folder", "revision", "local_files_only")
-                 if name in kwargs}  # fmt: skip
-        head = cls(**cls.load_config(model_name_or_path, **where))
-        loaded: ProductHead = cls.load_torch_weights(model_name_or_path, model=head, **where)
-        return loaded

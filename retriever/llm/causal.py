@@ -63,6 +63,7 @@ class CausalModel:
         padding: Side = "left",
     ) -> None:
         import torch
+        from transformers import AutoModelForCausalLM
 
         if padding not in get_args(Side):
             raise InvalidInput(f"padding must be left or right, got {padding!r}.")
@@ -72,7 +73,8 @@ class CausalModel:
             raise InvalidInput(f"max_batch_tokens must be at least 1, got {max_batch_tokens}.")
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.precision: Precision = precision or ("bfloat16" if where.startswith("cuda") else "float32")
-        model, self._tokenizer = _load(resolve(str(name), offline=offline))
+
+        model, self._tokenizer = load_language_model(resolve(str(name), offline=offline), AutoModelForCausalLM)
         self._model = model.to(where, getattr(torch, self.precision)).eval()
         self._name = str(name)
         self._padding: Side = padding
@@ -284,21 +286,23 @@ class CausalModel:
         return answers
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def load_language_model(folder: Path, kind: Any) -> tuple[Any, Any]:
+    """Return model and tokenizer by one of transformers' Auto classes, such as AutoModelForCausalLM.
+
+    Raises BackendUnavailable for a folder that is none or lacks weights: the library would fill them with random
+    numbers.
+    """
+    from transformers import AutoTokenizer
 
     options = {"trust_remote_code": False, "local_files_only": True}
     try:
         with without_transformers_bars(), quiet_transformers():
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True, **options
-            )
+            model, loading = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise BackendUnavailable(f"{folder} is no causal language model: {error}") from error
+        raise BackendUnavailable(f"{folder} is no language model: {error}") from error
     if missing := sorted(loading["missing_keys"]):
-        # The library would fill them with random numbers.
-        raise BackendUnavailable(f"{folder} is no causal language model: it lacks weights, such as {missing[0]}.")
+        raise BackendUnavailable(f"{folder} is no language model: it lacks weights, such as {missing[0]}.")
     return model, tokenizer
 
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from retriever.encoder import length_batches
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
+from retriever.llm.causal import load_language_model
 from retriever.models import resolve
-from retriever.progress import quiet_transformers, without_transformers_bars
 from training.generation.prompts import Prompt
 from training.teachers import model_digest
 
@@ -57,23 +57,16 @@ class LanguageModel:
         offline: bool = False,
     ) -> None:
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
         folder = resolve(str(name), offline=offline)
-        options = {"trust_remote_code": False, "local_files_only": True}
         try:
-            with without_transformers_bars(), quiet_transformers():
-                encodes = bool(AutoConfig.from_pretrained(folder, **options).is_encoder_decoder)
-                kind = AutoModelForSeq2SeqLM if encodes else AutoModelForCausalLM
-                model, loading = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
-                self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
-            raise BackendUnavailable(f"{folder} is no language model that can write queries: {error}") from error
-        if missing := sorted(loading["missing_keys"]):
-            # The library would fill them with random numbers.
-            raise BackendUnavailable(
-                f"{folder} is no language model that can write queries: it lacks weights, such as {missing[0]}."
-            )
+            raise BackendUnavailable(f"{folder} is no language model: {error}") from error
+        encodes = bool(config.is_encoder_decoder)
+        kind = AutoModelForSeq2SeqLM if encodes else AutoModelForCausalLM
+        model, self._tokenizer = load_language_model(folder, kind)
         self._model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         self._encodes = encodes
         # A causal model goes on behind the last token, which must be the prompt's.
