@@ -253,6 +253,12 @@ def _line(texts: Sequence[bytes]) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(content), content)
 
 
+def unapplied(index: Path, applied: int) -> int:
+    """Count the promised changes of an index that its generation in force, up to `applied`, does not hold yet."""
+    files = sorted((index / FOLDER).glob("*.log"))
+    return sum(operation.number > applied for path in files for operation in _read(path))
+
+
 def _read(path: Path) -> Iterator[Operation]:
     """Yield the operations of a file. Raises IndexCorrupt when more than its end is damaged."""
     lines = path.read_bytes().split(b"\n")

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from indexing.build import with_codebook
+from indexing.journal import unapplied
 from indexing.segments import write_dense
 from retriever.errors import InvalidInput
 from retriever.index.form import Form, require_form
@@ -25,9 +26,10 @@ def recode_index(
 ) -> Manifest:
     """Write a copy of an index at `target` that keeps its vectors in another form; return its manifest.
 
-    It appears when it is complete. Segments, deletions and documents are those of the generation in force; changes
-    in the journal are not taken over, and calibrations only where no vector has a part in the scores.
-    Raises InvalidInput when something is at `target`, or the index stores no vectors to begin with.
+    It appears when it is complete. Segments, deletions and documents are those of the generation in force;
+    calibrations are taken over only where no vector has a part in the scores.
+    Raises InvalidInput when something is at `target`, the index stores no vectors to begin with, or a service
+    promised changes that the generation does not hold yet.
     """
     folder, target = Path(path), Path(target)
     require_writable(folder)
@@ -36,6 +38,11 @@ def recode_index(
     with exclusive_lock(folder):
         manifest, _ = read_manifest(folder)
         require_vectors(folder, manifest)
+        if waiting := unapplied(folder, manifest.applied):
+            raise InvalidInput(
+                f"{folder} has {waiting:,} promised changes that are not applied yet; start `retriever serve "
+                f"{folder} --writable` until they are, then compress it."
+            )
         require_form(form.kind, form.stored, form.width)
         working = target.with_name(f".{target.name}.part")
         with disk_errors(target.parent):

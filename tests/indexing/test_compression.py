@@ -1,6 +1,7 @@
 """Smaller forms tried on queries: what is measured, what is chosen, what is written, what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from indexing.commands import app
 from indexing.compression import Trial, candidates, compress_index, refusal, try_forms
 from indexing.compression_report import as_markdown, report
 from indexing.faiss_export import export_faiss
+from indexing.journal import Journal
 from indexing.plan import BuildSettings
 from indexing.recoding import recode_index
 from indexing.verification import verify_index
@@ -23,6 +25,7 @@ from retriever.index.faiss_module import load_faiss
 from retriever.index.form import Form
 from retriever.index.manifest import read_manifest
 from retriever.index.sealed import open_index
+from retriever.types import Document
 from tests.factories import WORDS, HashingEncoder, ListCorpus, random_documents
 
 ENCODER = HashingEncoder(width=64)
@@ -180,6 +183,17 @@ def test_what_cannot_be_compressed(path, tmp_path, collection):
     build_index(ListCorpus(DOCUMENTS[:20]), tmp_path / "words", BuildSettings(parts=("bm25",)))
     with pytest.raises(InvalidInput, match="has no vectors"):
         try_forms(tmp_path / "words")
+
+
+def test_promised_changes_are_not_left_behind(path, tmp_path):
+    mine = tmp_path / "index"
+    shutil.copytree(path, mine)
+    journal = Journal(mine, read_manifest(mine)[0].applied)
+    journal.append([("new", Document("new", "a promised document"))])
+    journal.close()
+    with pytest.raises(InvalidInput, match="1 promised changes that are not applied"):
+        recode_index(mine, tmp_path / "codes", Form(64, "binary", "none"))
+    assert not (tmp_path / "codes").exists()
 
 
 def test_codes_are_made_anew_from_another_form(path, tmp_path):
