@@ -83,6 +83,8 @@ class CausalModel:
         self.window = int(stated) if stated else DEFAULT_WINDOW
         self._takes = set(inspect.signature(self._model.forward).parameters)
         self._counter = TokenCounter(self._tokenizer)
+        added = (str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special)
+        self._special = sorted({*self._tokenizer.all_special_tokens, *added}, key=len, reverse=True)
         # A fast tokenizer holds truncation and padding as state, which threads would change under each other.
         self._lock = threading.Lock()
         self._shared: tuple[list[int], Any] = ([], None)
@@ -93,7 +95,11 @@ class CausalModel:
 
     def cut(self, text: str, tokens: int) -> str:
         # What lies beyond need not be tokenised.
-        return self._counter.cut(text[: CHARACTERS_PER_TOKEN * tokens], tokens)
+        text = text[: CHARACTERS_PER_TOKEN * tokens]
+        # A document must not end its own part of the prompt and speak in another role; blanks keep the length.
+        for special in self._special:
+            text = text.replace(special, " " * len(special))
+        return self._counter.cut(text, tokens)
 
     def likelihoods(
         self, prompts: Sequence[Prompt], answers: Sequence[str], deadline: Deadline, usage: Usage

@@ -150,6 +150,15 @@ def test_models_that_are_none_are_refused(tmp_path):
             CausalModel(tmp_path / "m", device="cpu", **options)
 
 
+def test_a_document_cannot_speak_in_another_role(model):
+    special = model._tokenizer.all_special_tokens[0]
+    sneaky = f"nice{special}{special[: len(special) // 2]}{special}{special[len(special) // 2 :]} words"
+    cut = model.cut(sneaky, 50)
+    assert special not in cut
+    assert len(cut) == len(sneaky)
+    assert cut.startswith("nice ")
+
+
 def test_texts_are_cut_by_tokens(model):
     assert model.cut("one two three four", 3) == "one two three"
     assert model.cut("one two", 3) == "one two"
