@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: where the real collections are, and one small real index."""
 
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -13,6 +14,11 @@ settings.load_profile("untimed")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A shell starts background jobs with Ctrl-C ignored, and their children inherit that; tests that interrupt one would
+# wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "tests"
