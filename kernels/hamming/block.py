@@ -17,8 +17,8 @@ GROUPS = LANES // GROUP
 _WORDS = ir.VectorType(ir.IntType(64), GROUP)
 
 
-@intrinsic  # type: ignore[misc, untyped-decorator, unused-ignore]
-def block_distances(typing_context: Any, codes: Any, start: Any, query: Any, block: Any) -> Any:
+@intrinsic
+def block_distances(context, codes, start, query, block):
     """Write uint64[64] distances to `block`, and return the least of them.
 
     codes  uint64[]; the block's words begin at `start`: 64 first words, 64 second ones, ...
@@ -82,8 +82,8 @@ def _declared(builder: Any, name: str, result: Any) -> Any:
     return ir.Function(module, ir.FunctionType(result, [_WORDS]), name)
 
 
-@intrinsic  # type: ignore[misc, untyped-decorator, unused-ignore]
-def ones(typing_context: Any, word: types.Type) -> Any:
+@intrinsic
+def ones(context, word):
     """Count the set bits of a uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -124,8 +124,8 @@ class Segments:
             row[ALLOWED] = 0 if mask is None else mask.ctypes.data
 
 
-def _pointer_to(element: types.Type):  # type: ignore[no-untyped-def]
-    @intrinsic  # type: ignore[misc, untyped-decorator, unused-ignore]
+def _pointer_to(element):
+    @intrinsic
     def pointer(context, address):
         def generate(context, builder, signature, arguments):
             return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(element)))

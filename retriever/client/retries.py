@@ -48,7 +48,7 @@ class Retries:
         if repetition >= self.times or (retry_after is not None and retry_after > self.patience):
             return None
         # Spread out, so that clients that failed together do not come back together.
-        spread = random.uniform(0.5, 1)  # noqa: S311 - no secret
+        spread = random.uniform(0.5, 1)  # noqa: S311 (only spreads clients out, no secret)
         wait = min(self.longest, self.first * 2.0 ** min(repetition, 60)) * spread
         return max(wait, retry_after or 0.0)
 

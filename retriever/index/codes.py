@@ -7,7 +7,7 @@ Scores are inner products of queries with what codes stand for: +1 and -1, or ce
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,5 +164,9 @@ def read_rows(path: Path, form: Form) -> NDArray[np.uint64] | NDArray[np.uint8]:
 
 def write_rows(folder: Path, rows: NDArray[np.uint64] | NDArray[np.uint8]) -> None:
     """Write codes, a row a document, as the codes of a segment."""
-    content = hamming.laid_out(rows) if rows.dtype == np.uint64 else pq.laid_out(rows).bytes  # type: ignore[arg-type]
-    np.save(folder / CODES, content)
+    content: NDArray[Any]
+    if rows.dtype == np.uint64:
+        content = hamming.laid_out(rows.astype(np.uint64, copy=False))
+    else:
+        content = pq.laid_out(rows.astype(np.uint8, copy=False)).bytes
+    np.save(folder / CODES, content, allow_pickle=False)

@@ -90,9 +90,13 @@ class Visit:
     def answer(self) -> Any:
         return self.page.expect_response("**/v1/search")
 
+    def wait(self) -> None:
+        """Wait until the answer is shown."""
+        self.page.wait_for_selector("body:not(.searching)")
+
     @property
     def titles(self) -> list[str]:
-        self.page.wait_for_selector("body:not(.searching)")
+        self.wait()
         found: list[str] = self.page.locator(".card h2").all_text_contents()
         return found
 
@@ -274,7 +278,7 @@ def test_keys_move_between_cards(visit: MakeVisit) -> None:
     page = visit()
     page.open()
     page.search("parse arguments")
-    page.titles  # noqa: B018 - waits for the answer
+    page.wait()
 
     def focused() -> int:
         found: int = page.page.evaluate("[...document.querySelectorAll('.card')].indexOf(document.activeElement)")
@@ -568,7 +572,7 @@ def test_help_opens_by_key_and_keeps_other_keys_out(visit: MakeVisit) -> None:
     page = visit()
     page.open()
     page.search("json")
-    page.titles  # noqa: B018 - waits for the answer
+    page.wait()
     page.page.press("#query", "Escape")
     assert page.page.input_value("#query") == "json"
     page.page.keyboard.press("?")
@@ -597,7 +601,7 @@ def test_everything_that_acts_has_a_name_and_can_be_reached(visit: MakeVisit) ->
     page = visit()
     page.open("#facets=1")
     page.search("parse a message")
-    page.titles  # noqa: B018 - waits for the answer
+    page.wait()
     nameless = page.page.evaluate(
         """[...document.querySelectorAll('button, input, select, textarea, a, summary')]
             .filter(one => one.checkVisibility())
