@@ -1,22 +1,21 @@
 """Language models that write queries: any of Hugging Face's, or any behind an OpenAI-compatible endpoint."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from retriever.encoder import length_batches
-from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
+from retriever.errors import BackendUnavailable, InvalidInput
 from retriever.llm.causal import load_language_model
+from retriever.llm.chat import Chat
+from retriever.llm.usage import Deadline
 from retriever.models import resolve
 from training.generation.prompts import Prompt
 from training.teachers import model_digest
 
 # Tokens of one batch, those to come included.
 BATCH_TOKENS = {"cuda": 32_768, "cpu": 4_096}
-# Seconds that an endpoint may take for one answer.
-PATIENCE = 120.0
 
 
 class Generator(Protocol):
@@ -115,7 +114,6 @@ class LanguageModel:
         return text
 
     def _generate(self, texts: list[str], count: int) -> list[list[str]]:
-        import torch
 
         # The chat form holds its special tokens already.
         tokens = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=self._encodes)
@@ -128,19 +126,12 @@ class LanguageModel:
         )
         if not self._encodes:
             made = made[:, tokens["input_ids"].shape[1] :]
-        if torch.is_floating_point(made):
-            raise ModelFault(f"{self.name} gave numbers that are no tokens.")
         answers: list[str] = self._tokenizer.batch_decode(made, skip_special_tokens=True)
         return [answers[start : start + count] for start in range(0, len(answers), count)]
 
 
 class Endpoint:
-    """A model behind an OpenAI-compatible `/chat/completions`.
-
-    url    such as http://127.0.0.1:8000/v1
-    model  as the endpoint calls it
-    A key, if one is needed, is read from the environment variable OPENAI_API_KEY.
-    """
+    """A model behind an OpenAI-compatible endpoint, see `retriever.llm.chat.Chat`."""
 
     def __init__(
         self,
@@ -153,47 +144,20 @@ class Endpoint:
         temperature: float = 1.0,
         top_p: float = 0.95,
     ) -> None:
-        self.url = url.rstrip("/")
-        self.name = model
+        self._chat = Chat(model, url)
         self._prompt = prompt
         self._characters = document_characters
-        self._body = {"model": model, "max_tokens": new_tokens, "temperature": temperature, "top_p": top_p}
+        self._drawing = {"max_tokens": new_tokens, "temperature": temperature, "top_p": top_p}
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(f"{self.url} {self.name}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._chat.url} {self._chat.model}".encode()).hexdigest()
 
     def answers(self, documents: Sequence[str], count: int, seed: int) -> list[list[str]]:
-        import httpx
-
-        key = os.environ.get("OPENAI_API_KEY")
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        found = []
-        with httpx.Client(timeout=PATIENCE, headers=headers) as client:
-            for place, document in enumerate(documents):
-                own = [self._ask(client, document, seed=seed + place * count + number) for number in range(count)]
-                found.append(own)
-        return found
-
-    def _ask(self, client: Any, document: str, seed: int) -> str:
-        import httpx
-
-        body = self._body | {"messages": self._prompt.messages(document[: self._characters]), "seed": seed}
-        try:
-            response = client.post(f"{self.url}/chat/completions", json=body)
-            response.raise_for_status()
-            content = response.json()["choices"][0]["message"]["content"]
-        except httpx.HTTPStatusError as error:
-            said = error.response.text[:200]
-            raise BackendUnavailable(
-                f"{self.url} answered {error.response.status_code} for {self.name}: {said}"
-            ) from error
-        except httpx.HTTPError as error:
-            raise BackendUnavailable(
-                f"{self.url} cannot be reached: {error}; start it or check the address."
-            ) from error
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise BackendUnavailable(
-                f"{self.url} does not answer as OpenAI's chat completions do: {error!r}"
-            ) from error
-        return str(content or "")
+        asked = [document for document in documents for _ in range(count)]
+        bodies = [
+            self._drawing | {"messages": self._prompt.messages(document[: self._characters]), "seed": seed + place}
+            for place, document in enumerate(asked)
+        ]
+        found = self._chat.complete(bodies, lambda choice: str(choice["message"]["content"] or ""), Deadline())
+        return [[answer.found for answer in found[start : start + count]] for start in range(0, len(found), count)]
