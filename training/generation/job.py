@@ -71,7 +71,7 @@ def generate_queries(
 
     Documents with less than 40 characters are left out, as are answers that are no query; both are counted. A query
     stands once for a document. The other arguments are those of `training.portions.run`, which also says how the job
-    resumes. Cost: on two cores a model of 135 million weights writes about two queries a second.
+    resumes. Cost: on a CPU seconds a document, even with a small model.
     Raises InvalidInput when there is no document to ask for.
     """
     chosen = _chosen(documents, settings)

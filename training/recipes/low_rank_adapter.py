@@ -1,8 +1,7 @@
 """A low-rank residual over frozen embeddings, for a collection with few labels.
 
 After "Adapted Dense Retrieval", Khatry et al. 2023, arXiv:2310.05380, which leaves f and loss open; negatives are mined
-in the whole corpus, anew in every cycle, by the embeddings as they are adapted. Texts are encoded once; a cycle takes
-seconds.
+in the whole corpus, anew in every cycle, by the embeddings as they are adapted. Texts are encoded once.
 """
 
 from pathlib import Path
