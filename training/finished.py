@@ -6,6 +6,11 @@ from pathlib import Path
 
 from retriever.errors import InvalidInput
 from retriever.storage import require_writable
+from training.fitting import FINISHED
+from training.stages import DONE
+
+# What a fit and its stage leave beside the model.
+STATE = ("checkpoints", DONE, FINISHED, "stopped")
 
 
 def require_free(output: Path, mark: str, *, restart: bool) -> None:
@@ -28,15 +33,19 @@ def require_free(output: Path, mark: str, *, restart: bool) -> None:
         raise InvalidInput(f"{output} holds files that are of no finished training; give another --output.")
 
 
-def publish(source: Path, output: Path, complete: Callable[[Path], None], *, without: tuple[str, ...] = ()) -> None:
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a model out of its stage's folder, without what a fit keeps to go on; over an earlier copy where one is."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*STATE), dirs_exist_ok=True)
+
+
+def publish(source: Path, output: Path, complete: Callable[[Path], None]) -> None:
     """Copy a model's folder to `output`, which it replaces once all is there.
 
     complete  adds to the copy what comes with it
-    without   names that are not copied
     """
     part = output.with_name(f".{output.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part, ignore=shutil.ignore_patterns(*without))
+    copy_model(source, part)
     complete(part)
     if output.exists():
         shutil.rmtree(output)

@@ -97,7 +97,7 @@ def run_recipe(
         (folder / "README.md").write_text(model_card(report), encoding="utf-8")
         write_atomically(folder / REPORT, json.dumps(report, indent=1, default=str).encode())
 
-    publish(trained, output, complete, without=("checkpoints", "done.json", "fit.json", "stopped"))
+    publish(trained, output, complete)
     if not keep_work:
         shutil.rmtree(work)
     return report

@@ -22,6 +22,7 @@ from retriever.evaluation.significance import Comparison, compare, holm
 from retriever.storage import write_atomically
 from training.collection import Corpus, TrainingCollection, open_training_collection, read_corpus
 from training.evaluation import PerQuery
+from training.finished import copy_model
 from training.recipe import measure_splits, split_of
 from training.recipes.registry import recipe
 from training.stages import Stages, differing
@@ -95,7 +96,7 @@ class Experiment:
             _copy(task.stages.folder / stage, folder)
         self.keep(name, seed, measure_splits(task.open_base(trained), self.corpus, self.held_out), plan | {
             "training_seconds": round(seconds, 1), "stages": task.stages.reports})  # fmt: skip
-        shutil.copytree(trained, model, ignore=shutil.ignore_patterns("checkpoints", "done.json", "fit.json"))
+        copy_model(trained, model)
         shutil.rmtree(work)
         return model
 

@@ -10,6 +10,7 @@ Example:
 from typing import Any
 
 from retriever.adapters.extras import missing
+from retriever.adapters.metadata import metadata_of
 from retriever.client import AsyncClient
 from retriever.types import Answer, Hit
 
@@ -63,14 +64,5 @@ def _documents(answer: Answer) -> list[Document]:
 
 
 def _document(hit: Hit, status: str) -> Document:
-    metadata: dict[str, Any] = {}
-    if hit.document is not None:
-        metadata = {"title": hit.document.title, **hit.document.metadata}
-    metadata["retrieval"] = {
-        "id": hit.id,
-        "score": hit.score,
-        "scores": hit.scores,
-        "relevance": hit.relevance,
-        "status": status,
-    }
+    metadata = metadata_of(hit, status)
     return Document(id=hit.id, page_content=hit.document.text if hit.document else "", metadata=metadata)

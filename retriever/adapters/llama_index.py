@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retriever.adapters.extras import missing
+from retriever.adapters.metadata import metadata_of
 from retriever.client import AsyncClient
 from retriever.errors import InvalidInput
 from retriever.types import Answer, Hit
@@ -68,16 +69,7 @@ def _nodes(answer: Answer) -> list[NodeWithScore]:
 
 
 def _node(hit: Hit, status: str) -> NodeWithScore:
-    metadata: dict[str, Any] = {}
-    if hit.document is not None:
-        metadata = {"title": hit.document.title, **hit.document.metadata}
-    metadata["retrieval"] = {
-        "id": hit.id,
-        "score": hit.score,
-        "scores": hit.scores,
-        "relevance": hit.relevance,
-        "status": status,
-    }
+    metadata = metadata_of(hit, status)
     node = TextNode(id_=hit.id, text=hit.document.text if hit.document else "", metadata=metadata)
     # For people, not for the model that reads the text.
     node.excluded_llm_metadata_keys = ["retrieval"]

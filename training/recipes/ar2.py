@@ -4,7 +4,6 @@ Zhang et al. 2022, "Adversarial Retriever-Ranker for Dense Text Retrieval", arXi
 has its own warm-up and decay of the learning rate here, where the original has one over all cycles.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from training.batch import Batch
 from training.encoders import scale_of
+from training.finished import copy_model
 from training.losses.contrastive import own_softmax
 from training.losses.ranking import adversarial, distillation_cross_entropy
 from training.mined import Mined
@@ -72,12 +72,7 @@ def train(task: Task[Ar2Settings]) -> Path:
         retriever = task.open_base(folder)
         if settings.refresh and cycle + 1 < settings.cycles:
             mined = task.mine(f"mine-{cycle + 1}", retriever, settings.depth)
-    shutil.copytree(
-        place,
-        folder / RANKER,
-        dirs_exist_ok=True,
-        ignore=shutil.ignore_patterns("checkpoints", "done.json", "fit.json"),
-    )
+    copy_model(place, folder / RANKER)
     return folder
 
 

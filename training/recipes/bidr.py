@@ -5,7 +5,6 @@ arXiv:2201.05409; microsoft/BiDR. The original compares unrotated documents to r
 which its weight of 0 hides; here both are rotated.
 """
 
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from training.batch import Batch, Objective
 from training.batches import GraphWalkBatchSampler
 from training.candidates import Candidates
 from training.encoders import require_no_head, scale_of
+from training.finished import copy_model
 from training.losses.contrastive import info_nce
 from training.losses.hashing import part_distances, quantisation_error, soft_choice
 from training.negatives import Rows, draw_positives, random_negative, with_negatives
@@ -94,12 +94,7 @@ def train(task: Task[BidrSettings]) -> Path:
     local = task.fit(
         "local", task.open_base(), softmax, walked, settings=settings.local_fit, batch_sampler=walked.batches
     )
-    shutil.copytree(
-        local,
-        folder / LOCAL,
-        dirs_exist_ok=True,
-        ignore=shutil.ignore_patterns("checkpoints", "done.json", "fit.json"),
-    )
+    copy_model(local, folder / LOCAL)
     return folder
 
 

@@ -6,7 +6,6 @@ documents that the bi-encoder ranks high and random ones, since judgments are no
 labelled data: the last cycle is the result.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from torch.nn import functional
 from retriever.models import resolve
 from training.batch import Batch
 from training.encoders import as_encoder
+from training.finished import copy_model
 from training.losses.margins import cosine_mse, soft_cross_entropy
 from training.mined import Mined
 from training.negatives import Draw, Rows
@@ -67,12 +67,7 @@ def train(task: Task[TransEncoderSettings]) -> Path:
         back = _cross_labels(task, crosses)
         folders = [_fit_bi(task, f"bi-{cycle}-{place}", start, back, drawn) for place, start in enumerate(starts)]
         encoders = [task.open_base(folder) for folder in folders]
-    shutil.copytree(
-        crosses[0],
-        folders[0] / CROSS_ENCODER,
-        dirs_exist_ok=True,
-        ignore=shutil.ignore_patterns("checkpoints", "done.json", "fit.json"),
-    )
+    copy_model(crosses[0], folders[0] / CROSS_ENCODER)
     return folders[0]
 
 
