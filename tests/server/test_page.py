@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
@@ -87,8 +87,12 @@ class Visit:
         with self.answer():
             self.page.press("#query", "Enter")
 
-    def answer(self) -> Any:
-        return self.page.expect_response("**/v1/search")
+    @contextmanager
+    def answer(self) -> Iterator[Any]:
+        """What is done in here asks for a search; afterwards its answer is shown."""
+        with self.page.expect_response("**/v1/search") as response:
+            yield response
+        self.wait()
 
     def wait(self) -> None:
         """Wait until the answer is shown."""
