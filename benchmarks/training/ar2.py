@@ -28,11 +28,15 @@ CLAIMS = (
 DEPTH = 20
 
 
+def warm_up(experiment: Experiment, seed: int) -> Path:
+    """Return the retriever to begin with, which is that of `star_adore`."""
+    fit = {"batch_size": 64, "learning_rate": 3e-4, "save_steps": 0, "steps": 210}
+    return experiment.arm("warm-up", seed, "contrastive", COMMON | {"base": "splade-tiny", "fit": fit})
+
+
 def train(experiment: Experiment, seed: int) -> None:
-    """Train every arm of a seed; the warm-up is that of `star_adore`."""
-    quick = {"batch_size": 64, "learning_rate": 3e-4, "save_steps": 0}
-    warm = experiment.arm("warm-up", seed, "contrastive", COMMON | {
-        "base": "splade-tiny", "fit": quick | {"steps": 210}})  # fmt: skip
+    """Train every arm of a seed."""
+    warm = warm_up(experiment, seed)
     ranker = {"batch_size": 16, "save_steps": 0}
     for weight in (0.0, 0.5, 1.0):
         arm = f"lambda {weight:g}"
