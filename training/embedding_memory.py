@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,10 +51,20 @@ class EmbeddingMemory:
             self.seen[:] = np.load(folder / SEEN, allow_pickle=False)
 
 
-class MemoryInCheckpoints(TrainerCallback):
-    """Keeps a memory beside each checkpoint, so that a resumed training clusters what the interrupted one would."""
+class Memory(Protocol):
+    """What a training remembers between its batches."""
 
-    def __init__(self, memory: EmbeddingMemory) -> None:
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None:
+        """Take what `save` left, if it did."""
+        ...
+
+
+class MemoryInCheckpoints(TrainerCallback):
+    """Keeps a memory beside each checkpoint, so that a resumed training sees in it what the interrupted one would."""
+
+    def __init__(self, memory: Memory) -> None:
         self.memory = memory
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -120,8 +120,11 @@ class Experiment:
 
 
 def _comparable(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Return recipe and settings; the base by its name, since the work folder may have moved."""
-    settings = plan["settings"]
+    """Return recipe and settings; the base by its name, since the work folder may have moved.
+
+    Settings that a record is older than have their defaults.
+    """
+    settings = recipe(plan["recipe"]).settings.model_validate(plan["settings"]).model_dump(mode="json")
     return {"recipe": plan["recipe"], "settings": {**settings, "base": Path(settings["base"]).name}}
 
 

@@ -38,7 +38,7 @@ def settings(warm: Path, queries: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    given = arguments(__doc__, "nl2bash", queries=1500)
+    given = arguments(__doc__, "nl2bash", queries=1000)
     experiment = Experiment(given.data, given.work)
     for seed in given.seeds:
         train(experiment, seed, given.queries)

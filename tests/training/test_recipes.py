@@ -92,11 +92,12 @@ def test_adore_changes_queries_and_leaves_documents_to_the_bit(pydocs, tmp_path)
     [
         ("contrastive", ("hard=mined", "fit.steps=3")),
         ("contrastive", ("hard=random", "fit.steps=3", "head=linear_norm", "similarity=dot")),
-        ("star", ("fit.steps=3",)),
+        ("contrastive", ("hard=mined", "fit.steps=3", "choose.by=gaussian", "choose.a=300")),
+        ("star", ("fit.steps=3", "choose.by=softmax")),
         ("star", ("fit.steps=3", "in_batch=false")),
         ("star", ("fit.steps=3", "count=0")),
         ("ance", ("cycles=2", "fit.steps=2")),
-        ("ance", ("cycles=1", "fit.steps=2", "in_batch=true")),
+        ("ance", ("cycles=1", "fit.steps=2", "in_batch=true", "choose.by=gaussian")),
     ],
 )
 def test_recipes_train(pydocs, tmp_path, name, changes):

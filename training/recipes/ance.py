@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from training.batch import Batch
+from training.choice_settings import ChoiceSettings, mined_negatives
 from training.encoders import scale_of
 from training.losses.contrastive import info_nce, own_softmax
 from training.negatives import with_negatives
-from training.pairs import from_candidates, uniform
 from training.recipe import Recipe
 from training.settings import EncoderSettings
 from training.task import Task
@@ -22,7 +22,8 @@ from training.task import Task
 class AnceSettings(EncoderSettings):
     """cycles    how often negatives are mined; fit.epochs or fit.steps are those of one cycle
     depth     so many of the model's best documents are the negatives to draw from
-    count     drawn for each query and step
+    choose    how they are drawn
+    count     so many for each query and step
     in_batch  whether the other queries' documents are negatives too; the paper has each query's own only
     """
 
@@ -30,6 +31,7 @@ class AnceSettings(EncoderSettings):
     depth: int = Field(200, ge=1, le=1000)
     count: int = Field(1, ge=1, le=100)
     in_batch: bool = False
+    choose: ChoiceSettings = ChoiceSettings()
 
 
 def train(task: Task[AnceSettings]) -> Path:
@@ -44,7 +46,7 @@ def train(task: Task[AnceSettings]) -> Path:
         return own_softmax(scale * batch.own_scores(), batch.own_relevant())
 
     for cycle in range(settings.cycles):
-        mined = from_candidates(task.mine(f"mine-{cycle}", model, settings.depth).candidates, uniform)
+        mined = mined_negatives(task.mine(f"mine-{cycle}", model, settings.depth), settings.choose)
         draw = with_negatives(collection, settings.count, mined)
         folder = task.fit(f"fit-{cycle}", model, objective, draw)
         model = task.open_base(folder)

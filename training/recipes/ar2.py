@@ -12,13 +12,13 @@ from pydantic import Field
 from torch import Tensor
 
 from training.batch import Batch
+from training.choice_settings import ChoiceSettings, mined_negatives
 from training.encoders import scale_of
 from training.finished import copy_model
 from training.losses.contrastive import own_softmax
 from training.losses.ranking import adversarial, distillation_cross_entropy
 from training.mined import Mined
 from training.negatives import Draw, with_negatives
-from training.pairs import from_candidates, uniform
 from training.rankers import RankedLists, open_ranker
 from training.recipe import Recipe
 from training.settings import EncoderSettings, FitSettings
@@ -33,6 +33,7 @@ class Ar2Settings(EncoderSettings):
     ranker         cross-encoder to begin with, or a model whose body becomes one
     ranker_tokens  of query and document together
     depth          of the retriever's list that negatives are drawn from
+    choose         how they are drawn
     count          negatives of each query; no others, also not those of the batch
     cycles         each: ranker, then retriever, then mining anew (refresh: false keeps the first list)
     adversarial    lambda: 0 leaves distillation alone, 1 the adversarial term alone; the original's argument
@@ -50,6 +51,7 @@ class Ar2Settings(EncoderSettings):
     count: int = Field(15, ge=1, le=255)
     cycles: int = Field(16, ge=1, le=1000)
     refresh: bool = True
+    choose: ChoiceSettings = ChoiceSettings()
     adversarial: float = Field(0.5, ge=0, le=1)
     adversarial_reduction: Literal["sum", "mean"] = "sum"
     fit: FitSettings = FitSettings(batch_size=8, learning_rate=1e-5, steps=1500, max_grad_norm=2.0)
@@ -96,7 +98,7 @@ def _objective(task: Task[Ar2Settings], ranker: Any, scale: float) -> Any:
 
 
 def _draw(task: Task[Ar2Settings], mined: Mined) -> Draw:
-    hard = from_candidates(mined.candidates, uniform)
+    hard = mined_negatives(mined, task.settings.choose)
     return with_negatives(task.collection, task.settings.count, hard)
 
 

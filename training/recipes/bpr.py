@@ -19,13 +19,13 @@ from training.encoders import of_unit_length, require_no_head, scale_of, with_he
 from training.losses.contrastive import info_nce
 from training.losses.hashing import code_margin
 from training.recipe import Recipe
-from training.recipes.contrastive import ContrastiveSettings, drawn
+from training.recipes.contrastive import DrawnSettings, drawn
 from training.schedules import root_growth
 from training.settings import FitSettings
 from training.task import Task
 
 
-class BprSettings(ContrastiveSettings):
+class BprSettings(DrawnSettings):
     """slope   what training puts in the place of the step: "tanh" of beta times the embedding, beta growing with the
             steps, or "straight-through"
     gamma   beta is sqrt(1 + gamma * step)

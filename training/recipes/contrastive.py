@@ -6,31 +6,43 @@ Karpukhin et al. 2020, "Dense Passage Retrieval", arXiv:2004.04906.
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from training.batch import Batch
+from training.choice_settings import ChoiceSettings, mined_negatives
+from training.embedding_memory import MemoryInCheckpoints
 from training.encoders import scale_of
-from training.filters import below_positive
 from training.losses.contrastive import info_nce
-from training.negatives import Draw, Sampler, positives_only, with_negatives
-from training.pairs import from_candidates, uniform
+from training.memory_queue import MemoryQueue
+from training.negatives import Draw, positives_only, with_negatives
 from training.recipe import Recipe
 from training.settings import EncoderSettings
 from training.task import Task
 
 
-class ContrastiveSettings(EncoderSettings):
+class DrawnSettings(EncoderSettings):
     """hard   where each query's own negatives come from: none, the whole corpus, or the base's best `depth`
     count  of such negatives for each query
     ratio  mined candidates that score this much of the least relevant document or more count as relevant and are
            left out (TopK-PercPos, arXiv:2407.15831); None leaves all in
+    choose  how mined ones are drawn
     """
 
     hard: Literal["none", "random", "mined"] = "none"
     count: int = Field(1, ge=1, le=100)
     depth: int = Field(100, ge=1, le=1000)
     ratio: float | None = Field(0.95, gt=0)
+    choose: ChoiceSettings = ChoiceSettings()
+
+
+class ContrastiveSettings(DrawnSettings):
+    """queue  so many documents of earlier batches are further negatives, as they were encoded then (XBM,
+    arXiv:1912.06798); 0 for none
+    """
+
+    queue: int = Field(0, ge=0, le=1_000_000)
 
 
 def train(task: Task[ContrastiveSettings]) -> Path:
@@ -38,11 +50,18 @@ def train(task: Task[ContrastiveSettings]) -> Path:
     model = task.open_base()
     settings = task.settings
     scale = scale_of(settings, model)
+    queue = MemoryQueue(settings.queue, task.collection.barred)
 
     def objective(batch: Batch) -> Tensor:
-        return info_nce(scale * batch.scores(), batch.relevant)
+        if not settings.queue:
+            return info_nce(scale * batch.scores(), batch.relevant)
+        older, barred = queue.scores(batch)
+        queue.add(batch.documents, batch.document_rows)
+        scores = torch.cat([batch.scores(), older], dim=1)
+        return info_nce(scale * scores, torch.cat([batch.relevant, barred], dim=1))
 
-    return task.fit("contrastive", model, objective, drawn(task, model))
+    callbacks = [MemoryInCheckpoints(queue)] if settings.queue else []
+    return task.fit("contrastive", model, objective, drawn(task, model), callbacks=callbacks)
 
 
 def drawn(task: Task[Any], model: Any) -> Draw:
@@ -50,15 +69,10 @@ def drawn(task: Task[Any], model: Any) -> Draw:
     settings, collection = task.settings, task.collection
     if settings.hard == "none":
         return positives_only(collection.judgments)
-    return with_negatives(collection, settings.count, _mined(task, model) if settings.hard == "mined" else None)
-
-
-def _mined(task: Task[Any], model: Any) -> Sampler:
-    found = task.mine("mine", model, task.settings.depth)
-    candidates = found.candidates
-    if task.settings.ratio is not None:
-        candidates = below_positive(candidates, found.positive_scores, task.settings.ratio)
-    return from_candidates(candidates, uniform)
+    if settings.hard == "random":
+        return with_negatives(collection, settings.count)
+    found = task.mine("mine", model, settings.depth)
+    return with_negatives(collection, settings.count, mined_negatives(found, settings.choose, ratio=settings.ratio))
 
 
 RECIPE = Recipe(

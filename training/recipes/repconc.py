@@ -18,14 +18,14 @@ from training.losses.contrastive import info_nce
 from training.losses.hashing import balanced_shares, part_distances, quantisation_error
 from training.quantisation import CENTROIDS, open_quantised, settling
 from training.recipe import Recipe
-from training.recipes.contrastive import ContrastiveSettings, drawn
+from training.recipes.contrastive import DrawnSettings, drawn
 from training.settings import FitSettings
 from training.task import Task
 
 CENTROIDS_OF_A_PART = 256
 
 
-class RepconcSettings(ContrastiveSettings):
+class RepconcSettings(DrawnSettings):
     """parts          bytes of a document's code; must divide the width. None for an eighth of the width
     balanced       assign so that each batch uses all centroids alike; without it to the nearest centroid
     epsilon        of the Sinkhorn shares; smaller means harder

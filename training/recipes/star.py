@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from training.batch import Batch
+from training.choice_settings import ChoiceSettings, mined_negatives
 from training.encoders import scale_of
 from training.losses.contrastive import pairwise_softplus
 from training.negatives import positives_only, with_negatives
-from training.pairs import from_candidates, uniform
 from training.recipe import Recipe
 from training.settings import EncoderSettings
 from training.task import Task
@@ -22,7 +22,8 @@ from training.task import Task
 
 class StarSettings(EncoderSettings):
     """depth     so many of the base's best documents are the negatives to draw from, fixed during training
-    count     drawn for each query and step; 0 leaves those of the batch alone, the paper's baseline
+    choose    how they are drawn
+    count     so many for each query and step; 0 leaves those of the batch alone, the paper's baseline
     in_batch  whether the other queries' relevant documents are negatives too; without them the training is the
               unstable one that the paper warns of
     """
@@ -30,6 +31,7 @@ class StarSettings(EncoderSettings):
     depth: int = Field(200, ge=1, le=1000)
     count: int = Field(1, ge=0, le=100)
     in_batch: bool = True
+    choose: ChoiceSettings = ChoiceSettings()
 
     @model_validator(mode="after")
     def _some_negatives(self) -> Self:
@@ -52,7 +54,7 @@ def train(task: Task[StarSettings]) -> Path:
 
     draw = positives_only(collection.judgments)
     if settings.count:
-        mined = from_candidates(task.mine("mine", model, settings.depth).candidates, uniform)
+        mined = mined_negatives(task.mine("mine", model, settings.depth), settings.choose)
         draw = with_negatives(collection, settings.count, mined)
     return task.fit("star", model, objective, draw)
 
