@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bm25 import bm25_search, bounds, frequency_table
-from kernels.impact import Segments, posting_sizes
+from kernels.impact import Segments, locate, posting_sizes
+from kernels.impact.postings import BLOCK
 from retriever.fields import CONTENTS
 from retriever.index.inverted import LENGTHS, InvertedReader, encode_length, length_norms
 from retriever.index.selection import best_by_segment
@@ -110,6 +111,47 @@ class Bm25:
                     mask[reader.documents_of(number)] = True
             masks.append(mask if reader.live is None else mask & reader.live)
         return masks
+
+    def holding_all(
+        self, terms: Sequence[str], allowed: Sequence[NDArray[np.bool_]] | None
+    ) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+        """Return for each segment (documents, entries): who holds all of the terms, ascending, live and allowed.
+
+        terms    distinct, at least one
+        entries  (T, C) where the code of each term's posting in each document is
+        allowed  for each segment (N,) the documents that may be found, or None for all
+
+        Cost: reads the postings of the rarest term, and looks the others up for what is left.
+        """
+        known = self.look_up(terms)
+        nothing = np.zeros(0, np.int32), np.zeros((len(terms), 0), np.int64)
+        if len(known) < len(terms):
+            return [nothing for _ in self.readers]
+        numbers = np.array([known[term].numbers for term in terms], np.int64).T  # (S, T)
+        rarest, *others = sorted(range(len(terms)), key=lambda t: -float(known[terms[t]].idf))
+        parts = [np.zeros(0, np.int32)] * len(self.readers)
+        for segment in np.flatnonzero((numbers >= 0).all(axis=1)).tolist():
+            reader = self.readers[segment]
+            documents = reader.documents_of(int(numbers[segment, rarest]))
+            for mask in (reader.live, None if allowed is None else allowed[segment]):
+                documents = documents if mask is None else documents[mask[documents]]
+            parts[segment] = documents
+        documents = np.concatenate([np.zeros(0, np.int32), *parts])
+        segments = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+        entries = np.full((len(terms), len(documents)), -1, np.int64)
+        slots = np.zeros(BLOCK, np.uint16)
+        # The rarest term last, for the fewest documents.
+        for term in (*others, rarest):
+            row = np.empty((1, len(documents)), np.int64)
+            field, number = np.zeros(1, np.int64), np.ascontiguousarray(numbers[:, term : term + 1])
+            locate(self.segments.table[:, None], field, number, segments, documents, row, slots)
+            entries[term] = row
+            held = row[0] >= 0
+            if not held.all():
+                documents, segments, entries = documents[held], segments[held], entries[:, held]
+        ends = np.searchsorted(segments, np.arange(1, len(parts)))
+        split = np.split(documents, ends), np.split(entries, ends, axis=1)
+        return list(zip(*split, strict=True)) if parts else []
 
     def explain(
         self, weights: Mapping[str, float], frequencies: Mapping[str, int], field: str = CONTENTS

@@ -6,6 +6,8 @@
     inverted.exceptions.npy                    (E,) int64 term << 32 | document, and
     inverted.exception_values.npy              (E,) uint32 frequencies that the codes leave open
     inverted.reference.npy                     (3,) float64 k1, b and mean length that the codes were made with
+    inverted.positions.npy                     uint8 the positions of all postings, if the index keeps them, and
+    inverted.position_marks.npy                int64 where those of every 64th code begin: `kernels.positions`
 
 A search field with the number n has the same files, named inverted.fieldn.* instead.
 
@@ -21,8 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bm25 import Frequencies, encode, meanings
-from kernels.impact import lay_out, unfold, whole_blocks
-from retriever.index.plain import PLAIN, PlainPostings, in_field
+from kernels.impact import lay_out, posting_counts, unfold, whole_blocks
+from kernels.positions import (
+    Positions,
+    first_fault,
+    lay_out_positions,
+    list_order,
+    require_sound_positions,
+    term_starts,
+)
+from retriever.index.plain import PLAIN, PlainPositions, PlainPostings, in_field, scratch
 from retriever.index.posting_files import load_array, load_postings, save_array, save_postings
 
 PART = "inverted"
@@ -91,6 +101,11 @@ def write_inverted(plain: PlainPostings, folder: Path, k1: float, b: float, *, f
         "exceptions": keys,
         "exception_values": values,
     }
+    if plain.positions is not None:
+        data, starts = plain.positions
+        out = scratch(folder, len(data))
+        positions = lay_out_positions(postings.kinds, postings.codes, data, starts, plain.positions.sizes(), out)
+        arrays |= {"positions": positions.data, "position_marks": positions.marks}
     for name, content in arrays.items():
         names.append(save_array(folder, part, name, content))
     return names
@@ -115,8 +130,20 @@ def _exceptions(
 class InvertedReader:
     """The postings of one segment, memory-mapped."""
 
-    def __init__(self, folder: Path, live: NDArray[np.bool_] | None = None, *, field: int | None = None) -> None:
-        """Open; `live` (N,) marks the documents that are not tombstoned, None when all live; field as written."""
+    def __init__(
+        self,
+        folder: Path,
+        live: NDArray[np.bool_] | None = None,
+        *,
+        field: int | None = None,
+        positions: bool = False,
+    ) -> None:
+        """Open.
+
+        live       (N,) marks the documents that are not tombstoned, None when all live
+        field      as written
+        positions  whether they were written
+        """
         part = in_field(PART, field)
         self.terms, self.postings = load_postings(folder, part)
         self.lengths = load_array(folder, part, "lengths")
@@ -126,6 +153,10 @@ class InvertedReader:
             raise ValueError(f"the inverted part of {folder} does not fit together")
         if live is not None and len(live) != self.documents:
             raise ValueError(f"{len(live)} tombstone bits for {self.documents} documents")
+        self.positions: Positions | None = None
+        if positions:
+            self.positions = Positions(*(load_array(folder, part, name) for name in ("positions", "position_marks")))
+            require_sound_positions(self.positions, len(self.postings.codes))
         self.reference = load_array(folder, part, "reference")
         self.norms = length_norms(*(float(value) for value in self.reference))
         length_bytes = encode_lengths(self.lengths)
@@ -167,6 +198,20 @@ class InvertedReader:
         rising[offsets[1:-1] - 1] = True
         if not rising.all():
             yield "postings are not in ascending order"
+        if self.positions is not None and self._faulty_positions():
+            yield "positions do not belong to the postings beside them"
+
+    def _faulty_positions(self) -> bool:
+        """Say whether a posting has not as many positions as its frequency, or some beyond its document's end."""
+        assert self.positions is not None
+        plain = self.plain()
+        order = list_order(self.postings.kinds)
+        counts = np.diff(plain.offsets)[order]
+        # Where each posting stands in the plain order, given in the order of the codes.
+        shifts = np.repeat(plain.offsets[:-1][order] - (np.cumsum(counts) - counts), counts)
+        places = np.arange(len(plain.documents)) + shifts
+        documents, frequencies = plain.documents[places], plain.values[places]
+        return first_fault(self.postings.codes, self.positions, documents, frequencies, plain.lengths) >= 0
 
     def plain(self) -> PlainPostings:
         """Return the postings as they were before they were laid out."""
@@ -182,12 +227,22 @@ class InvertedReader:
                 keys = self.frequencies.exceptions[terms == term]
                 found = np.searchsorted(documents[offsets[term] : offsets[term + 1]], keys & 0xFFFFFFFF)
                 frequencies[offsets[term] + found] = self.frequencies.exception_values[terms == term]
-        return PlainPostings(list(self.terms.raw()), offsets, documents, frequencies, self.lengths.astype(np.int32))
+        lengths = self.lengths.astype(np.int32)
+        return PlainPostings(list(self.terms.raw()), offsets, documents, frequencies, lengths, self._plain_positions())
+
+    def _plain_positions(self) -> PlainPositions | None:
+        if self.positions is None:
+            return None
+        data = self.positions.data
+        return PlainPositions(data, term_starts(data, posting_counts(self.postings), list_order(self.postings.kinds)))
 
 
-def read_plain(folder: Path, field: int | None = None) -> PlainPostings:
-    """Return the plain postings of a shard or of a segment, those of a search field by its number."""
+def read_plain(folder: Path, field: int | None = None, *, positions: bool = False) -> PlainPostings:
+    """Return the plain postings of a shard or of a segment, those of a search field by its number.
+
+    positions  whether they were written, and are to be read
+    """
     plain = in_field(PLAIN, field)
     if (folder / f"{plain}.offsets.npy").is_file():
-        return PlainPostings.read(folder, plain)
-    return InvertedReader(folder, field=field).plain()
+        return PlainPostings.read(folder, plain, positions=positions)
+    return InvertedReader(folder, field=field, positions=positions).plain()

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kernels.positions import phrase_frequencies, sloppy_frequency
 from retriever.analysis import Analyser
 from retriever.errors import InvalidInput
 from retriever.fields import CONTENTS
@@ -33,7 +33,8 @@ LEAST_BOOST, LARGEST_BOOST = 1e-6, 1e6
 
 Mask = Sequence[NDArray[np.bool_]]
 ReadTerms = Callable[[int, NDArray[np.int32], Sequence[str]], Mapping[str, Sequence[list[str]]]]
-"""(segment, its documents, fields) to the terms of each document in each field, analysed anew from what is stored."""
+"""(segment, its documents, fields) to the terms of each document in each field, analysed anew from what is stored.
+Read for phrases where the index keeps no positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,9 @@ class QuerySearch:
         self.analyser = analyser
         self.id_ranks = id_ranks
         self.read_terms = read_terms
+        self.has_positions = all(
+            reader.positions is not None for part in bm25.parts.values() for reader in part.readers
+        )
 
     def compile(self, text: str, field_weights: Mapping[str, float] | None = None) -> Plan:
         """Read a query. Raises InvalidInput for what cannot be read, searched by field or kept within the limits.
@@ -340,7 +344,7 @@ _Phrase = tuple[str, tuple[str, ...], int]
 class Execution:
     """A plan on the documents of all segments.
 
-    exact  False when there were more candidates for phrases than are read; those left out are neither found by a
+    exact  False when there were more candidates for phrases than texts are read; those left out are neither found by a
            phrase nor let through where a phrase is excluded
     terms  the terms of the index that are searched for in any field, those of prefixes and fuzzy words included
     """
@@ -364,12 +368,16 @@ class Execution:
 
     def best(self, k: int) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:
         """Return for each segment (scores, documents), best first, that hold the best k of all."""
+        phrase = self._lone_phrase()
+        if phrase is not None:
+            found = [self._phrase_scores(phrase, segment) for segment in range(len(self._readers))]
+            return [self._top(segment, *each, k) for segment, each in enumerate(found)]
         weights = self.flat_weights()
         if weights is not None:
             root = self.plan.root
             allowed = self.masks() if root.must or root.must_not else self._allowed
-            found = self._search.bm25.search(weights, k, allowed) if weights else None
-            return found or [(np.zeros(0, np.float32), np.zeros(0, np.int32)) for _ in self._readers]
+            best = self._search.bm25.search(weights, k, allowed) if weights else None
+            return best or [(np.zeros(0, np.float32), np.zeros(0, np.int32)) for _ in self._readers]
         return [self._best_of(segment, k) for segment in range(len(self._readers))]
 
     def flat_weights(self) -> dict[FieldTerm, float] | None:
@@ -391,7 +399,11 @@ class Execution:
     def _best_of(self, segment: int, k: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         matching, scored = self._scored(self.plan.root, segment)
         documents = np.flatnonzero(self._restricted(segment, matching)).astype(np.int32)
-        scores = scored[documents].astype(np.float32)
+        return self._top(segment, documents, scored[documents].astype(np.float32), k)
+
+    def _top(
+        self, segment: int, documents: NDArray[np.int32], scores: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         if len(scores) > k:
             keep = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
             documents, scores = documents[keep], scores[keep]
@@ -422,7 +434,7 @@ class Execution:
             return self._holding(segment, _terms(part))
         if isinstance(part, Words):
             occurrences = self._phrases[part.field, part.terms, part.slop][segment]
-            return (occurrences.possible if unread else occurrences.certain).copy()
+            return occurrences.possible() if unread else occurrences.certain()
         if part.must:
             matching = self._matching(part.must[0], segment, unread)
             for child in part.must[1:]:
@@ -450,7 +462,10 @@ class Execution:
             if isinstance(part, AnyOf):
                 return matching, np.where(matching, part.weight, 0.0)
             if isinstance(part, Words):
-                return matching, self._phrase_scores(part, segment)
+                documents, of_phrase = self._phrase_scores(part, segment)
+                scores = np.zeros(len(matching))
+                scores[documents] = of_phrase
+                return matching, scores
             return matching, self._term_scores(segment, [part])
         scores = self._term_scores(segment, [c for c in (*part.must, *part.should) if isinstance(c, Term)])
         required: list[NDArray[np.bool_]] = []
@@ -480,34 +495,68 @@ class Execution:
         known = {key: self._known[key] for key in weights}
         return self._search.bm25.score_all(segment, known, weights).astype(np.float64)
 
-    def _phrase_scores(self, part: Words, segment: int) -> NDArray[np.float64]:
+    def _phrase_scores(self, part: Words, segment: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the documents that hold a phrase, ascending, and their scores."""
         occurrences = self._phrases[part.field, part.terms, part.slop][segment]
-        scores = np.zeros(len(occurrences.certain))
-        if not occurrences.frequencies:
-            return scores
-        documents = np.fromiter(occurrences.frequencies, np.int64, len(occurrences.frequencies))
-        frequencies = np.fromiter(occurrences.frequencies.values(), np.float32, len(documents))
+        documents, frequencies = occurrences.documents, occurrences.frequencies
+        if len(documents) == 0:
+            return documents, frequencies
         bm25 = self._search.bm25.parts[part.field]
         weight = np.float32(part.weight) * np.float32(sum(float(self._known[key].idf) for key in _terms(part)))
         inverse = bm25.inverse[0, bm25.readers[segment].frequencies.length_bytes[documents]]
-        scores[documents] = weight - weight / (np.float32(1) + frequencies * inverse)
-        return scores
+        return documents, weight - weight / (np.float32(1) + frequencies * inverse)
+
+    def _lone_phrase(self) -> Words | None:
+        """Return the phrase that the query consists of, or None when there is more to it."""
+        root = self.plan.root
+        parts = (*root.must, *root.should, *root.must_not)
+        return parts[0] if len(parts) == 1 and isinstance(parts[0], Words) else None
 
     def _read_phrases(self) -> None:
         """Find where each phrase occurs, among the documents that would match if all phrases did."""
         phrases = {(part.field, part.terms, part.slop): part for part in _words(self.plan.root)}
         if not phrases:
             return
-        segments = range(len(self._readers))
-        for phrase, part in phrases.items():
-            keys = dict.fromkeys(_terms(part))
+        bm25 = self._search.bm25
+        entries: dict[_Phrase, list[NDArray[np.int64]]] = {}
+        for phrase in phrases:
+            found = bm25.parts[phrase[0]].holding_all(list(dict.fromkeys(phrase[1])), self._allowed)
+            entries[phrase] = [of_segment for _, of_segment in found]
             self._phrases[phrase] = [
-                _Occurrences(np.logical_and.reduce([self._holding(s, (key,)) for key in keys])) for s in segments
+                _Occurrences(reader.documents, documents)
+                for reader, (documents, _) in zip(self._readers, found, strict=True)
             ]
-        candidates = []
-        for s in segments:
-            possible = np.logical_or.reduce([found[s].possible for found in self._phrases.values()])
-            candidates.append(self._restricted(s, possible & self._matching(self.plan.root, s, unread=True)))
+        if self._search.has_positions:
+            self._read_positions(entries)
+        else:
+            self._read_texts(phrases)
+
+    def _candidates(self, segment: int) -> NDArray[np.bool_]:
+        """Return (N,) the documents that match if all phrases that they may hold are there."""
+        possible = np.logical_or.reduce([found[segment].possible() for found in self._phrases.values()])
+        return self._restricted(segment, possible & self._matching(self.plan.root, segment, unread=True))
+
+    def _read_positions(self, entries: Mapping[_Phrase, Sequence[NDArray[np.int64]]]) -> None:
+        for segment in range(len(self._readers)):
+            candidates = None if self._lone_phrase() else self._candidates(segment)
+            for phrase, found in self._phrases.items():
+                field, words, slop = phrase
+                reader = self._search.bm25.parts[field].readers[segment]
+                documents, of_terms = found[segment].holding, entries[phrase][segment]
+                if candidates is not None:
+                    wanted = candidates[documents]
+                    documents, of_terms = documents[wanted], of_terms[:, wanted]
+                if len(documents) == 0:
+                    continue
+                assert reader.positions is not None
+                rows = [list(dict.fromkeys(words)).index(word) for word in words]
+                same = np.array([words.index(word) for word in words], np.int64)
+                codes = reader.postings.codes
+                frequencies = phrase_frequencies(codes, reader.positions, of_terms[rows], same, slop)
+                found[segment].note(documents, frequencies)
+
+    def _read_texts(self, phrases: Mapping[_Phrase, Words]) -> None:
+        candidates = [self._candidates(segment) for segment in range(len(self._readers))]
         chosen = [np.flatnonzero(mask).astype(np.int32) for mask in candidates]
         if sum(map(len, chosen)) > MAX_PHRASE_DOCUMENTS:
             self.exact = False
@@ -518,44 +567,56 @@ class Execution:
             best[np.argsort(-scores, kind="stable")[:MAX_PHRASE_DOCUMENTS]] = True
             ends = np.cumsum([len(documents) for _, documents in found])[:-1]
             chosen = [np.sort(f[1][b]) for f, b in zip(found, np.split(best, ends), strict=True)]
-        for s in segments:
-            for start in range(0, len(chosen[s]), PHRASE_BATCH):
-                self._read(s, chosen[s][start : start + PHRASE_BATCH])
+        for segment, documents in enumerate(chosen):
+            for start in range(0, len(documents), PHRASE_BATCH):
+                self._read(segment, documents[start : start + PHRASE_BATCH])
 
     def _read(self, segment: int, documents: NDArray[np.int32]) -> None:
         read = self._search.read_terms(segment, documents, list({field for field, _, _ in self._phrases}))
         for field, of_field in read.items():
             found = {phrase: places[segment] for phrase, places in self._phrases.items() if phrase[0] == field}
             wanted = {term for _, terms, _ in found for term in terms}
-            for document, terms in zip(documents.tolist(), of_field, strict=True):
-                positions: dict[str, list[int]] = {}
-                for position, term in enumerate(terms):
-                    if term in wanted:
-                        positions.setdefault(term, []).append(position)
-                for (_, words, slop), occurrences in found.items():
-                    if occurrences.possible[document]:
-                        occurrences.note(document, phrase_frequency(words, positions, slop))
+            places = [_positions(terms, wanted) for terms in of_field]
+            for (_, words, slop), occurrences in found.items():
+                holding = np.flatnonzero(np.isin(documents, occurrences.holding))
+                frequencies = [phrase_frequency(words, places[i], slop) for i in holding.tolist()]
+                occurrences.note(documents[holding], np.array(frequencies, np.float64))
 
 
 class _Occurrences:
     """Where one phrase occurs in one segment.
 
-    possible     (N,) the documents that hold it or may hold it, since they were not read
-    certain      (N,) the documents that hold it
-    frequencies  of the latter
+    holding      the documents that hold all of its terms and are live and allowed, ascending
+    documents    of those that were read, the ones that hold the phrase, ascending
+    frequencies  of the phrase in them
     """
 
-    def __init__(self, possible: NDArray[np.bool_]) -> None:
-        self.possible = possible
-        self.certain = np.zeros(len(possible), np.bool_)
-        self.frequencies: dict[int, float] = {}
+    def __init__(self, size: int, holding: NDArray[np.int32]) -> None:
+        self._size = size
+        self.holding = holding
+        self.documents = np.zeros(0, np.int32)
+        self.frequencies = np.zeros(0, np.float32)
+        self._without = np.zeros(0, np.int32)
 
-    def note(self, document: int, frequency: float) -> None:
-        if frequency > 0:
-            self.certain[document] = True
-            self.frequencies[document] = frequency
-        else:
-            self.possible[document] = False
+    def note(self, documents: NDArray[np.int32], frequencies: NDArray[np.float64]) -> None:
+        """Add what was read of documents; those of later calls are higher."""
+        found = frequencies > 0
+        self.documents = np.append(self.documents, documents[found])
+        self.frequencies = np.append(self.frequencies, frequencies[found].astype(np.float32))
+        self._without = np.append(self._without, documents[~found])
+
+    def certain(self) -> NDArray[np.bool_]:
+        """Return (N,) the documents that hold it."""
+        mask = np.zeros(self._size, np.bool_)
+        mask[self.documents] = True
+        return mask
+
+    def possible(self) -> NDArray[np.bool_]:
+        """Return (N,) the documents that hold it or may hold it, since they were not read."""
+        mask = np.zeros(self._size, np.bool_)
+        mask[self.holding] = True
+        mask[self._without] = False
+        return mask
 
 
 def _terms(part: Part, excluded: bool = True) -> Iterator[FieldTerm]:
@@ -582,14 +643,18 @@ def _words(part: Part) -> Iterator[Words]:
             yield from _words(child)
 
 
+def _positions(terms: Sequence[str], wanted: set[str]) -> dict[str, list[int]]:
+    positions: dict[str, list[int]] = {}
+    for position, term in enumerate(terms):
+        if term in wanted:
+            positions.setdefault(term, []).append(position)
+    return positions
+
+
 def phrase_frequency(words: Sequence[str], positions: Mapping[str, Sequence[int]], slop: int) -> float:
     """Return how often a phrase occurs in a document, given the ascending positions of each term there.
 
-    Without slop, the number of places where the words stand one after the other. With slop as Lucene's
-    SloppyPhraseMatcher: let each word have a place, its position less its number in the phrase. The word with the
-    least place is moved on as long as it stays the least; the distance is then the largest place less the least.
-    Every distance up to `slop` adds 1 / (1 + distance); then the word is moved past the next one, and so on until
-    a word has no more positions. No two words take the same position.
+    What that means is in `kernels.positions.reference.phrase_reference`.
     """
     counts = Counter(words)
     if any(len(positions.get(word, ())) < count for word, count in counts.items()):
@@ -599,56 +664,7 @@ def phrase_frequency(words: Sequence[str], positions: Mapping[str, Sequence[int]
         for number, word in enumerate(words[1:], 1):
             places &= {position - number for position in positions[word]}
         return float(len(places))
-    firsts = {word: number for number, word in reversed(list(enumerate(words)))}
     found = [np.array(positions[word], np.int64) for word in words]
     starts = np.cumsum([0, *map(len, found)])
-    same = np.array([firsts[word] for word in words], np.int64)
-    return float(_sloppy_frequency(np.concatenate(found), starts, same, slop))
-
-
-@njit(nogil=True, cache=True)  # type: ignore[misc, untyped-decorator, unused-ignore]
-def _sloppy_frequency(
-    positions: NDArray[np.int64], starts: NDArray[np.int64], same: NDArray[np.int64], slop: int
-) -> float:
-    """positions of word w: from starts[w] up to starts[w + 1]; same: the first word in the phrase with its term."""
-    words = len(same)
-    at = starts[:-1].copy()
-    places = np.empty(words, np.int64)
-    for word in range(words):
-        for before in range(word):
-            at[word] += same[before] == same[word]
-        places[word] = positions[at[word]] - word
-    end = places.max()
-    frequency = 0.0
-    while True:
-        lead = 0
-        for word in range(1, words):
-            if places[word] < places[lead]:
-                lead = word
-        following = np.int64(1) << 62
-        for word in range(words):
-            if word != lead:
-                following = min(following, places[word])
-        distance = end - places[lead]
-        while True:
-            # Move the word on, and equal words out of its way.
-            moving = lead
-            while moving >= 0:
-                at[moving] += 1
-                if at[moving] == starts[moving + 1]:
-                    return frequency + (1 / (1 + distance) if distance <= slop else 0.0)
-                places[moving] = positions[at[moving]] - moving
-                end = max(end, places[moving])
-                beside = -1
-                for word in range(words):
-                    alike = word != moving and same[word] == same[moving]
-                    if alike and at[word] - starts[word] == at[moving] - starts[moving]:
-                        beside = word
-                        break
-                # Of two on one position the later word has the lesser place.
-                moving = max(moving, beside) if beside >= 0 else -1
-            if places[lead] > following:
-                break
-            distance = min(distance, end - places[lead])
-        if distance <= slop:
-            frequency += 1 / (1 + distance)
+    same = np.array([words.index(word) for word in words], np.int64)
+    return float(sloppy_frequency(np.concatenate(found), starts, same, slop))
