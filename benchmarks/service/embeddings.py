@@ -13,16 +13,11 @@ import contextlib
 import csv
 import itertools
 import json
-import os
-import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +27,7 @@ from sentence_transformers import SentenceTransformer
 
 from benchmarks.service import infinity
 from benchmarks.service.load import Measured, post_all
+from benchmarks.service.serving import HOST, free_port, serve, serving
 from indexing.build import build_index
 from indexing.corpora import open_corpus
 from indexing.corpora.pydocs import entries
@@ -40,7 +36,6 @@ from retriever.evaluation.records import environment
 from retriever.models import DEFAULT_ENCODER, resolve
 
 RESULTS = Path(__file__).parents[1] / "results" / "embeddings.csv"
-HOST = "127.0.0.1"
 # Of a component of a unit vector; float32 sums in another order, Infinity's libraries are older.
 TOLERANCE = 1e-4
 COLUMNS = [
@@ -57,45 +52,15 @@ def real_texts(count: int) -> dict[str, list[str]]:
     return {"documents": [entry.text for entry in found], "queries": [entry.query for entry in found]}
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
-
-
-@contextlib.contextmanager
-def serving(process: "subprocess.Popen[bytes]", url: str, log: Path) -> Iterator[None]:
-    """Wait until a service answers; end it in the end."""
-    try:
-        for _ in range(600):
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                if urllib.request.urlopen(url, timeout=5).status == 200:
-                    break
-            if process.poll() is not None:
-                raise RuntimeError(log.read_text()[-3000:])
-            time.sleep(0.5)
-        else:
-            raise RuntimeError(f"no answer from {url}: {log.read_text()[-3000:]}")
-        yield
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
 def serve_ours(work: Path, port: int) -> "subprocess.Popen[bytes]":
     """Start `retriever serve` with the encoder, over a small index without vectors."""
     source = work / "corpus.jsonl"
     source.write_text("".join(json.dumps({"_id": str(i), "text": f"text {i}"}) + "\n" for i in range(10)))
     build_index(open_corpus(str(source)), work / "index", BuildSettings(parts=("bm25",)))
-    command = [
-        sys.executable, "-m", "retriever.cli", "serve", str(work / "index"), "--port", str(port), "--offline",
-        "--device", "cpu", "--embedding-model", DEFAULT_ENCODER,
-    ]  # fmt: skip
-    with (work / "ours.log").open("w") as log:
-        # What waits long is measured, not refused: Infinity refuses nothing either.
-        return subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, "RETRIEVER__LIMITS__QUEUE_SECONDS": "3600"}
-        )
+    # What waits long is measured, not refused: Infinity refuses nothing either.
+    return serve(
+        work / "index", port, work / "ours.log", "--embedding-model", DEFAULT_ENCODER, LIMITS__QUEUE_SECONDS="3600"
+    )
 
 
 def bodies_of(texts: list[str], each: int) -> list[bytes]:

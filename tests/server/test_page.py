@@ -45,12 +45,15 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Any]:
+    """One browser for the module; every visit has a context, and with it a storage, of its own."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         absent("no Playwright here; install it with: pip install playwright")
     with sync_playwright() as started:
-        yield started.chromium
+        launched = started.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield launched
+        launched.close()
 
 
 class Visit:
@@ -118,22 +121,18 @@ MakeVisit = Callable[..., Visit]
 
 
 @pytest.fixture
-def visit(browser: Any, chromium: str, service_url: str, tmp_path: Path) -> Iterator[MakeVisit]:
-    """Return a function that opens a browser; afterwards nothing may have left the host."""
+def visit(browser: Any, service_url: str, tmp_path: Path) -> Iterator[MakeVisit]:
+    """Return a function that opens a page; afterwards nothing may have left the host."""
     folder = Path(os.environ.get("RETRIEVER_SCREENSHOTS", tmp_path / "screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     visits: list[Visit] = []
     with ExitStack() as stack:
 
         def begin(url: str = service_url, **options: Any) -> Visit:
-            profile = tmp_path / f"profile-{len(visits)}"
-            context = browser.launch_persistent_context(
-                str(profile), executable_path=chromium, args=ARGUMENTS,
-                **{"viewport": DESKTOP, "color_scheme": "light"} | options,
-            )  # fmt: skip
+            context = browser.new_context(**{"viewport": DESKTOP, "color_scheme": "light"} | options)
             stack.callback(context.close)
             context.set_default_timeout(30_000)
-            visits.append(Visit(context.pages[0], url, folder))
+            visits.append(Visit(context.new_page(), url, folder))
             return visits[-1]
 
         yield begin
