@@ -30,6 +30,7 @@ from retriever.index.manifest import (
     DensePart,
     ImpactPart,
     InvertedPart,
+    LocalPart,
     Manifest,
     Segment,
     describe_file,
@@ -65,6 +66,7 @@ class _Parts:
     encoder: Encoder | None
     sparse: TermEncoder | None
     analyser: Analyser | None
+    local: Encoder | None = None
 
 
 def build_index(
@@ -74,6 +76,7 @@ def build_index(
     *,
     encoder: Encoder | None = None,
     sparse_encoder: TermEncoder | None = None,
+    local_encoder: Encoder | None = None,
     pipelines: dict[str, PipelineSpec] | None = None,
     default_pipeline: str | None = None,
     device: str | None = None,
@@ -86,7 +89,7 @@ def build_index(
 ) -> dict[str, Any]:
     """Build an index of all documents of a corpus and return the report that is stored with it.
 
-    encoder    an object instead of the name in the settings; sparse_encoder likewise
+    encoder    an object instead of the name in the settings; sparse_encoder and local_encoder likewise
     overwrite  replace an index that is there; it is served until the new one is complete
     restart    throw away an unfinished build instead of resuming it
     processes  that analyse text; above 1 a script needs the usual `if __name__ == "__main__"`
@@ -109,8 +112,8 @@ def build_index(
                 f"there is an index at {folder} already; add documents with `retriever index add`, "
                 "or replace it with --overwrite."
             )
-        parts = _load_parts(settings, encoder, sparse_encoder, device, offline)
-        offered = default_pipelines(settings.parts) | (pipelines or {})
+        parts = _load_parts(settings, encoder, sparse_encoder, local_encoder, device, offline)
+        offered = default_pipelines(settings.parts, local=parts.local is not None) | (pipelines or {})
         _require_known(default_pipeline, offered)
         for spec in offered.values():
             require_known(spec.field_weights or {}, (CONTENTS, *settings.search_fields))
@@ -122,10 +125,12 @@ def build_index(
             inverted=_inverted_part(settings, parts),
             sparse=_sparse_part(settings, parts),
             dense=_dense_part(settings, parts),
+            local=_local_part(settings, parts),
             fields=settings.fields,
             chunking=Chunking(window=settings.window, overlap=settings.overlap) if settings.window else None,
             pipelines=offered,
-            default_pipeline=default_pipeline or list(default_pipelines(settings.parts))[-1],
+            default_pipeline=default_pipeline
+            or list(default_pipelines(settings.parts, local=parts.local is not None))[-1],
             # What the index held is replaced, and must not come back out of the journal.
             applied=current.applied if current else 0,
         )
@@ -141,6 +146,7 @@ def add_documents(
     shard_documents: int = 4096,
     encoder: Encoder | None = None,
     sparse_encoder: TermEncoder | None = None,
+    local_encoder: Encoder | None = None,
     device: str | None = None,
     offline: bool = False,
     restart: bool = False,
@@ -160,8 +166,9 @@ def add_documents(
     with exclusive_lock(folder):
         current, _ = read_manifest(folder)
         settings = settings_of(current, duplicates, shard_documents)
-        parts = _load_parts(settings, encoder, sparse_encoder, device, offline)
-        for part, loaded in ((current.dense, parts.encoder), (current.sparse, parts.sparse)):
+        parts = _load_parts(settings, encoder, sparse_encoder, local_encoder, device, offline)
+        made_by = ((current.dense, parts.encoder), (current.sparse, parts.sparse), (current.local, parts.local))
+        for part, loaded in made_by:
             found = differences(part.fingerprint, loaded.fingerprint()) if part and loaded else []
             if found:
                 raise IndexMismatch(
@@ -217,6 +224,8 @@ def settings_of(manifest: Manifest, duplicates: str, shard_documents: int) -> Bu
         content |= {"encoder": manifest.dense.encoder, "precision": manifest.dense.precision}
         content |= {"dense": manifest.dense.kind, "store": manifest.dense.stored}
         content["oversample"] = manifest.dense.oversample
+    if manifest.local:
+        content |= {"local_encoder": manifest.local.encoder, "local_store": manifest.local.stored}
     if manifest.chunking:
         content |= {"window": manifest.chunking.window, "overlap": manifest.chunking.overlap}
     return BuildSettings.model_validate(content)
@@ -226,6 +235,7 @@ def _load_parts(
     settings: BuildSettings,
     encoder: Encoder | None,
     sparse: TermEncoder | None,
+    local: Encoder | None,
     device: str | None,
     offline: bool,
 ) -> _Parts:
@@ -233,12 +243,15 @@ def _load_parts(
         encoder = load_encoder(settings.encoder, device=device, precision=settings.precision, offline=offline)
     if "sparse" in settings.parts and sparse is None:
         sparse = load_term_encoder(settings.sparse_encoder, device=device, offline=offline)
+    if settings.local_encoder is not None and local is None:
+        local = load_encoder(settings.local_encoder, device=device, precision=settings.precision, offline=offline)
     if settings.window is not None and encoder is not None and settings.window > encoder.max_tokens:
         raise InvalidInput(f"the window of {settings.window} tokens is longer than the encoder's {encoder.max_tokens}.")
     return _Parts(
         encoder if "dense" in settings.parts else None,
         sparse if "sparse" in settings.parts else None,
         analyser(settings.analyser) if "bm25" in settings.parts else None,
+        local,
     )
 
 
@@ -288,6 +301,19 @@ def _dense_part(settings: BuildSettings, parts: _Parts) -> DensePart | None:
     )
 
 
+def _local_part(settings: BuildSettings, parts: _Parts) -> LocalPart | None:
+    if parts.local is None:
+        return None
+    return LocalPart(
+        encoder=settings.local_encoder or settings.encoder,
+        fingerprint=parts.local.fingerprint(),
+        width=parts.local.width,
+        stored=settings.local_store,
+        canaries="",
+        canary_texts=CANARY_TEXTS,
+    )
+
+
 def _own_kind(encoder: Encoder) -> str | None:
     """Return the kind that keeps documents as the model itself compresses them, None when it does not."""
     codes = getattr(encoder, "codes", None)
@@ -318,6 +344,7 @@ def _write(
         corpus=corpus.describe(),
         encoder=parts.encoder.fingerprint() if parts.encoder else None,
         sparse=parts.sparse.fingerprint() if parts.sparse else None,
+        local=parts.local.fingerprint() if parts.local else None,
         analyser=parts.analyser.fingerprint() if parts.analyser else None,
     )
     building = folder / "building"
@@ -326,8 +353,9 @@ def _write(
     with contextlib.closing(RecordWriter(folder, plan.generation)) as records:
         with Analysing(parts.analyser, processes) if parts.analyser else contextlib.nullcontext() as analysing:
             writer = ShardWriter(
-                building / "shards", settings, records, plan.first_segment, parts.encoder, parts.sparse, analysing
-            )
+                building / "shards", settings, records, plan.first_segment, parts.encoder, parts.sparse, analysing,
+                parts.local,
+            )  # fmt: skip
             if (building / "plan.json").is_file():
                 plan.require_same(building / "plan.json")
             else:
@@ -355,7 +383,7 @@ def _write(
             "report": report,
         }
     )
-    manifest = _with_canaries(folder, manifest, parts.encoder)
+    manifest = _with_canaries(folder, manifest, parts)
     manifest = with_codebook(folder, manifest, form.codebook if form else None)
     publish(folder, manifest)
     shutil.rmtree(building)
@@ -429,6 +457,7 @@ def _seal(
                 inverted=base.inverted,
                 sparse=base.sparse,
                 dense=form,
+                local=base.local,
                 device=device or "cpu",
             )
             segments.append(
@@ -464,20 +493,26 @@ def with_tombstones(folder: Path, segment: Segment, records: RecordWriter, gener
     )
 
 
-def _with_canaries(folder: Path, manifest: Manifest, encoder: Encoder | None) -> Manifest:
-    if encoder is None or manifest.dense is None or manifest.dense.canaries in manifest.files:
-        return manifest
-    # A rebuilt index gets a file of its own, so that the one still served keeps its canaries.
-    name = f"canaries-{manifest.generation:06d}.npy"
-    with disk_errors(folder):
-        np.save(folder / name, encode_canaries(encoder, manifest.dense.canary_texts))
-        sync(folder / name)
-    return manifest.model_copy(
-        update={
-            "files": {name: describe_file(folder / name)},
-            "dense": manifest.dense.model_copy(update={"canaries": name}),
-        }
+def _with_canaries(folder: Path, manifest: Manifest, parts: _Parts) -> Manifest:
+    of_part = (
+        ("dense", "canaries", manifest.dense, parts.encoder),
+        ("local", "local-canaries", manifest.local, parts.local),
     )
+    for key, label, part, encoder in of_part:
+        if encoder is None or part is None or part.canaries in manifest.files:
+            continue
+        # A rebuilt index gets a file of its own, so that the one still served keeps its canaries.
+        name = f"{label}-{manifest.generation:06d}.npy"
+        with disk_errors(folder):
+            np.save(folder / name, encode_canaries(encoder, part.canary_texts))
+            sync(folder / name)
+        manifest = manifest.model_copy(
+            update={
+                "files": manifest.files | {name: describe_file(folder / name)},
+                key: part.model_copy(update={"canaries": name}),
+            }
+        )
+    return manifest
 
 
 def with_codebook(folder: Path, manifest: Manifest, codebook: Codebook | None) -> Manifest:

@@ -215,6 +215,7 @@ def merge_segments(
             sparse=current.sparse,
             # Nothing can be trained on vectors that are still to be made.
             dense=dense.untrained() if dense and unencoded else dense,
+            local=current.local,
             device=device or "cpu",
             encoded=encoded,
         )
@@ -257,7 +258,9 @@ def store_pipelines(path: str | Path, pipelines: Mapping[str, PipelineSpec], def
             if part
         ]
         for name, spec in pipelines.items():
-            lacking = [stage for stage in spec.first if stage not in parts]
+            lacking: list[str] = [stage for stage in spec.first if stage not in parts]
+            if spec.local is not None and change.current.local is None:
+                lacking.append("local vectors")
             if lacking:
                 raise InvalidInput(f"pipeline {name!r} needs {lacking}, the index has {parts}.")
             searched = change.current.inverted.search_fields if change.current.inverted else ()

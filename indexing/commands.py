@@ -90,6 +90,7 @@ def _fields(declarations: list[str]) -> dict[str, str]:
     epilog="Examples:  retriever index build corpus.jsonl my-index  |  "
     "retriever index build docs/ my-index --chunk 200 --field lang --dense hnsw  |  "
     "retriever index build corpus.jsonl my-index --dense opq48 --store none  |  "
+    "retriever index build corpus.jsonl my-index --encoder my-bidr --local-encoder my-bidr/local  |  "
     "retriever index build papers.jsonl my-index --search-fields title,text,authors  |  "
     "zcat dump.gz | retriever index build - my-index --parts bm25"
 )
@@ -123,6 +124,11 @@ def build(
     oversample: Annotated[
         int, typer.Option(min=1, help="Candidates per hit that an inexact index has rescored exactly.")
     ] = 4,
+    local_encoder: Annotated[
+        str | None,
+        typer.Option(help="A second model, whose vectors on disk put in order what was found, such as bidr's `local`."),
+    ] = None,
+    local_store: Annotated[str, typer.Option(help="Its vectors as float16 or float32.")] = "float16",
     sparse_encoder: Annotated[
         str, typer.Option(help="Model for learned sparse weights: folder, hub name or pinned name.")
     ] = "splade-tiny",
@@ -181,6 +187,8 @@ def build(
                 "dense": dense,
                 "store": store,
                 "oversample": oversample,
+                "local_encoder": local_encoder,
+                "local_store": local_store,
                 "sparse_encoder": sparse_encoder,
                 "sparse_precision": sparse_precision,
                 "analyser": analyser,

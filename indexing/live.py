@@ -25,6 +25,7 @@ from indexing.segments import seal_segment, segment_name
 from indexing.shards import ShardWriter, write_vectors, write_weights
 from retriever.analysis import analyser
 from retriever.errors import InvalidInput
+from retriever.index.local import LOCAL_ABSENT, LOCAL_VECTORS
 from retriever.index.manifest import Manifest, Segment, form_of, read_manifest
 from retriever.index.plain import PlainWriter
 from retriever.index.records import Records, field_values
@@ -117,6 +118,9 @@ def _unencoded_segment(change: Change, documents: list[Document], encoder: Encod
                 postings.postings().write(source, part)
         if current.dense:
             write_vectors(source, np.zeros((len(parts), current.dense.width), np.float32), np.zeros(len(parts), bool))
+        if current.local:
+            none = np.zeros((len(parts), current.local.width), np.float32)
+            write_vectors(source, none, np.zeros(len(parts), bool), (LOCAL_VECTORS, LOCAL_ABSENT))
         if current.sparse:
             write_weights(source, [{}] * len(parts))
     with contextlib.closing(Records(folder, change.generation)) as records:
@@ -129,6 +133,7 @@ def _unencoded_segment(change: Change, documents: list[Document], encoder: Encod
             inverted=current.inverted,
             sparse=current.sparse,
             dense=form_of(folder, current.dense).untrained() if current.dense else None,
+            local=current.local,
             device="cpu",
         )
         digest = records.digest(number)
@@ -140,7 +145,7 @@ def _unencoded_segment(change: Change, documents: list[Document], encoder: Encod
             documents=len(parts),
             records_sha256=digest,
             empty=sum(not document.content.strip() for document in parts),
-            unencoded=current.dense is not None or current.sparse is not None,
+            unencoded=any(part is not None for part in (current.dense, current.sparse, current.local)),
             files=files,
         )
     ]
@@ -154,6 +159,7 @@ class Encoded:
     vectors: NDArray[np.float32] | None
     present: NDArray[np.bool_]
     weights: list[dict[str, float]] | None
+    local: NDArray[np.float32] | None = None
 
 
 def encode_waiting(
@@ -161,6 +167,7 @@ def encode_waiting(
     encoder: Encoder | None,
     term_encoder: TermEncoder | None,
     *,
+    local_encoder: Encoder | None = None,
     most: int = 512,
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[Encoded]:
@@ -182,7 +189,7 @@ def encode_waiting(
                 live = read_live(folder / segment.tombstones, segment.documents)
             documents = dict(records.segment_documents(segment.number))
             filled = [i for i in np.flatnonzero(live).tolist() if documents[i].content.strip()]
-            encoded = _encoded(segment, documents, filled, encoder, term_encoder, stopped)
+            encoded = _encoded(segment, documents, filled, encoder, term_encoder, local_encoder, stopped)
             if encoded is None:
                 return []
             found.append(encoded)
@@ -195,11 +202,14 @@ def _encoded(
     filled: list[int],
     encoder: Encoder | None,
     term_encoder: TermEncoder | None,
+    local_encoder: Encoder | None,
     stopped: Callable[[], bool],
 ) -> Encoded | None:
     present = np.zeros(segment.documents, np.bool_)
     present[filled] = True
-    vectors = np.zeros((segment.documents, encoder.width), np.float32) if encoder else None
+    vectors, local = (
+        np.zeros((segment.documents, model.width), np.float32) if model else None for model in (encoder, local_encoder)
+    )
     weights: list[dict[str, float]] | None = [{} for _ in range(segment.documents)] if term_encoder else None
     for start in range(0, len(filled), ENCODED_TOGETHER):
         if stopped():
@@ -208,10 +218,12 @@ def _encoded(
         texts = [documents[i] for i in part]
         if encoder is not None and vectors is not None:
             vectors[part] = encoder.encode_documents(texts)
+        if local_encoder is not None and local is not None:
+            local[part] = local_encoder.encode_documents(texts)
         if term_encoder is not None and weights is not None:
             for i, terms in zip(part, term_encoder.encode_documents(texts), strict=True):
                 weights[i] = terms
-    return Encoded(segment, vectors, present, weights)
+    return Encoded(segment, vectors, present, weights, local)
 
 
 def add_vectors(path: str | Path, encoded: Sequence[Encoded], *, device: str | None = None) -> int:
@@ -246,6 +258,8 @@ def _write_encoded(folder: Path, part: Encoded) -> None:
     folder.mkdir(parents=True)
     if part.vectors is not None:
         write_vectors(folder, part.vectors, part.present)
+    if part.local is not None:
+        write_vectors(folder, part.local, part.present, (LOCAL_VECTORS, LOCAL_ABSENT))
     if part.weights is not None:
         write_weights(folder, part.weights)
 

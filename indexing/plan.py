@@ -16,7 +16,8 @@ Duplicates = Literal["fail", "skip", "overwrite"]
 class BuildSettings(BaseModel):
     """The choices of a build; the defaults are those of `retriever index build`.
 
-    store  without it vectors are stored as float32, or not at all where the model itself makes codes of documents
+    store          without it vectors are float32, or not stored at all where the model itself makes codes of documents
+    local_encoder  a second model, whose vectors put in order what was found: see `retriever.index.local`
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,6 +28,8 @@ class BuildSettings(BaseModel):
     dense: str = "flat"
     store: Stored | None = None
     oversample: int = Field(4, ge=1, le=1000)
+    local_encoder: str | None = None
+    local_store: Literal["float32", "float16"] = "float16"
     sparse_encoder: str = "splade-tiny"
     sparse_precision: Literal["uint8", "float32"] = "uint8"
     sparse_step: float = Field(1 / 64, gt=0, le=1)
@@ -61,6 +64,7 @@ class Plan(BaseModel):
     corpus: dict[str, Any]
     encoder: dict[str, str] | None
     sparse: dict[str, str] | None = None
+    local: dict[str, str] | None = None
     analyser: str | None
 
     def write(self, path: Path) -> None:

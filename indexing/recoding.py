@@ -95,8 +95,8 @@ def _recoded(folder: Path, working: Path, segment: Segment, form: Form, device: 
 
 def _described(folder: Path, working: Path, manifest: Manifest, segments: list[Segment], form: Form) -> Manifest:
     assert manifest.dense is not None
-    canaries = manifest.dense.canaries
-    kept = {name: entry for name, entry in manifest.files.items() if name == canaries}
+    canaries = {part.canaries for part in (manifest.dense, manifest.local) if part is not None}
+    kept = {name: entry for name, entry in manifest.files.items() if name in canaries}
     for name in kept:
         shutil.copyfile(folder / name, working / name)
     dense = manifest.dense.model_copy(

@@ -15,7 +15,8 @@ from retriever.index.dense import ABSENT, FAISS_FILE, VECTORS, factory_string, t
 from retriever.index.form import Form
 from retriever.index.impacts import ImpactReader, write_impacts
 from retriever.index.inverted import read_plain, write_inverted
-from retriever.index.manifest import FileEntry, ImpactPart, InvertedPart, describe_file
+from retriever.index.local import LOCAL_ABSENT, LOCAL_VECTORS
+from retriever.index.manifest import FileEntry, ImpactPart, InvertedPart, LocalPart, describe_file
 from retriever.index.plain import PLAIN_IMPACTS, PlainPostings, merge_plain
 from retriever.index.segment import segment_folder, write_ids
 from retriever.storage import disk_errors, sync, sync_all
@@ -38,6 +39,7 @@ def seal_segment(
     sparse: ImpactPart | None,
     dense: Form | None,
     device: str,
+    local: LocalPart | None = None,
     encoded: Sequence[Path] | None = None,
 ) -> dict[str, FileEntry]:
     """Merge `sources` (folders of shards or segments) into a new segment; return its files.
@@ -47,6 +49,7 @@ def seal_segment(
     inverted  how the BM25 part is built, None when there is none
     sparse    how the learned sparse part is built, None when there is none
     dense     how vectors are kept and searched, None when there are none
+    local     how local vectors are kept, None when there are none
     encoded   for each source the folder of its vectors and learned weights, when it is another one
     The folder appears under its final name only when it is complete.
     """
@@ -67,6 +70,8 @@ def seal_segment(
             write_impacts(plain, working, sparse.step, sparse.precision)
         if dense is not None:
             write_dense(encoded, kept, len(ids), working, dense, device)
+        if local is not None:
+            write_local(encoded, kept, len(ids), working, local)
         sync_all([*working.iterdir(), working])
         files = {f"{name}/{path.name}": describe_file(path) for path in sorted(working.iterdir())}
         target = index / name
@@ -129,6 +134,28 @@ def write_dense(
         stored.flush()
         if not form.has_codes:
             build_faiss(folder, form.kind, device)
+
+
+def write_local(
+    sources: Sequence[Path], kept: Sequence[NDArray[np.bool_] | None], documents: int, folder: Path, part: LocalPart
+) -> None:
+    """Write the local vectors of all kept documents of shards or segments end to end, a block at a time.
+
+    Raises InvalidInput for numbers beyond float16 where that is to be stored.
+    """
+    stored = open_memmap(folder / LOCAL_VECTORS, mode="w+", dtype=part.stored, shape=(documents, part.width))
+    absent: list[NDArray[np.int64]] = []
+    end = 0
+    for source, keep in zip(sources, kept, strict=True):
+        vectors = np.load(source / LOCAL_VECTORS, mmap_mode="r", allow_pickle=False)
+        chosen = np.arange(len(vectors)) if keep is None else np.flatnonzero(keep)
+        absent.append(np.flatnonzero(np.isin(chosen, np.load(source / LOCAL_ABSENT, allow_pickle=False))) + end)
+        for start in range(0, len(chosen), BLOCK):
+            block = chosen[start : start + BLOCK]
+            _store(vectors[block], stored[end : end + len(block)])
+            end += len(block)
+    stored.flush()
+    np.save(folder / LOCAL_ABSENT, np.concatenate(absent).astype(np.int32))
 
 
 def _encoded(form: Form, vectors: NDArray[Any] | None, block: NDArray[np.int64]) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """The resumable part of a build: the corpus in shards, each analysed, encoded and recorded, then sealed.
 
     building/plan.json
-    building/shards/000000/   plain.* plain.fieldN.* plain-impacts.* dense.vectors.npy dense.absent.npy shard.json
+    building/shards/000000/   plain.* plain.fieldN.* plain-impacts.* dense.* local.* shard.json
     building/segments/...     segments being merged
 
 shard.json is written last; a shard without it is done again. A shard is always processed whole, so a
@@ -27,6 +27,7 @@ from indexing.plan import BuildSettings
 from retriever.errors import InvalidInput, ModelFault
 from retriever.index.dense import ABSENT, VECTORS
 from retriever.index.impacts import count_clipped
+from retriever.index.local import LOCAL_ABSENT, LOCAL_VECTORS
 from retriever.index.plain import PLAIN, PLAIN_IMPACTS, in_field, plain_weights
 from retriever.index.records import RecordWriter, canonical
 from retriever.protocols import Encoder, TermEncoder
@@ -94,6 +95,7 @@ class ShardWriter:
         encoder: Encoder | None,
         sparse: TermEncoder | None,
         analysing: Analysing | None,
+        local: Encoder | None = None,
     ) -> None:
         self.folder = folder
         self.settings = settings
@@ -102,6 +104,7 @@ class ShardWriter:
         self.encoder = encoder
         self.sparse = sparse
         self.analysing = analysing
+        self.local = local
         self.shards: list[Shard] = []
         # Shards whose postings another process writes, in order.
         self._pending: deque[tuple[int, Shard, Future[None] | None]] = deque()
@@ -167,7 +170,12 @@ class ShardWriter:
             for field, name in enumerate(self.settings.search_fields):
                 filled[name] = sum(bool(text.strip()) for text in texts[in_field(PLAIN, field)])
             written = self.analysing.submit(texts, folder)
-        truncated, bad = self._encode(folder, documents) if self.encoder else (0, [])
+        cut, bad = np.zeros(len(documents), np.bool_), []
+        for encoder, names in ((self.encoder, (VECTORS, ABSENT)), (self.local, (LOCAL_VECTORS, LOCAL_ABSENT))):
+            if encoder is not None:
+                too_long, faulty = self._encode(folder, documents, encoder, names)
+                cut |= too_long
+                bad += faulty
         clipped, unusable = self._weigh(folder, documents) if self.sparse else (0, [])
         self.records.replace(segment, first, documents, self.settings.fields, replaced)
         shard = Shard(
@@ -178,7 +186,7 @@ class ShardWriter:
             documents=len(documents),
             empty=empty,
             search_fields=filled,
-            truncated=truncated,
+            truncated=int(cut.sum()),
             clipped=clipped,
             skipped=skipped,
             overwritten=len(replaced),
@@ -281,15 +289,16 @@ class ShardWriter:
             sync(folder / name)
         return count_clipped(weights, self.settings.sparse_step), [documents[i].id for i in bad]
 
-    def _encode(self, folder: Path, documents: list[Document]) -> tuple[int, list[str]]:
-        """Write the vectors; return how many documents were cut, and the ids whose vector is not finite."""
-        assert self.encoder is not None
+    def _encode(
+        self, folder: Path, documents: list[Document], encoder: Encoder, names: tuple[str, str]
+    ) -> tuple[NDArray[np.bool_], list[str]]:
+        """Write the vectors; return which documents were cut, and the ids whose vector is not finite."""
         filled = [i for i, document in enumerate(documents) if document.content.strip()]
         texts = [documents[i] for i in filled]
-        counts = self.encoder.count_tokens([document.content for document in texts])
-        vectors = np.zeros((len(documents), self.encoder.width), np.float32)
+        counts = encoder.count_tokens([document.content for document in texts])
+        vectors = np.zeros((len(documents), encoder.width), np.float32)
         if texts:
-            vectors[filled] = self.encoder.encode_documents(texts)
+            vectors[filled] = encoder.encode_documents(texts)
         finite = np.isfinite(vectors).all(axis=1)
         bad = [documents[i].id for i in np.flatnonzero(~finite)]
         total = len(bad) + sum(len(shard.bad_vectors) for shard in self.shards)
@@ -300,17 +309,27 @@ class ShardWriter:
             )
         present = np.zeros(len(documents), np.bool_)
         present[filled] = True
-        write_vectors(folder, vectors, present)
-        for name in (VECTORS, ABSENT):
+        write_vectors(folder, vectors, present, names)
+        for name in names:
             sync(folder / name)
-        return sum(count > self.encoder.max_tokens for count in counts), bad
+        cut = np.zeros(len(documents), np.bool_)
+        cut[filled] = [count > encoder.max_tokens for count in counts]
+        return cut, bad
 
 
-def write_vectors(folder: Path, vectors: NDArray[np.float32], present: NDArray[np.bool_]) -> None:
-    """Write (N, H) vectors; those that are not finite, or not `present`, count as absent."""
+def write_vectors(
+    folder: Path,
+    vectors: NDArray[np.float32],
+    present: NDArray[np.bool_],
+    names: tuple[str, str] = (VECTORS, ABSENT),
+) -> None:
+    """Write (N, H) vectors; those that are not finite, or not `present`, count as absent.
+
+    names  of the files of the vectors and of what is absent: those of the dense part, or of the local one
+    """
     usable = present & np.isfinite(vectors).all(axis=1)
-    np.save(folder / VECTORS, np.where(usable[:, None], vectors, np.float32(0)))
-    np.save(folder / ABSENT, np.flatnonzero(~usable).astype(np.int32))
+    np.save(folder / names[0], np.where(usable[:, None], vectors, np.float32(0)))
+    np.save(folder / names[1], np.flatnonzero(~usable).astype(np.int32))
 
 
 def write_weights(folder: Path, weights: Sequence[dict[str, float]]) -> list[str]:

@@ -39,6 +39,7 @@ def verify_index(
     path: str | Path,
     *,
     encoder: Encoder | str | None = None,
+    local_encoder: Encoder | str | None = None,
     canaries: bool = True,
     offline: bool = False,
     quiet: bool = True,
@@ -46,7 +47,7 @@ def verify_index(
     """Read everything once and compare it with the manifest.
 
     Checks every sha256, the records' digests, that ids, postings, vectors and records hold the same
-    documents, that vectors are finite, and (unless `canaries` is False) that the encoder still gives the
+    documents, that vectors are finite, and (unless `canaries` is False) that the encoders still give the
     stored canary vectors. Raises UnknownIndex when there is no index at all.
     """
     folder = Path(path)
@@ -57,7 +58,7 @@ def verify_index(
         # Parts that are not what was sealed would only give the same complaint in other words.
         verdict.problems += _altered_files(folder, manifest, verdict, quiet)
         if not verdict.problems:
-            with open_index(folder, encoder=encoder, offline=offline) as index:
+            with open_index(folder, encoder=encoder, local_encoder=local_encoder, offline=offline) as index:
                 verdict.problems += _inner_problems(index)
                 if canaries and not verdict.problems:
                     verdict.canary_drift = index.check_canaries()
@@ -117,11 +118,11 @@ def _disagreements(entry: Segment, segment: SegmentReader, records: Records) -> 
         yield from (f"segment {entry.name}, field {name}: {problem}" for problem in reader.problems())
     if segment.impacts:
         yield from (f"segment {entry.name}: {problem}" for problem in segment.impacts.problems())
-    if segment.dense:
-        vectors = segment.dense.vectors
+    for name, part in (("", segment.dense), ("local ", segment.local)):
+        vectors = part.vectors if part else None
         for start in range(0, len(vectors) if vectors is not None else 0, BLOCK):
             if vectors is not None and not np.isfinite(vectors[start : start + BLOCK]).all():
-                yield f"segment {entry.name}: vectors from {start} on are not all finite"
+                yield f"segment {entry.name}: {name}vectors from {start} on are not all finite"
                 break
     gone = 0 if segment.live is None else int((~segment.live).sum())
     if gone != entry.deleted:

@@ -1,4 +1,4 @@
-"""Pipelines as data: which first stages run, how their lists are fused, what reranks the top."""
+"""Pipelines as data: which first stages run, how their lists are fused, what puts the top in another order."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -158,6 +158,19 @@ class Rerank(BaseModel):
             raise InvalidInput(f"the reranker {text!r}: {error}") from error
 
 
+class Local(BaseModel):
+    """The index's local vectors over the best `depth` documents, see `retriever.index.local`.
+
+    weight  of the stages before: a document's score is its local one plus so many times theirs; BiDR's is 0.3, beside
+            codes of an encoder with the same scale
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    depth: int = Field(1000, ge=1, le=10_000)
+    weight: float = Field(0.3, ge=0, le=1e6)
+
+
 class Rm3(BaseModel):
     """Feedback by `retriever.feedback.rm3`, Anserini's defaults; filter_terms is for English and the like."""
 
@@ -202,7 +215,7 @@ Feedback = Annotated[Rm3 | Rocchio, Field(discriminator="method")]
 
 
 class PipelineSpec(BaseModel):
-    """First stages, feedback for bm25, fusion when there are several stages, and an optional reranker.
+    """First stages, feedback for bm25, fusion when there are several stages; optional local vectors and a reranker.
 
     field_weights  bm25 is the sum over these fields of weight times the field's own BM25; without it title and text
                    are searched as one field, `contents`
@@ -215,6 +228,7 @@ class PipelineSpec(BaseModel):
     field_weights: dict[str, StrictFloat] | None = None
     feedback: Feedback | None = None
     fusion: Fusion = Fusion()
+    local: Local | None = None
     rerank: Rerank | None = None
 
     @field_validator("first")
@@ -244,13 +258,15 @@ class PipelineSpec(BaseModel):
         return self
 
     def without(self, *stages: str) -> "PipelineSpec":
-        """Return this pipeline with stages left out: "bm25", "sparse", "dense" or "rerank".
+        """Return this pipeline with stages left out: "bm25", "sparse", "dense", "local" or "rerank".
 
         Raises InvalidInput when no first stage would be left.
         """
-        unknown = set(stages) - {"bm25", "sparse", "dense", "rerank"}
+        unknown = set(stages) - {"bm25", "sparse", "dense", "local", "rerank"}
         if unknown:
-            raise InvalidInput(f"cannot leave out {sorted(unknown)}; the stages are bm25, sparse, dense, rerank.")
+            raise InvalidInput(
+                f"cannot leave out {sorted(unknown)}; the stages are bm25, sparse, dense, local, rerank."
+            )
         first = tuple(stage for stage in self.first if stage not in stages)
         if not first:
             raise InvalidInput("no first stage would be left; keep bm25, sparse or dense.")
@@ -259,6 +275,7 @@ class PipelineSpec(BaseModel):
                 "first": first,
                 "field_weights": self.field_weights if "bm25" in first else None,
                 "feedback": self.feedback if "bm25" in first else None,
+                "local": None if "local" in stages else self.local,
                 "rerank": None if "rerank" in stages else self.rerank,
             }
         )
@@ -274,14 +291,19 @@ class PipelineSpec(BaseModel):
         return self.model_copy(update={"field_weights": dict(field_weights)})
 
 
-def default_pipelines(parts: tuple[FirstStage, ...]) -> dict[str, PipelineSpec]:
-    """Return the pipelines that every index with these parts offers; the last one is the default."""
+def default_pipelines(parts: tuple[FirstStage, ...], *, local: bool = False) -> dict[str, PipelineSpec]:
+    """Return the pipelines that every index with these parts offers; the last one is the default.
+
+    local  whether there are local vectors; what they put in order is then found by vectors, where there are some
+    """
     pipelines: dict[str, PipelineSpec] = {part: PipelineSpec(first=(part,)) for part in parts}
     if set(parts) == set(MINMAX_WEIGHTS):
         pipelines["hybrid"] = PipelineSpec(first=parts)
     elif len(parts) > 1:
         # Weights for learned sparse scores have not been chosen on any collection; ranks need none.
         pipelines["hybrid"] = PipelineSpec(first=parts, fusion=Fusion(method="rrf"))
+    if local:
+        pipelines["local"] = PipelineSpec(first=("dense",) if "dense" in parts else parts[:1], local=Local())
     return pipelines
 
 
@@ -295,6 +317,9 @@ def read_pipelines(path: Path) -> dict[str, PipelineSpec]:
           feedback: {method: rm3, documents: 10, terms: 10, original_weight: 0.5}
           fusion: {method: rrf, constant: 60}
           rerank: {model: my-reranker, depth: 50}
+        two-grained:
+          first: [dense]
+          local: {depth: 1000, weight: 0.3}
         asked:
           first: [bm25]
           rerank: {kind: pairwise, model: SmolLM2-135M-Instruct, depth: 10, strategy: sliding, passes: 2}

@@ -1,4 +1,4 @@
-"""Running a pipeline: first stages, fusion, reranking, and an honest account of what happened."""
+"""Running a pipeline: first stages, fusion, local vectors, reranking, and an honest account of what happened."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from retriever.feedback import Frequencies, rm3, rocchio
 from retriever.fusion import ordered, reciprocal_rank, weighted_minmax
 from retriever.highlight import highlights
 from retriever.index.fielded import in_fields
-from retriever.pipeline import Fusion, PipelineSpec, Rerank, Rm3, Rocchio
+from retriever.pipeline import Fusion, Local, PipelineSpec, Rerank, Rm3, Rocchio
 from retriever.types import Answer, Document, Explanation, Facets, Hit
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class Request:
         """How many candidates each first stage gives."""
         if len(self.pipeline.first) > 1 or self.group_by_parent:
             return max(self.pipeline.depth, self.wanted)
-        rerank = self.pipeline.rerank
-        return max(self.wanted, rerank.depth if rerank else 0)
+        later = (self.pipeline.local, self.pipeline.rerank)
+        return max(self.wanted, *(stage.depth for stage in later if stage), 0)
 
 
 @dataclass(slots=True)
@@ -124,8 +124,9 @@ def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> 
         _dense(index, states, request, mask)
     if "sparse" in request.pipeline.first:
         _sparse(index, states, request, mask)
+    vectors = _local_vectors(index, states, request) if request.pipeline.local else None
     batch_time = time.perf_counter() - started
-    for state in states:
+    for number, state in enumerate(states):
         # The shared work above counts for every query in equal parts.
         state.started = time.perf_counter() - batch_time / len(states)
         if "bm25" in request.pipeline.first:
@@ -135,6 +136,8 @@ def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> 
         _fuse(state, request.pipeline)
         if request.facets:
             _count(index, state, request, mask)
+        if request.pipeline.local is not None and vectors is not None:
+            _local(index, state, request.pipeline.local, vectors[number])
         if request.pipeline.rerank is not None:
             _rerank(index, state, request.pipeline.rerank, request.deadline_ms)
         _finish(index, state, request, calibration)
@@ -350,6 +353,59 @@ def fuse(rankings: Mapping[str, list[tuple[str, float]]], fusion: Fusion) -> lis
     return weighted_minmax(rankings, weights=fusion.weights)
 
 
+def _local_vectors(index: "Index", states: Sequence[_State], request: Request) -> NDArray[np.float32] | None:
+    """Return the vectors of queries by the local encoder; None, and so noted, where there are none for once."""
+    encoder = index.local_encoder
+    if encoder is None:
+        raise InvalidInput(f"{index.path} has no local vectors; build it with --local-encoder MODEL.")
+    queries = [state.query for state in states]
+    started = time.perf_counter()
+    vectors: NDArray[np.float32] | None
+    try:
+        counts = encoder.count_tokens(queries)
+        if request.deadline_ms is not None and hasattr(encoder, "encode_queries_until"):
+            vectors = encoder.encode_queries_until(queries, states[0].started + request.deadline_ms / 1e3)
+        else:
+            vectors = encoder.encode_queries(queries)
+        fault = "local_timeout" if vectors is None else "" if np.isfinite(vectors).all() else "local_failed"
+    except FAULTS:
+        vectors, counts, fault = None, [], "local_failed"
+    for state, count in zip(states, counts or [0] * len(states), strict=True):
+        if fault:
+            state.answer.degraded.append(fault)
+        else:
+            state.answer.truncated |= count > encoder.max_tokens
+            state.answer.timings["encode_local"] = (time.perf_counter() - started) * 1e3 / len(states)
+    return None if fault else vectors
+
+
+def _local(index: "Index", state: _State, local: Local, vector: NDArray[np.float32]) -> None:
+    """Order the best `depth` by their local and their present scores; the rest, and what has no vector, follow."""
+    head = state.ranking[: local.depth]
+    with state.timed("local"):
+        found = index.local_scores(vector, [state.rows[id_] for id_, _ in head]).tolist()
+        scores: dict[str, float] = {}
+        for (id_, before), score in zip(head, found, strict=True):
+            if not math.isnan(score):
+                state.scores[id_]["local"] = score
+                scores[id_] = score + local.weight * before
+        _put_before(state, ordered(scores))
+
+
+def _put_before(state: _State, new: list[tuple[str, float]]) -> None:
+    """Begin the ranking with documents in a new order.
+
+    The others keep their order, and their distance among each other, below the lowest new score.
+    """
+    if not new:
+        return
+    chosen = {id_ for id_, _ in new}
+    rest = [(id_, score) for id_, score in state.ranking if id_ not in chosen]
+    floor = new[-1][1] - 1.0
+    top = rest[0][1] if rest else 0.0
+    state.ranking = [*new, *((id_, floor - (top - score)) for id_, score in rest)]
+
+
 def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | None) -> None:
     """Order the best `depth` by the reranker's and their present scores; the rest follow. A failure only degrades."""
     head = state.ranking[: rerank.depth]
@@ -386,11 +442,7 @@ def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | 
         new = weighted_minmax(
             {"first": head, "rerank": new}, weights={"first": 1 - rerank.weight, "rerank": rerank.weight}
         )
-    # Documents that were not reranked keep their order below; their distance among each other is kept too.
-    floor = new[-1][1] - 1.0
-    rest = state.ranking[len(head) :]
-    top = rest[0][1] if rest else 0.0
-    state.ranking = [*new, *((id_, floor - (top - score)) for id_, score in rest)]
+    _put_before(state, new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,8 +511,8 @@ def _relevance(state: _State, request: Request, calibration: Calibration) -> dic
         # Scores of other stages than those of the calibration.
         state.warn("not_calibrated")
         return {}
-    reranked = request.pipeline.rerank is not None
-    ids = [id_ for id_, _ in state.ranking if not reranked or "rerank" in state.scores[id_]]
+    last = "rerank" if request.pipeline.rerank else "local" if request.pipeline.local else None
+    ids = [id_ for id_, _ in state.ranking if last is None or last in state.scores[id_]]
     values = calibration.curve.relevance([score for _, score in state.ranking[: len(ids)]])
     found = dict(zip(ids, values.tolist(), strict=True))
     if request.min_relevance is not None:
@@ -502,7 +554,7 @@ def _finish(index: "Index", state: _State, request: Request, calibration: Calibr
 
 def _explain(index: "Index", state: _State, hits: Sequence[Hit]) -> None:
     ranks = {stage: {id_: rank for rank, id_ in enumerate(found.ids, 1)} for stage, found in state.found.items()}
-    for stage in ("fusion", "rerank"):
+    for stage in ("fusion", "local", "rerank"):
         scored = [(id_, scores[stage]) for id_, scores in state.scores.items() if stage in scores]
         scored.sort(key=lambda pair: (-pair[1], pair[0]))
         if scored:

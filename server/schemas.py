@@ -33,7 +33,7 @@ MAX_FACETS = 16
 MAX_FACET_VALUES = 1000
 MAX_EXPLAINED = 100
 
-Stage = Literal["bm25", "sparse", "dense", "rerank"]
+Stage = Literal["bm25", "sparse", "dense", "local", "rerank"]
 
 
 # Any text is taken, so that what cannot be a name is no index (404) rather than a fault of the request.

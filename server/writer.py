@@ -143,8 +143,8 @@ class Writer:
             self._metrics.pending_encoding.labels(self._served.name).set(waiting)
             if not waiting:
                 return
-            encoder, term_encoder = index.encoder, index.sparse_encoder
-        encoded = encode_waiting(self._path, encoder, term_encoder, stopped=self._stopping.is_set)
+            encoder, term_encoder, local = index.encoder, index.sparse_encoder, index.local_encoder
+        encoded = encode_waiting(self._path, encoder, term_encoder, local_encoder=local, stopped=self._stopping.is_set)
         if encoded:
             with self._served.changing():
                 add_vectors(self._path, encoded)

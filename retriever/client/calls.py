@@ -43,7 +43,7 @@ class SearchOptions(TypedDict, total=False):
     offset: int
     pipeline: str | PipelineSpec | Mapping[str, Any]
     field_weights: Mapping[str, float]
-    without: Sequence[Literal["bm25", "sparse", "dense", "rerank"]]
+    without: Sequence[Literal["bm25", "sparse", "dense", "local", "rerank"]]
     filter: Mapping[str, Any]
     group_by_parent: bool
     highlight: bool

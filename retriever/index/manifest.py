@@ -18,11 +18,11 @@ from retriever.index.form import Form, Stored, read_codebook
 from retriever.pipeline import PipelineSpec
 from retriever.storage import sha256_of, write_atomically
 
-FORMAT = 3
+FORMAT = 4
 """Raised when a key is added or a file's meaning changes, so that older programs ask to be upgraded.
 
 Format 3 has codes of our own, vectors of float16 and codebooks, and tells by its number of the keys that came
-during 2: `search_fields`, `applied`, `unencoded`, `calibrations`.
+during 2: `search_fields`, `applied`, `unencoded`, `calibrations`. Format 4 has local vectors, and pipelines with them.
 """
 OLDEST = 2
 """The oldest format that is read; the next change of such an index raises it."""
@@ -97,6 +97,17 @@ class DensePart(_Model):
     canary_texts: list[str] = Field(default_factory=list)
 
 
+class LocalPart(_Model):
+    """How the vectors were made that put candidates in order: see `retriever.index.local`."""
+
+    encoder: str
+    fingerprint: dict[str, str]
+    width: int
+    stored: Literal["float32", "float16"] = "float16"
+    canaries: str
+    canary_texts: list[str] = Field(default_factory=list)
+
+
 class ImpactPart(_Model):
     """How the learned sparse part was built: `step` is what one level of an 8-bit impact stands for."""
 
@@ -127,6 +138,7 @@ class Manifest(_Model):
     inverted: InvertedPart | None = None
     sparse: ImpactPart | None = None
     dense: DensePart | None = None
+    local: LocalPart | None = None
     fields: dict[str, Literal["keyword", "number"]] = Field(default_factory=dict)
     chunking: Chunking | None = None
     pipelines: dict[str, PipelineSpec]

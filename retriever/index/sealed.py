@@ -31,6 +31,7 @@ from retriever.index.manifest import (
     DensePart,
     ImpactPart,
     InvertedPart,
+    LocalPart,
     Manifest,
     Segment,
     form_of,
@@ -151,6 +152,7 @@ class _Models:
 
     encoder: _Model[Encoder]
     sparse_encoder: _Model[TermEncoder]
+    local_encoder: _Model[Encoder]
     device: str | None
     offline: bool
     loader: Loader
@@ -163,6 +165,7 @@ def open_index(
     *,
     encoder: Encoder | str | None = None,
     sparse_encoder: TermEncoder | str | None = None,
+    local_encoder: Encoder | str | None = None,
     device: str | None = None,
     offline: bool = False,
     loader: Loader | None = None,
@@ -171,7 +174,7 @@ def open_index(
 
     encoder  a name, a folder or an object to use instead of the name in the manifest; the same weights
              under another name are accepted, any other encoder raises IndexMismatch at the first dense search;
-             sparse_encoder likewise for learned sparse search
+             sparse_encoder likewise for learned sparse search, local_encoder for the local vectors
     device   where models run and flat vectors are scanned: "cpu", "cuda", ...; None lets torch choose for
              models and scans on the CPU
     offline  load models without any network call
@@ -181,7 +184,8 @@ def open_index(
     """
     loader = loader or Loader()
     dense, sparse = _Model(encoder, loader.encoder), _Model(sparse_encoder, loader.term_encoder)
-    return Index(Path(path), _Models(dense, sparse, device, offline, loader))
+    local = _Model(local_encoder, loader.encoder)
+    return Index(Path(path), _Models(dense, sparse, local, device, offline, loader))
 
 
 class Index:
@@ -292,7 +296,16 @@ class Index:
         part = self.manifest.sparse
         return self._matching(self._models.sparse_encoder, part) if part else None
 
-    def _matching(self, model: "_Model[Loaded]", part: DensePart | ImpactPart) -> Loaded:
+    @property
+    def local_encoder(self) -> Encoder | None:
+        """The encoder of queries for the local vectors, loaded at first use; None for an index without such.
+
+        Raises IndexMismatch unless its fingerprint is the one that the index was made with.
+        """
+        part = self.manifest.local
+        return self._matching(self._models.local_encoder, part) if part else None
+
+    def _matching(self, model: "_Model[Loaded]", part: DensePart | ImpactPart | LocalPart) -> Loaded:
         with self._models.lock:
             name = model.chosen if isinstance(model.chosen, str) else part.encoder
             found = model.loaded.get(name)
@@ -329,6 +342,7 @@ class Index:
         with self._models.lock:
             self._models.encoder.load = loader.encoder
             self._models.sparse_encoder.load = loader.term_encoder
+            self._models.local_encoder.load = loader.encoder
             self._models.loader = loader
 
     def check_canaries(self) -> float | None:
@@ -337,15 +351,21 @@ class Index:
         None for an index without vectors. Raises IndexMismatch beyond the tolerance: then the libraries or
         the device give other vectors than those in the index, whatever the fingerprints say.
         """
-        part, encoder = self.manifest.dense, self.encoder
-        if part is None or encoder is None:
-            return None
+        drifts = [
+            self._canary_drift(part, encoder)
+            for part, encoder in ((self.manifest.dense, self.encoder), (self.manifest.local, self.local_encoder))
+            if part is not None and encoder is not None
+        ]
+        return max(drifts, default=None)
+
+    def _canary_drift(self, part: DensePart | LocalPart, encoder: Encoder) -> float:
         stored = np.load(self.path / part.canaries, allow_pickle=False)
         fresh = encode_canaries(encoder, part.canary_texts)
         drift = canary_drift(stored, fresh)
         # Where the model itself makes codes, a number near a border changes a whole one of them.
+        coded = part.codes == "model" if isinstance(part, DensePart) else getattr(encoder, "codes", None) is not None
         same = drift <= CANARY_TOLERANCE or (
-            part.codes == "model" and drift <= CODE_TOLERANCE and canary_drift(stored[0], fresh[0]) <= CANARY_TOLERANCE
+            coded and drift <= CODE_TOLERANCE and canary_drift(stored[0], fresh[0]) <= CANARY_TOLERANCE
         )
         if not same:
             raise IndexMismatch(
@@ -362,6 +382,8 @@ class Index:
             for segment in self.segments:
                 if segment.dense:
                     segment.dense.load()
+        if self.manifest.local:
+            _ = self.local_encoder
         if self._impacts:
             _ = self.sparse_encoder
             self._impacts.search({term: 1.0 for part in self._impacts.readers[:1] for term in part.terms[:1]}, 1)
@@ -448,10 +470,12 @@ class Index:
                 "sparse": sum(e.bytes for name, e in files.items() if "/impacts." in name),
                 "dense": sum(e.bytes for name, e in files.items() if "/dense." in name),
                 "dense_per_document": _bytes_per_document(manifest),
+                "local": sum(e.bytes for name, e in files.items() if "/local." in name),
             },
             "inverted": manifest.inverted.model_dump() if manifest.inverted else None,
             "sparse": manifest.sparse.model_dump() if manifest.sparse else None,
             "dense": manifest.dense.model_dump(exclude={"canary_texts"}) if manifest.dense else None,
+            "local": manifest.local.model_dump(exclude={"canary_texts"}) if manifest.local else None,
             "fields": manifest.fields,
             "chunking": manifest.chunking.model_dump() if manifest.chunking else None,
             "pipelines": {name: spec.model_dump() for name, spec in manifest.pipelines.items()},
@@ -582,6 +606,17 @@ class Index:
             for answers, answer in zip(per_query, found, strict=True):
                 answers.append(answer)
         return [self._merge(answers, k) for answers in per_query], all_exact
+
+    def local_scores(self, query: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return (n,) inner products of a local query vector (H,) and documents by row; NaN for those without one."""
+        given = np.array(rows, np.int64)
+        scores = np.full(len(given), np.nan, np.float32)
+        for segment in self.segments:
+            ordinals = given - segment.row(0)
+            inside = (ordinals >= 0) & (ordinals < segment.documents)
+            if segment.local is not None and inside.any():
+                scores[inside] = segment.local.scores(query, ordinals[inside])
+        return scores
 
     def _merge(self, found: Sequence[tuple[NDArray[Any], NDArray[Any]]], k: int) -> Candidates:
         """Merge each segment's best k into the best k of all; `found` may be empty instead."""

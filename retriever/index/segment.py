@@ -1,4 +1,4 @@
-"""One segment: its ids, its live documents, and its inverted, learned sparse and dense parts, all memory-mapped.
+"""One segment: its ids, its live documents, and its inverted, learned sparse, dense and local parts, memory-mapped.
 
 documents.ids.*     the id of each document, by ordinal
 documents.rank.npy  (N,) int32 place of each id among the segment's ids in ascending order
@@ -16,6 +16,7 @@ from retriever.index.dense import FAISS_FILE, DenseReader
 from retriever.index.facets import Column
 from retriever.index.impacts import ImpactReader
 from retriever.index.inverted import InvertedReader
+from retriever.index.local import LocalReader
 from retriever.index.manifest import Manifest, Segment
 from retriever.index.records import row_of
 from retriever.index.strings import StringTable
@@ -95,6 +96,7 @@ class SegmentReader:
                 device=device,
                 codes=read_codes(home / CODES, manifest.dense.width, codebook) if has_codes else None,
             )
+        self.local = LocalReader(home) if manifest.local else None
 
     def _require_agreement(self, segment: Segment) -> None:
         counts = {"ids": len(self.ids), "ranks": len(self.id_rank)}
@@ -108,6 +110,8 @@ class SegmentReader:
             counts["vectors"] = self.dense.documents
             if self.dense.codes:
                 counts["codes"] = self.dense.codes.documents
+        if self.local:
+            counts["local vectors"] = self.local.documents
         if set(counts.values()) != {segment.documents}:
             found = ", ".join(f"{part} {count}" for part, count in counts.items())
             raise IndexCorrupt(

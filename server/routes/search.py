@@ -87,7 +87,7 @@ def _search(body: SearchRequest, request: Request, service: Service, served: Ser
     return SearchResponse(
         results=[_result(answer, body.include_documents) for answer in answers],
         pipeline=name,
-        stages=[*spec.first, *(["rerank"] if spec.rerank else [])],
+        stages=[*spec.first, *(name for name in ("local", "rerank") if getattr(spec, name))],
         index=state,
         request_id=request.state.request_id,
     )

@@ -162,7 +162,7 @@ def test_a_current_that_points_nowhere_sensible(index, content):
 
 def test_an_older_format(index):
     reseal(index, lambda content: content.update(format=1))
-    with pytest.raises(IndexMismatch, match="has index format 1, this version reads 2 to 3; build the index again"):
+    with pytest.raises(IndexMismatch, match="has index format 1, this version reads 2 to 4; build the index again"):
         open_index(index)
 
 
@@ -182,13 +182,13 @@ def test_a_newer_format(index):
         content["brand_new"] = True
 
     reseal(index, newer)
-    with pytest.raises(IndexMismatch, match="has index format 99, this version reads 2 to 3; upgrade"):
+    with pytest.raises(IndexMismatch, match="has index format 99, this version reads 2 to 4; upgrade"):
         open_index(index)
 
 
 def test_a_newer_format_whose_keys_are_all_known(index):
-    reseal(index, lambda content: content.update(format=4))
-    with pytest.raises(IndexMismatch, match="has index format 4"):
+    reseal(index, lambda content: content.update(format=5))
+    with pytest.raises(IndexMismatch, match="has index format 5"):
         open_index(index)
 
 
@@ -217,7 +217,7 @@ def test_the_format_before_is_read_and_raised_by_the_next_change(index):
     with open_index(index) as opened:
         assert opened.search("alpha", 3, pipeline="bm25").ranking() == ranking
     delete_documents(index, [gone])
-    assert read_manifest(index)[0].format == 3
+    assert read_manifest(index)[0].format == 4
 
 
 def test_a_file_list_that_leaves_the_folder_is_only_ever_compared(index):

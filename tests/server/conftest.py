@@ -52,8 +52,8 @@ def make_client(small_index: Path, encoder: Any) -> Iterator[MakeClient]:
     """Return a function that starts an app with the settings given, over `small_index` or another index."""
     with ExitStack() as stack:
 
-        def make(index: Path = small_index, **settings: Any) -> Client:
-            opened = open_index(index, encoder=encoder)
+        def make(index: Path = small_index, opened: Any = None, **settings: Any) -> Client:
+            opened = opened or open_index(index, encoder=encoder)
             app = create_app(Settings(index=index, **settings), opened)
             return stack.enter_context(Client(app, base_url="http://localhost", raise_server_exceptions=False))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from indexing.build import build_index
+from indexing.corpora import open_corpus
 from indexing.plan import BuildSettings
 from indexing.recoding import recode_index
 from indexing.verification import verify_index
@@ -65,3 +66,22 @@ def test_a_model_with_a_head_makes_its_index(tmp_path: Path) -> None:
         ranking = index.search("open a file", 5, pipeline="dense").ranking()
     assert [int(id_) for id_, _ in ranking] == np.argsort(-expected, kind="stable").tolist()
     np.testing.assert_allclose([score for _, score in ranking], np.sort(expected)[::-1], rtol=1e-5)
+
+
+def test_local_vectors_over_http(make_client: Callable[..., Any], pydocs: Path, encoder: Any, tmp_path: Path) -> None:
+    model = open_base(EncoderSettings(base="splade-tiny", similarity="dot"), offline=True)
+    model.append(SignHead(model.get_embedding_dimension()))
+    model.save(str(tmp_path / "model"))
+    settings = BuildSettings(encoder=str(tmp_path / "model"), local_encoder="all-MiniLM-L6-v2")
+    build_index(open_corpus(str(pydocs)), tmp_path / "index", settings, offline=True)
+    opened = open_index(tmp_path / "index", offline=True)
+    client = make_client(tmp_path / "index", opened=opened)
+    assert client.get("/v1/indexes/index").json()["index"]["default_pipeline"] == "local"
+    found = client.search(k=5).json()["results"][0]["hits"]
+    assert all(set(hit["scores"]) == {"dense", "local"} for hit in found)
+    plain = client.search(k=5, without=["local"]).json()["results"][0]["hits"]
+    assert all(set(hit["scores"]) == {"dense"} for hit in plain)
+    asked = {"first": ["bm25"], "local": {"depth": 100, "weight": 0}}
+    hits = client.search(k=5, pipeline=asked).json()["results"][0]["hits"]
+    # By the local vectors alone: those of an index of their own, as far as BM25 finds the same.
+    assert [hit["score"] for hit in hits] == pytest.approx([hit["scores"]["local"] for hit in hits])

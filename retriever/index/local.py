@@ -1,0 +1,36 @@
+"""The local part of a segment: vectors of a second encoder, which put in order what other stages found.
+
+    local.vectors.npy   (N, H) float32 or float16, memory-mapped: only those of candidates are read
+    local.absent.npy    int32 ordinals of documents without a vector (no text, or not finite)
+
+BiDR's two granularities (arXiv:2201.05409): codes of one encoder in memory find candidates among all documents, and an
+encoder trained on just such candidates tells them apart. Nothing is searched by these vectors.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+LOCAL_VECTORS, LOCAL_ABSENT = "local.vectors.npy", "local.absent.npy"
+
+
+class LocalReader:
+    """The local vectors of one segment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.vectors = np.load(folder / LOCAL_VECTORS, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        self._absent = np.load(folder / LOCAL_ABSENT, allow_pickle=False)
+
+    @property
+    def documents(self) -> int:
+        return len(self.vectors)
+
+    def scores(self, query: NDArray[np.float32], ordinals: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return (n,) inner products of a query (H,) and documents; NaN where a document has no vector."""
+        # In order, for memory that is read forwards is read faster.
+        order = np.argsort(ordinals)
+        scores = np.empty(len(ordinals), np.float32)
+        scores[order] = np.asarray(self.vectors[ordinals[order]], np.float32) @ query
+        scores[np.isin(ordinals, self._absent)] = np.nan
+        return scores

@@ -1,0 +1,188 @@
+"""Indexes with local vectors: a second encoder that puts in order what codes or words found."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from indexing.build import add_documents, build_index
+from indexing.change import compact_index, delete_documents, store_pipelines
+from indexing.journal import Operation
+from indexing.live import add_vectors, apply_operations, encode_waiting
+from indexing.plan import BuildSettings
+from indexing.recoding import recode_index
+from indexing.verification import verify_index
+from retriever.cli import build_app
+from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
+from retriever.index.form import Form
+from retriever.index.manifest import read_manifest
+from retriever.index.sealed import open_index
+from retriever.pipeline import Local, PipelineSpec
+from retriever.types import Document
+from tests.factories import HashingEncoder, ListCorpus, random_documents
+
+DOCUMENTS = random_documents(150, 1)
+MORE = random_documents(30, 2, prefix="m")
+QUERIES = ["boundary layer pressure", "supersonic wing drag", "creep of a shell"]
+FIELDS = {"kind": "keyword"}
+GLOBAL, LOCAL = HashingEncoder(32), HashingEncoder(48, seed="local")
+
+
+def build(path, documents=DOCUMENTS, **settings):
+    settings = {"dense": "binary", "store": "none", "local_encoder": "second", "local_store": "float32"} | settings
+    settings = BuildSettings(shard_documents=40, segment_documents=80, fields=FIELDS, **settings)
+    build_index(ListCorpus(documents), path, settings, encoder=GLOBAL, local_encoder=LOCAL)
+    return path
+
+
+def opened(path, local=LOCAL):
+    return open_index(path, encoder=GLOBAL, local_encoder=local)
+
+
+def answers(path, **options):
+    with opened(path) as index:
+        return [answer.ranking() for answer in index.batch_search(QUERIES, 400, **options)]
+
+
+def assert_same(found, wanted):
+    for one, other in zip(found, wanted, strict=True):
+        assert [id_ for id_, _ in one] == [id_ for id_, _ in other]
+        np.testing.assert_allclose([score for _, score in one], [score for _, score in other], rtol=1e-5, atol=1e-6)
+
+
+def by_hand(first, documents, depth, weight=0.3):
+    """Return each query's ranking: the best `depth` by both scores, and how many of them there are."""
+    vectors = dict(zip([d.id for d in documents], LOCAL.encode_documents(documents), strict=True))
+    found = []
+    for query, ranking in zip(LOCAL.encode_queries(QUERIES), first, strict=True):
+        scored = [(id_, float(vectors[id_] @ query) + weight * score) for id_, score in ranking[:depth]]
+        found.append(sorted(scored, key=lambda pair: (-pair[1], pair[0])))
+    return found
+
+
+def test_codes_find_and_local_vectors_put_in_order(tmp_path):
+    path = build(tmp_path / "index")
+    manifest, _ = read_manifest(path)
+    assert manifest.default_pipeline == "local"
+    assert len(manifest.segments) == 2
+    names = {Path(name).name for segment in manifest.segments for name in segment.files}
+    assert {"dense.codes.npy", "local.vectors.npy", "local.absent.npy"} <= names
+    assert "dense.vectors.npy" not in names
+    first = answers(path, pipeline="dense")
+    assert_same(answers(path), by_hand(first, DOCUMENTS, 1000))
+    shallow = PipelineSpec(first=("dense",), local=Local(depth=20, weight=2.0))
+    wanted = by_hand(first, DOCUMENTS, 20, 2.0)
+    for found, head, before in zip(answers(path, pipeline=shallow), wanted, first, strict=True):
+        assert_same([found[:20]], [head])
+        # What was not looked at follows in its order, with its distances, below the rest.
+        assert [id_ for id_, _ in found[20:]] == [id_ for id_, _ in before[20:]]
+        assert found[20][1] == pytest.approx(found[19][1] - 1)
+        assert found[20][1] - found[30][1] == pytest.approx(before[20][1] - before[30][1], abs=1e-5)
+
+
+def test_each_stage_shows_its_score(tmp_path):
+    with opened(build(tmp_path / "index")) as index:
+        answer = index.search(QUERIES[0], 3, explain=True)
+        hit = answer.hits[0]
+        assert set(hit.scores) == {"dense", "local"}
+        assert hit.score == pytest.approx(hit.scores["local"] + 0.3 * hit.scores["dense"], abs=1e-5)
+        assert hit.explanation.ranks["local"] >= 1
+        assert {"local", "encode_local"} <= set(answer.timings)
+        assert index.describe()["bytes"]["local"] > 150 * 48 * 4
+        both = PipelineSpec(first=("bm25", "dense"), local=Local())
+        assert set(index.search(QUERIES[0], 1, pipeline=both).hits[0].scores) == {"bm25", "dense", "fusion", "local"}
+        without = index.search(QUERIES[0], 3, pipeline=both.without("local"))
+        assert all("local" not in hit.scores for hit in without.hits)
+
+
+def test_filters_deletions_and_additions(tmp_path):
+    path = build(tmp_path / "index")
+    with opened(path) as index:
+        assert all(
+            hit.document.metadata["kind"] == "paper"
+            for hit in index.search(QUERIES[0], 50, filter={"kind": "paper"}).hits
+        )
+    add_documents(ListCorpus(MORE), path, encoder=GLOBAL, local_encoder=LOCAL)
+    gone = [document.id for document in DOCUMENTS[10:100:3]]
+    delete_documents(path, gone)
+    living = [document for document in [*DOCUMENTS, *MORE] if document.id not in gone]
+    fresh = build(tmp_path / "fresh", living)
+    assert_same(answers(path), answers(fresh))
+    compact_index(path)
+    assert len(read_manifest(path)[0].segments) == 1
+    assert_same(answers(path), answers(fresh))
+    assert verify_index(path, encoder=GLOBAL, local_encoder=LOCAL).sound
+
+
+def test_changes_in_service_get_local_vectors_too(tmp_path):
+    path = build(tmp_path / "index")
+    new = Document("new", "boundary layer pressure", "new", {"kind": "paper"})
+    apply_operations(path, [Operation(1, "new", new, 1)])
+    words = PipelineSpec(first=("bm25",), local=Local(depth=10))
+    with opened(path) as index:
+        found = index.search(QUERIES[0], 10, pipeline=words).hits
+        waiting = next(hit for hit in found if hit.id == "new")
+        assert set(waiting.scores) == {"bm25"}
+        assert waiting.score < min(hit.score for hit in found if "local" in hit.scores)
+    add_vectors(path, encode_waiting(path, GLOBAL, None, local_encoder=LOCAL))
+    with opened(path) as index:
+        hits = {hit.id: hit for hit in index.search(QUERIES[0], 10, pipeline=words).hits}
+    (own,), (query,) = LOCAL.encode_documents([new]), LOCAL.encode_queries(QUERIES[:1])
+    assert hits["new"].scores["local"] == pytest.approx(float(own @ query), abs=1e-5)
+
+
+def test_another_local_encoder_is_refused(tmp_path):
+    path = build(tmp_path / "index")
+    other = HashingEncoder(48, seed="other")
+    with opened(path, other) as index, pytest.raises(IndexMismatch, match="another encoder"):
+        index.search(QUERIES[0])
+    with pytest.raises(IndexMismatch, match="another encoder"):
+        add_documents(ListCorpus(MORE), path, encoder=GLOBAL, local_encoder=other)
+
+
+def test_a_fault_of_the_local_encoder_only_degrades(tmp_path):
+    path = build(tmp_path / "index")
+    broken = HashingEncoder(48, seed="local", broken=["supersonic"])
+    with opened(path, broken) as index:
+        answer = index.search("supersonic wing drag", 5)
+        assert answer.degraded == ["local_failed"]
+        assert answer.ranking() == index.search("supersonic wing drag", 5, pipeline="dense").ranking()
+
+
+def test_local_vectors_survive_another_form_of_the_others(tmp_path):
+    path = build(tmp_path / "index", dense="flat", store="float32")
+    recode_index(path, tmp_path / "codes", Form(32, "binary", "none"))
+    first = answers(tmp_path / "codes", pipeline="dense")
+    assert_same(answers(tmp_path / "codes"), by_hand(first, DOCUMENTS, 1000))
+
+
+def test_bad_input(tmp_path):
+    plain = tmp_path / "plain"
+    build_index(ListCorpus(DOCUMENTS[:40]), plain, BuildSettings(), encoder=GLOBAL)
+    spec = PipelineSpec(first=("dense",), local=Local())
+    with open_index(plain, encoder=GLOBAL) as index, pytest.raises(InvalidInput, match="--local-encoder"):
+        index.search(QUERIES[0], pipeline=spec)
+    with pytest.raises(InvalidInput, match="local vectors"):
+        store_pipelines(plain, {"two": spec})
+    path = build(tmp_path / "index")
+    vectors = next(path.glob("segments/*/local.vectors.npy"))
+    vectors.write_bytes(vectors.read_bytes()[:-4])
+    with pytest.raises(IndexCorrupt, match="local.vectors"):
+        opened(path)
+
+
+def test_the_commands(tmp_path):
+    lines = [
+        json.dumps({"_id": str(i), "text": text}) for i, text in enumerate(["open a file", "sort a list", "a port"])
+    ]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    arguments = ["index", "build", str(tmp_path / "corpus.jsonl"), str(tmp_path / "index"), "--dense", "binary"]
+    arguments += ["--store", "none", "--local-encoder", "all-MiniLM-L6-v2", "--offline", "--quiet"]
+    assert CliRunner().invoke(build_app("index"), arguments, catch_exceptions=False).exit_code == 0
+    arguments = ["search", str(tmp_path / "index"), "how is a file opened", "--json", "--offline"]
+    found = CliRunner().invoke(build_app("search"), arguments, catch_exceptions=False)
+    hit = json.loads(found.stdout)["hits"][0]
+    assert hit["id"] == "0"
+    assert hit["score"] == pytest.approx(hit["scores"]["local"] + 0.3 * hit["scores"]["dense"], abs=1e-4)
