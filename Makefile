@@ -49,7 +49,10 @@ claims: $(STAMP)  ## Train and test every claim of docs/results/training.md (hou
 	$(BIN)/python -m benchmarks.training.tas_b --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.ngame --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.cornstack --data $(DATA)/nl2bash
+	$(BIN)/python -m benchmarks.training.trans_encoder --data $(DATA)/nl2bash
+	$(BIN)/python -m benchmarks.training.ance --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.adapt --data $(DATA)/nl2bash
+	$(BIN)/python -m benchmarks.training.adapt --data pydocs --queries 800 --work .cache/claims/pydocs
 
 serve: $(STAMP)  ## Serve the demo index
 	$(BIN)/retriever serve $(INDEX) --port $(PORT)

@@ -51,6 +51,12 @@ class Task(Generic[Settings]):
         """Return the same task on another collection, such as a part of this one."""
         return replace(self, collection=collection)
 
+    def cycle(self, number: int) -> "Task[Settings]":
+        """Return the task with the seed of a later cycle: other batches and draws than in the cycles before it."""
+        # Far from the seeds that a user would try one after the other.
+        seed = self.settings.seed + 1_000_003 * number
+        return replace(self, settings=self.settings.model_copy(update={"seed": seed}))
+
     def collator(self, model: Any, draw: Draw | None) -> RowCollator:
         """Return what turns query rows into batches."""
         settings = self.settings

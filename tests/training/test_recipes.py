@@ -96,7 +96,7 @@ def test_adore_changes_queries_and_leaves_documents_to_the_bit(pydocs, tmp_path)
         ("star", ("fit.steps=3", "choose.by=softmax")),
         ("star", ("fit.steps=3", "in_batch=false")),
         ("star", ("fit.steps=3", "count=0")),
-        ("ance", ("cycles=2", "fit.steps=2")),
+        ("ance", ("cycles=2", "fit.steps=2", "refresh=false")),
         ("ance", ("cycles=1", "fit.steps=2", "in_batch=true", "choose.by=gaussian")),
     ],
 )
@@ -180,6 +180,52 @@ def test_trans_encoder_leaves_both_models_and_does_not_look_at_judgments(pydocs,
     other = other.on(replace(other.collection, judgments=first))
     again = recipe("trans_encoder").train(other)
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_the_mutual_form_of_trans_encoder_has_two_of_each(pydocs, tmp_path):
+    changes = ("second=splade-tiny", "cross_encoder=splade-tiny", "cross_tokens=40", "depth=10", "cycles=1", "fit.steps=2",
+               "cross_fit.batch_size=8", "cross_fit.steps=2")  # fmt: skip
+    task = task_of(tmp_path / "work", pydocs, "trans_encoder", *changes)
+    recipe("trans_encoder").train(task)
+    assert list(task.stages.reports) == ["pairs", "cross-0-0", "cross-0-1", "bi-0-0", "bi-0-1"]
+
+
+def test_cycles_see_other_batches(pydocs, tmp_path, monkeypatch):
+    seen = []
+    loss = BatchLoss.forward
+
+    def noted(self, features, labels):
+        seen.append(labels[:16].tolist())
+        return loss(self, features, labels)
+
+    monkeypatch.setattr(BatchLoss, "forward", noted)
+    recipe("ance").train(task_of(tmp_path, pydocs, "ance", "cycles=2", "fit.steps=2", "depth=10"))
+    assert len(seen) == 4
+    assert seen[0] != seen[2]
+
+
+def test_an_interruption_at_any_stage_changes_nothing(pydocs, tmp_path, monkeypatch):
+    changes = ("cycles=2", "fit.steps=3", "depth=10")
+    whole = recipe("ance").train(task_of(tmp_path / "whole", pydocs, "ance", *changes))
+    run = Stages.run
+    interrupted = []
+
+    def interrupt(self, name, work):
+        def broken(folder):
+            work(folder)
+            interrupted.append(name)
+            raise KeyboardInterrupt
+
+        # Once in each stage, its work done but not yet marked so.
+        return run(self, name, work if name in interrupted else broken)
+
+    monkeypatch.setattr(Stages, "run", interrupt)
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            recipe("ance").train(task_of(tmp_path / "broken", pydocs, "ance", *changes))
+    again = recipe("ance").train(task_of(tmp_path / "broken", pydocs, "ance", *changes))
+    assert interrupted == ["mine-0", "fit-0", "mine-1", "fit-1"]
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(pydocs, tmp_path):

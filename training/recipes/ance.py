@@ -24,12 +24,14 @@ class AnceSettings(EncoderSettings):
     depth     so many of the model's best documents are the negatives to draw from
     choose    how they are drawn
     count     so many for each query and step
+    refresh   whether to mine anew; false keeps what the base found, to compare with
     in_batch  whether the other queries' documents are negatives too; the paper has each query's own only
     """
 
     cycles: int = Field(3, ge=1, le=100)
     depth: int = Field(200, ge=1, le=1000)
     count: int = Field(1, ge=1, le=100)
+    refresh: bool = True
     in_batch: bool = False
     choose: ChoiceSettings = ChoiceSettings()
 
@@ -46,9 +48,10 @@ def train(task: Task[AnceSettings]) -> Path:
         return own_softmax(scale * batch.own_scores(), batch.own_relevant())
 
     for cycle in range(settings.cycles):
-        mined = mined_negatives(task.mine(f"mine-{cycle}", model, settings.depth), settings.choose)
+        if settings.refresh or cycle == 0:
+            mined = mined_negatives(task.mine(f"mine-{cycle}", model, settings.depth), settings.choose)
         draw = with_negatives(collection, settings.count, mined)
-        folder = task.fit(f"fit-{cycle}", model, objective, draw)
+        folder = task.cycle(cycle).fit(f"fit-{cycle}", model, objective, draw)
         model = task.open_base(folder)
     return folder
 

@@ -68,9 +68,9 @@ def train(task: Task[Ar2Settings]) -> Path:
     place = _fit_ranker(task, "ranker-warmup", settings.ranker, _draw(task, mined), settings.ranker_warmup)
     for cycle in range(settings.cycles):
         draw = _draw(task, mined)
-        place = _fit_ranker(task, f"ranker-{cycle}", place, draw, settings.ranker_fit)
+        place = _fit_ranker(task.cycle(cycle), f"ranker-{cycle}", place, draw, settings.ranker_fit)
         ranker = _open_ranker(task, place)
-        folder = task.fit(f"retriever-{cycle}", retriever, _objective(task, ranker, scale), draw)
+        folder = task.cycle(cycle).fit(f"retriever-{cycle}", retriever, _objective(task, ranker, scale), draw)
         retriever = task.open_base(folder)
         if settings.refresh and cycle + 1 < settings.cycles:
             mined = task.mine(f"mine-{cycle + 1}", retriever, settings.depth)
