@@ -1,10 +1,10 @@
 """`retriever adapt` from MiniLM, by seed: does a user's collection gain?
 
     python -m benchmarks.training.adapt --data nl2bash
-    python -m benchmarks.training.adapt --data pydocs --queries 800 --work .cache/claims/pydocs
+    python -m benchmarks.training.adapt --data pydocs --queries 500 --work .cache/claims/pydocs
 
 The settings are those of training/configs/adapt.yaml; --queries keeps so many training queries, drawn by the seed. In
-place of a folder *pydocs* means the standard library: its test pairs, and of its documents these and 1,000 others; it
+place of a folder *pydocs* means the standard library: its test pairs, and of its documents these and 800 others; it
 is trained in bfloat16, since its texts are long.
 """
 
@@ -21,12 +21,12 @@ from training.settings import read_settings
 
 ARMS = ("base", "adapted")
 CLAIMS = tuple(Claim("adapted", "base", measure) for measure in ("nDCG@10", "R@100"))
-OTHERS = 1000
+OTHERS = 800
 HEAD = "query-id\tcorpus-id\tscore"
 
 
 def pydocs(folder: Path) -> Path:
-    """Write the collection unless it is there: train and test of pydocs:stdlib, 1,000 train documents, no dev."""
+    """Write the collection unless it is there: train and test of pydocs:stdlib, 800 train documents, no dev."""
     if (folder / "qrels" / "test.tsv").is_file() and not (folder / "qrels" / "dev.tsv").exists():
         return folder
     write_beir("pydocs:stdlib", folder)
