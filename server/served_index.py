@@ -45,6 +45,11 @@ class ServedIndex:
         """Whether models are loaded and the canaries agreed."""
         return self._prepared
 
+    @property
+    def applied(self) -> int:
+        """The number of the last change over HTTP that the generation in service holds."""
+        return self._current.index.manifest.applied
+
     def prepare(self) -> None:
         """Load the models and compare the canaries; does nothing the second time.
 

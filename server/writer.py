@@ -90,8 +90,11 @@ class Writer:
         return self._journal.latest(id_)
 
     def wait(self, number: int, seconds: float) -> bool:
-        """Wait until changes up to `number` are searchable; return whether they are."""
-        return self._journal.wait_applied(number, seconds)
+        """Wait until changes up to `number` are searchable; return whether they are.
+
+        They are not while the generation that holds them cannot be served.
+        """
+        return self._journal.wait_applied(number, seconds) and self._served.applied >= number
 
     def close(self) -> None:
         """Stop after the batch at hand; what is left is applied at the next start."""

@@ -11,8 +11,10 @@ import pytest
 
 from indexing.build import add_documents, build_index
 from indexing.plan import BuildSettings
+from retriever.errors import BackendUnavailable
 from retriever.storage import exclusive_lock
 from retriever.types import Document
+from server import served_index
 from server import writer as writer_module
 from tests.factories import ListCorpus
 from tests.server.conftest import Client, MakeClient
@@ -258,6 +260,18 @@ def test_lines_need_their_content_type(writable: Client) -> None:
         assert response.status_code == 415
     packed = writable.post("/v1/indexes/words/documents", content=b"{}", headers=LINES | {"Content-Encoding": "gzip"})
     assert packed.status_code == 415
+
+
+def test_what_cannot_be_served_is_not_called_searchable(writable: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object) -> None:
+        raise BackendUnavailable("the disk is slow today")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(served_index.Index, "warm", broken)
+        assert put(writable, "new", "a bilby digs")["searchable"] is False
+        assert ids(writable, "bilby") == []
+    assert put(writable, "newer", "a bilby rests")["searchable"] is True
+    assert set(ids(writable, "bilby")) == {"new", "newer"}
 
 
 def test_too_many_waiting_changes_are_refused(writable: Client, monkeypatch: pytest.MonkeyPatch, words: Path) -> None:
