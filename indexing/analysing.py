@@ -31,9 +31,11 @@ def texts_of(documents: Sequence[Document], search_fields: Sequence[str]) -> dic
     return texts
 
 
-def write_postings(found: Analyser, texts: Iterable[str], folder: Path, part: str = PLAIN) -> None:
-    """Analyse texts and write their plain postings, durably."""
-    writer = PlainWriter()
+def write_postings(
+    found: Analyser, texts: Iterable[str], folder: Path, part: str = PLAIN, *, positions: bool = False
+) -> None:
+    """Analyse texts and write their plain postings, with positions if asked, durably."""
+    writer = PlainWriter(positions=positions)
     for text in texts:
         writer.add(found.terms(text))
     for name in writer.postings().write(folder, part):
@@ -46,9 +48,10 @@ class Analysing:
     Other processes start with the second shard, since a small corpus is done before they are up.
     """
 
-    def __init__(self, found: Analyser, processes: int) -> None:
+    def __init__(self, found: Analyser, processes: int, *, positions: bool = False) -> None:
         self._analyser = found
         self._processes = processes
+        self._positions = positions
         self._pool: ProcessPoolExecutor | None = None
         self._stopping: Event | None = None
         self._shards = 0
@@ -75,7 +78,7 @@ class Analysing:
         self._shards += 1
         if self._processes == 1 or self._shards == 1:
             for part, of_part in texts.items():
-                write_postings(self._analyser, of_part, folder, part)
+                write_postings(self._analyser, of_part, folder, part, positions=self._positions)
             return None
         if self._pool is None:
             # Neither torch nor the threads of a caller survive a fork.
@@ -83,7 +86,7 @@ class Analysing:
             self._stopping = stopping = context.Event()
             self._pool = ProcessPoolExecutor(self._processes, context, _prepare_worker, (stopping,))
         with _interruption_delayed():
-            return self._pool.submit(_write_in_worker, self._analyser.name, texts, folder)
+            return self._pool.submit(_write_in_worker, self._analyser.name, texts, folder, self._positions)
 
 
 @contextmanager
@@ -113,9 +116,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _write_in_worker(name: str, texts: Texts, folder: Path) -> None:
+def _write_in_worker(name: str, texts: Texts, folder: Path, positions: bool) -> None:
     for part, of_part in texts.items():
-        write_postings(_known(name), _unless_stopped(of_part), folder, part)
+        write_postings(_known(name), _unless_stopped(of_part), folder, part, positions=positions)
 
 
 def _unless_stopped(texts: Sequence[str]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from indexing.analysing import Analysing
-from indexing.codebooks import codebook_for, own_codebook, sample_vectors
+from indexing.codebooks import codebook_for, own_codebook, own_kind, sample_vectors
 from indexing.garbage import readable, remove_unneeded
 from indexing.plan import BuildSettings, Plan
 from indexing.segments import seal_segment, segment_name
@@ -143,6 +143,7 @@ def add_documents(
     path: str | Path,
     *,
     duplicates: str = "fail",
+    positions: bool = False,
     shard_documents: int = 4096,
     encoder: Encoder | None = None,
     sparse_encoder: TermEncoder | None = None,
@@ -156,6 +157,7 @@ def add_documents(
     """Add a corpus to an index as new segments, with the encoder, analyser and chunking that it has.
 
     duplicates       what happens with ids that are in the index: "fail", "skip" or "overwrite"
+    positions        refuse an index that keeps none; one that does keeps them of new documents in any case
     shard_documents  documents between two points to resume from
     processes        that analyse text, see `build_index`
     Returns a report. Resumes like `build_index`.
@@ -165,6 +167,12 @@ def add_documents(
     current, _ = read_manifest(folder)
     with exclusive_lock(folder):
         current, _ = read_manifest(folder)
+        if positions and not (current.inverted and current.inverted.positions):
+            raise InvalidInput(
+                f"{folder} was built without positions, and they cannot be added later; build it again with "
+                f"`retriever index build CORPUS {folder} --positions --overwrite`, or leave out --positions: phrases "
+                "are then looked for in the texts."
+            )
         settings = settings_of(current, duplicates, shard_documents)
         parts = _load_parts(settings, encoder, sparse_encoder, local_encoder, device, offline)
         made_by = ((current.dense, parts.encoder), (current.sparse, parts.sparse), (current.local, parts.local))
@@ -181,6 +189,8 @@ def add_documents(
 def _require_consistent(settings: BuildSettings) -> None:
     if settings.search_fields and "bm25" not in settings.parts:
         raise InvalidInput("--search-fields are searched by BM25; they need the bm25 part.")
+    if settings.positions and "bm25" not in settings.parts:
+        raise InvalidInput("--positions are those of BM25's terms; they need the bm25 part.")
     numbers = [name for name in settings.search_fields if settings.fields.get(name) == "number"]
     if numbers:
         raise InvalidInput(f"the search field {numbers[0]!r} is declared as a number; only text can be searched.")
@@ -217,6 +227,7 @@ def settings_of(manifest: Manifest, duplicates: str, shard_documents: int) -> Bu
         content["analyser"] = manifest.inverted.analyser
         content |= {"k1": manifest.inverted.k1, "b": manifest.inverted.b}
         content["search_fields"] = manifest.inverted.search_fields
+        content["positions"] = manifest.inverted.positions
     if manifest.sparse:
         content |= {"sparse_encoder": manifest.sparse.encoder, "sparse_precision": manifest.sparse.precision}
         content["sparse_step"] = manifest.sparse.step
@@ -265,6 +276,7 @@ def _inverted_part(settings: BuildSettings, parts: _Parts) -> InvertedPart | Non
         k1=settings.k1,
         b=settings.b,
         search_fields=settings.search_fields,
+        positions=settings.positions,
     )
 
 
@@ -282,7 +294,7 @@ def _sparse_part(settings: BuildSettings, parts: _Parts) -> ImpactPart | None:
 def _dense_part(settings: BuildSettings, parts: _Parts) -> DensePart | None:
     if parts.encoder is None:
         return None
-    own = _own_kind(parts.encoder)
+    own = own_kind(parts.encoder)
     # Said by nobody, documents are kept as the model makes them.
     kind = own if own and settings.dense == "flat" and settings.store is None else settings.dense
     stored = settings.store or ("none" if kind == own else "float32")
@@ -312,12 +324,6 @@ def _local_part(settings: BuildSettings, parts: _Parts) -> LocalPart | None:
         canaries="",
         canary_texts=CANARY_TEXTS,
     )
-
-
-def _own_kind(encoder: Encoder) -> str | None:
-    """Return the kind that keeps documents as the model itself compresses them, None when it does not."""
-    codes = getattr(encoder, "codes", None)
-    return f"pq{codes.parts}" if isinstance(codes, Codebook) else "binary" if codes == "sign" else None
 
 
 def _write(
@@ -351,7 +357,8 @@ def _write(
     if restart:
         shutil.rmtree(building, ignore_errors=True)
     with contextlib.closing(RecordWriter(folder, plan.generation)) as records:
-        with Analysing(parts.analyser, processes) if parts.analyser else contextlib.nullcontext() as analysing:
+        analysis = Analysing(parts.analyser, processes, positions=settings.positions) if parts.analyser else None
+        with analysis or contextlib.nullcontext() as analysing:
             writer = ShardWriter(
                 building / "shards", settings, records, plan.first_segment, parts.encoder, parts.sparse, analysing,
                 parts.local,

@@ -112,7 +112,7 @@ def _unencoded_segment(change: Change, documents: list[Document], encoder: Encod
         if current.inverted:
             found = analyser(current.inverted.analyser)
             for part, texts in texts_of(parts, current.inverted.search_fields).items():
-                postings = PlainWriter()
+                postings = PlainWriter(positions=current.inverted.positions)
                 for text in texts:
                     postings.add(found.terms(text))
                 postings.postings().write(source, part)

@@ -38,6 +38,7 @@ class BuildSettings(BaseModel):
     b: float = Field(0.4, ge=0, le=1)
     fields: dict[str, Literal["keyword", "number"]] = Field(default_factory=dict)
     search_fields: tuple[str, ...] = ()
+    positions: bool = False
     window: int | None = Field(None, ge=8)
     overlap: int = Field(32, ge=0)
     duplicates: Duplicates = "fail"

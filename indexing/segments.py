@@ -63,7 +63,8 @@ def seal_segment(
         write_ids(working, ids)
         if inverted is not None:
             for field in (None, *range(len(inverted.search_fields))):
-                plain = merge_plain([read_plain(source, field) for source in sources], kept)
+                parts = [read_plain(source, field, positions=inverted.positions) for source in sources]
+                plain = merge_plain(parts, kept, working if inverted.positions else None)
                 write_inverted(plain, working, inverted.k1, inverted.b, field=field)
         if sparse is not None:
             plain = merge_plain([_read_impacts(source, sparse) for source in encoded], kept)

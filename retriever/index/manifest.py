@@ -22,7 +22,8 @@ FORMAT = 4
 """Raised when a key is added or a file's meaning changes, so that older programs ask to be upgraded.
 
 Format 3 has codes of our own, vectors of float16 and codebooks, and tells by its number of the keys that came
-during 2: `search_fields`, `applied`, `unencoded`, `calibrations`. Format 4 has local vectors, and pipelines with them.
+during 2: `search_fields`, `applied`, `unencoded`, `calibrations`. Format 4 has local vectors, pipelines with
+them, and positions of terms.
 """
 OLDEST = 2
 """The oldest format that is read; the next change of such an index raises it."""
@@ -68,13 +69,17 @@ class Segment(_Model):
 
 
 class InvertedPart(_Model):
-    """How the BM25 part was built; `search_fields` have inverted parts of their own, numbered in this order."""
+    """How the BM25 part was built; `search_fields` have inverted parts of their own, numbered in this order.
+
+    `positions` says that terms are kept with their places in the documents, in every inverted part of every segment.
+    """
 
     analyser: str
     analyser_fingerprint: str
     k1: float = 0.9
     b: float = 0.4
     search_fields: tuple[str, ...] = ()
+    positions: bool = False
 
 
 class DensePart(_Model):

@@ -467,6 +467,7 @@ class Index:
                 "total": size + records,
                 "records": records,
                 "inverted": sum(e.bytes for name, e in files.items() if "/inverted." in name),
+                "positions": sum(e.bytes for name, e in files.items() if ".position" in name),
                 "sparse": sum(e.bytes for name, e in files.items() if "/impacts." in name),
                 "dense": sum(e.bytes for name, e in files.items() if "/dense." in name),
                 "dense_per_document": _bytes_per_document(manifest),

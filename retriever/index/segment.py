@@ -78,9 +78,10 @@ class SegmentReader:
         self.inverted: InvertedReader | None = None
         self.search_fields: dict[str, InvertedReader] = {}
         if manifest.inverted:
-            self.inverted = InvertedReader(home, self.live)
+            positions = manifest.inverted.positions
+            self.inverted = InvertedReader(home, self.live, positions=positions)
             for number, name in enumerate(manifest.inverted.search_fields):
-                self.search_fields[name] = InvertedReader(home, self.live, field=number)
+                self.search_fields[name] = InvertedReader(home, self.live, field=number, positions=positions)
         self.impacts: ImpactReader | None = None
         if manifest.sparse:
             self.impacts = ImpactReader(home, manifest.sparse.step, self.live)

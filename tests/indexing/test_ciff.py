@@ -123,7 +123,7 @@ def test_what_other_writers_may_do_is_read_too(tmp_path):
         assert list(index.segments[0].ids) == ["a", "b", "c"]
         assert list(index.segments[0].inverted.terms) == ["aa", "jet"]
         plain = index.segments[0].inverted.plain()
-    assert [array.tolist() for array in plain[1:]] == [[0, 1, 3], [1, 0, 2], [300, 1, 2], [1, 300, 2]]
+    assert [array.tolist() for array in plain[1:5]] == [[0, 1, 3], [1, 0, 2], [300, 1, 2], [1, 300, 2]]
 
 
 # ---------------------------------------------------------------- round trips
