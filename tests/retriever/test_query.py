@@ -518,7 +518,8 @@ for query in given["queries"]:
 
 
 @pytest.mark.agreement
-def test_answers_are_those_of_lucene(tmp_path):
+@pytest.mark.parametrize("positions", [False, True])
+def test_answers_are_those_of_lucene(tmp_path, positions):
     lucene = find()
     if isinstance(lucene, str):
         pytest.skip(lucene)
@@ -558,7 +559,7 @@ def test_answers_are_those_of_lucene(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     expected = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    with build(tmp_path / "index", documents, segment_documents=150, k1=K1, b=B) as index:
+    with build(tmp_path / "index", documents, segment_documents=150, k1=K1, b=B, positions=positions) as index:
         for query, wanted in zip(queries, expected, strict=True):
             found = {hit.id: hit.score for hit in index.search(query, 10_000, syntax=True).hits}
             assert found.keys() == wanted.keys(), query
