@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from retriever.codebook import CENTROIDS, Codebook, train_codebook
 from retriever.errors import InvalidInput
 from retriever.index.dense import ABSENT, VECTORS
-from retriever.index.form import product_parts, require_form
+from retriever.index.form import Form, product_parts, require_form
 
 # Some hundred vectors a centroid; more change little.
 SAMPLE = 32_768
@@ -59,6 +60,21 @@ def byte_levels(sample: NDArray[np.float32]) -> Codebook:
     low, high = sample.min(axis=0), sample.max(axis=0)
     levels = np.linspace(low, high, CENTROIDS, axis=1, dtype=np.float32)
     return Codebook(np.eye(sample.shape[1], dtype=np.float32), np.ascontiguousarray(levels[:, :, None]))
+
+
+def own_kind(encoder: Any) -> str | None:
+    """Return the kind that keeps documents as the model itself compresses them, None when it does not."""
+    codes = getattr(encoder, "codes", None)
+    return f"pq{codes.parts}" if isinstance(codes, Codebook) else "binary" if codes == "sign" else None
+
+
+def own_form(encoder: Any) -> Form:
+    """Return the form that keeps documents as a model compresses them, and nothing else. Raises InvalidInput."""
+    kind = own_kind(encoder)
+    if kind is None:
+        raise InvalidInput(f"{encoder.name} does not compress documents; it ends in no head of `retriever.heads`.")
+    codes = encoder.codes
+    return Form(encoder.width, kind, "none", own_codebook(codes) if isinstance(codes, Codebook) else None)
 
 
 def own_codebook(codebook: Codebook) -> Codebook:
