@@ -7,22 +7,26 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from retriever.errors import InvalidInput, ModelFault
 from retriever.progress import without_transformers_bars
 from retriever.storage import write_atomically
-from training.batch import RowCollator
 from training.batches import EpochCallback, ShuffledBatchSampler
-from training.rankers import ListCollator
 from training.settings import FitSettings
 
 FINISHED = "fit.json"
 
 
-def fit_encoder(
-    model: Any, loss: Any, collator: RowCollator | ListCollator, folder: Path, **options: Any
-) -> dict[str, Any]:
+class Collator(Protocol):
+    """Makes a batch of row numbers; what it draws follows the epoch."""
+
+    def __call__(self, features: list[dict[str, int]]) -> dict[str, Any]: ...
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+def fit_encoder(model: Any, loss: Any, collator: Collator, folder: Path, **options: Any) -> dict[str, Any]:
     """Fit a bi-encoder, see `fit`."""
     from sentence_transformers.sentence_transformer import (
         SentenceTransformerTrainer,
@@ -34,7 +38,7 @@ def fit_encoder(
     )
 
 
-def fit_ranker(model: Any, loss: Any, collator: ListCollator, folder: Path, **options: Any) -> dict[str, Any]:
+def fit_ranker(model: Any, loss: Any, collator: Collator, folder: Path, **options: Any) -> dict[str, Any]:
     """Fit a cross-encoder, see `fit`."""
     from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 
@@ -46,7 +50,7 @@ def fit(
     arguments: Any,
     model: Any,
     loss: Any,
-    collator: RowCollator | ListCollator,
+    collator: Collator,
     folder: Path,
     *,
     settings: FitSettings,
@@ -159,7 +163,7 @@ def run(trainer: Any, model: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def _epoch_of(collator: RowCollator | ListCollator) -> Any:
+def _epoch_of(collator: Collator) -> Any:
     """Return a callback that tells the collator the epoch."""
     from transformers import TrainerCallback
 

@@ -175,7 +175,9 @@ async def soak_load(port: int, process: int, queries: list[str], clients: int, s
     def write(number: int) -> int:
         connection = http.client.HTTPConnection(HOST, port, timeout=60)
         body = json.dumps({"text": f"{queries[number % len(queries)]} written {number}"})
-        connection.request("PUT", f"/v1/indexes/index/documents/soak-{number % 200}", body, {"Content-Type": "application/json"})
+        connection.request(
+            "PUT", f"/v1/indexes/index/documents/soak-{number % 200}", body, {"Content-Type": "application/json"}
+        )
         return connection.getresponse().status
 
     async def watch() -> None:

@@ -1,0 +1,83 @@
+"""Encoders from causal language models: the state of an end token behind the text is its vector.
+
+RepLLaMA, arXiv:2310.08319.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from retriever.errors import BackendUnavailable, InvalidInput
+from retriever.heads import open_model
+from retriever.models import resolve
+from retriever.progress import quiet_transformers, without_transformers_bars
+from training.settings import EncoderSettings
+
+# Without it, texts become turns of a chat where the tokenizer has a form for them, which ends in no end token.
+PLAIN_TEXT: Any = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+
+
+class DecoderSettings(EncoderSettings):
+    """query_prompt, document_prompt  what stands before every query and every document"""
+
+    base: str = "SmolLM2-135M-Instruct"
+    query_prompt: str = "query: "
+    document_prompt: str = "passage: "
+
+
+def open_decoder(settings: DecoderSettings, *, folder: Path | None = None, offline: bool = False) -> Any:
+    """Return a sentence-transformers model over a causal model's body that takes the last token's state.
+
+    Its tokenizer adds the end token itself, also where texts are cut, and is saved so. A folder that is an encoder
+    already is opened as it is. Raises BackendUnavailable, and InvalidInput for a tokenizer without an end token.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    folder = folder or resolve(settings.base, offline=offline)
+    try:
+        with without_transformers_bars(), quiet_transformers():
+            if (folder / "modules.json").is_file():
+                return open_model(folder)
+            transformer = Transformer(str(folder), modality_config=PLAIN_TEXT, module_output_name="token_embeddings")
+    except (OSError, ValueError, KeyError) as error:
+        raise BackendUnavailable(f"{folder} is no model to start from: {error}") from error
+    add_end_token(transformer.tokenizer, settings.base)
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
+    return SentenceTransformer(
+        modules=[transformer, pooling],
+        similarity_fn_name=settings.similarity,
+        prompts={"query": settings.query_prompt, "document": settings.document_prompt},
+    )
+
+
+def untrained(base: Any, corpus: Any, settings: DecoderSettings) -> Any:
+    """Return what a trained decoder is compared with: the same encoder over the base's weights."""
+    return open_decoder(settings, offline=True)
+
+
+def add_end_token(tokenizer: Any, name: str) -> None:
+    """Let a tokenizer put its end token behind every text, and pad with it where it has no token for that.
+
+    Raises InvalidInput for one without an end token, or that is not a fast one.
+    """
+    from tokenizers.processors import TemplateProcessing
+
+    end = tokenizer.eos_token
+    if end is None:
+        raise InvalidInput(
+            f"the tokenizer of {name} has no end token, whose state is the text's vector; set eos_token in its "
+            "tokenizer_config.json, or take another base."
+        )
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise InvalidInput(f"the tokenizer of {name} is not a fast one; convert it, or take another base.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = end
+    before = tokenizer("", verbose=False)["input_ids"]
+    if before[-1:] == [tokenizer.eos_token_id]:
+        return
+    # What the tokenizer puts before a text by itself stays.
+    first = [(token, tokenizer.convert_tokens_to_ids(token)) for token in tokenizer.convert_ids_to_tokens(before)]
+    template = " ".join([*(f"{token}:0" for token, _ in first), "$A:0", f"{end}:0"])
+    backend.post_processor = TemplateProcessing(single=template, special_tokens=[*first, (end, tokenizer.eos_token_id)])

@@ -1,0 +1,78 @@
+"""A language model that first learns to write queries through the document's end token, then to tell documents apart.
+
+LLM-QL, arXiv:2504.05216; github.com/Trustworthy-Information-Access/llm-ql.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from retriever.models import resolve
+from training.decoders import open_decoder, untrained
+from training.fitting import fit_encoder
+from training.query_writing import LANGUAGE_MODEL, Writer, WritingCollator, WritingLoss
+from training.recipe import Recipe
+from training.recipes.repllama import RepllamaSettings, contrast
+from training.settings import FitSettings
+from training.task import Task
+
+
+class WritingSettings(BaseModel):
+    """The first stage.
+
+    share          of the document's words that are replaced by "_"
+    stop           queries see the document through its end token alone
+    document_loss  the document's own tokens count too, as in the published code
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float = Field(0.6, ge=0, lt=1)
+    stop: bool = True
+    document_loss: bool = False
+    fit: FitSettings = FitSettings(learning_rate=1e-5, epochs=2)
+
+
+class LlmQlSettings(RepllamaSettings):
+    """writing  the stage before contrastive training"""
+
+    writing: WritingSettings = WritingSettings()
+
+
+def train(task: Task[LlmQlSettings]) -> Path:
+    """Fit the base by the likelihood of queries, then with the softmax loss."""
+    written = task.stages.run("query_likelihood", lambda folder: write(task, folder))
+    return contrast(task, open_decoder(task.settings, folder=written))
+
+
+def write(task: Task[LlmQlSettings], folder: Path) -> dict[str, Any]:
+    """Fit the base to write queries into `folder`, and the causal model into its subfolder LANGUAGE_MODEL."""
+    settings, base = task.settings, resolve(task.settings.base, offline=task.offline)
+    model = open_decoder(settings, folder=base)
+    writer = Writer(model, base)
+    collator = WritingCollator(
+        model,
+        task.collection,
+        query_tokens=settings.query_tokens,
+        document_tokens=settings.document_tokens,
+        share=settings.writing.share,
+        seed=settings.seed,
+    )
+    loss = WritingLoss(writer, task.collection, stop=settings.writing.stop, document=settings.writing.document_loss)
+    report = fit_encoder(
+        model, loss, collator, folder, settings=settings.writing.fit, seed=settings.seed,
+        examples=len(task.collection.queries),
+    )  # fmt: skip
+    writer.save(folder / LANGUAGE_MODEL)
+    return report
+
+
+RECIPE = Recipe(
+    "llm_ql",
+    "A causal language model learns to write queries through one token before contrastive training.",
+    "LLM-QL, arXiv:2504.05216",
+    LlmQlSettings,
+    train,
+    start=untrained,
+)
