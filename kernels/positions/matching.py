@@ -86,6 +86,12 @@ def _exact_frequency(positions, starts):
 @compiled
 def _frequencies(codes, data, marks, entries, same, slop, frequencies):
     words = len(same)
+    # How many positions a word's term needs at least, for none is taken by two words.
+    needed = np.zeros(words, np.int64)
+    alike = np.zeros(words, np.int64)
+    for word in range(words):
+        alike[same[word]] += 1
+        needed[word] = alike[same[word]]
     positions = np.empty(256, np.int64)
     starts = np.zeros(words + 1, np.int64)
     # Where each word's reading has come to: later documents are often within the same stride.
@@ -107,10 +113,7 @@ def _frequencies(codes, data, marks, entries, same, slop, frequencies):
             cursors[word] = at
             positions, end = read(data, at, positions, starts[word])
             starts[word + 1] = end
-            alike = 1
-            for before in range(word):
-                alike += same[before] == same[word]
-            if end - starts[word] < alike:
+            if end - starts[word] < needed[word]:
                 enough = False
                 break
         if not enough:

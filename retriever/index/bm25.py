@@ -138,20 +138,25 @@ class Bm25:
             parts[segment] = documents
         documents = np.concatenate([np.zeros(0, np.int32), *parts])
         segments = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
-        entries = np.full((len(terms), len(documents)), -1, np.int64)
-        slots = np.zeros(BLOCK, np.uint16)
-        # The rarest term last, for the fewest documents.
-        for term in (*others, rarest):
-            row = np.empty((1, len(documents)), np.int64)
-            field, number = np.zeros(1, np.int64), np.ascontiguousarray(numbers[:, term : term + 1])
-            locate(self.segments.table[:, None], field, number, segments, documents, row, slots)
-            entries[term] = row
-            held = row[0] >= 0
-            if not held.all():
-                documents, segments, entries = documents[held], segments[held], entries[:, held]
+        for term in others:
+            held = self._entries(numbers[:, [term]], segments, documents)[0] >= 0
+            documents, segments = documents[held], segments[held]
+            if len(documents) == 0:
+                return [nothing for _ in self.readers]
+        # All terms only now: these documents hold them all, so that the array is no larger than their postings.
+        entries = self._entries(numbers, segments, documents)
         ends = np.searchsorted(segments, np.arange(1, len(parts)))
-        split = np.split(documents, ends), np.split(entries, ends, axis=1)
-        return list(zip(*split, strict=True)) if parts else []
+        return list(zip(np.split(documents, ends), np.split(entries, ends, axis=1), strict=True)) if parts else []
+
+    def _entries(
+        self, numbers: NDArray[np.int64], segments: NDArray[np.int32], documents: NDArray[np.int32]
+    ) -> NDArray[np.int64]:
+        """Return (T, C) where the code of each term, by its number in each segment, is for each document, or -1."""
+        entries = np.empty((numbers.shape[1], len(documents)), np.int64)
+        fields, slots = np.zeros(numbers.shape[1], np.int64), np.zeros(BLOCK, np.uint16)
+        table, numbers = self.segments.table[:, None], np.ascontiguousarray(numbers)
+        locate(table, fields, numbers, segments, documents, entries, slots)
+        return entries
 
     def explain(
         self, weights: Mapping[str, float], frequencies: Mapping[str, int], field: str = CONTENTS

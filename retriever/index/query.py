@@ -549,10 +549,10 @@ class Execution:
                 if len(documents) == 0:
                     continue
                 assert reader.positions is not None
-                rows = [list(dict.fromkeys(words)).index(word) for word in words]
-                same = np.array([words.index(word) for word in words], np.int64)
+                numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
+                of_words = of_terms[[numbers[word] for word in words]]
                 codes = reader.postings.codes
-                frequencies = phrase_frequencies(codes, reader.positions, of_terms[rows], same, slop)
+                frequencies = phrase_frequencies(codes, reader.positions, of_words, _same(words), slop)
                 found[segment].note(documents, frequencies)
 
     def _read_texts(self, phrases: Mapping[_Phrase, Words]) -> None:
@@ -666,5 +666,10 @@ def phrase_frequency(words: Sequence[str], positions: Mapping[str, Sequence[int]
         return float(len(places))
     found = [np.array(positions[word], np.int64) for word in words]
     starts = np.cumsum([0, *map(len, found)])
-    same = np.array([words.index(word) for word in words], np.int64)
-    return float(sloppy_frequency(np.concatenate(found), starts, same, slop))
+    return float(sloppy_frequency(np.concatenate(found), starts, _same(words), slop))
+
+
+def _same(words: Sequence[str]) -> NDArray[np.int64]:
+    """Return (W,) for each word the number of the first that is like it."""
+    firsts: dict[str, int] = {}
+    return np.array([firsts.setdefault(word, number) for number, word in enumerate(words)], np.int64)

@@ -244,6 +244,17 @@ def test_a_term_repeated_a_million_times(tmp_path):
         assert index.describe()["bytes"]["positions"] < 1_001_000
 
 
+def test_a_phrase_of_thousands_of_words(tmp_path):
+    words = [f"w{number}" for number in range(4000)]
+    documents = [Document("whole", " ".join(words)), Document("half", " ".join(words[:2000]))]
+    documents.append(Document("turned", " ".join(reversed(words))))
+    for name in ("with", "without"):
+        build(tmp_path / name, documents, name == "with", search_fields=())
+        with open_index(tmp_path / name) as index:
+            assert [id_ for id_, _ in answers(index, f'"{" ".join(words)}"')] == ["whole"]
+            assert [id_ for id_, _ in answers(index, f'"{" ".join(words[:2000] * 2)}"')] == []
+
+
 def test_documents_without_terms(tmp_path):
     build(tmp_path / "index", [Document("1", ""), Document("2", " ")])
     assert verify_index(tmp_path / "index").sound
