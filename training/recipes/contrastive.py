@@ -42,7 +42,7 @@ class ContrastiveSettings(DrawnSettings):
     arXiv:1912.06798); 0 for none
     """
 
-    queue: int = Field(0, ge=0, le=1_000_000)
+    queue: int = Field(0, ge=0, le=131_072)
 
 
 def train(task: Task[ContrastiveSettings]) -> Path:
