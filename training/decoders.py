@@ -1,10 +1,12 @@
-"""Encoders from causal language models: the state of an end token behind the text is its vector.
+"""Encoders from causal language models: what their tokens attend to, and how states become a vector.
 
-RepLLaMA, arXiv:2310.08319.
+RepLLaMA, arXiv:2310.08319; NV-Embed, arXiv:2405.17428; arXiv:2409.02727.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from retriever.errors import BackendUnavailable, InvalidInput
 from retriever.heads import open_model
@@ -17,22 +19,29 @@ PLAIN_TEXT: Any = {"text": {"method": "forward", "method_output_name": "last_hid
 
 
 class DecoderSettings(EncoderSettings):
-    """query_prompt, document_prompt  what stands before every query and every document"""
+    """query_prompt, document_prompt  what stands before every query and every document
+    attention  "bidirectional" lets tokens see those behind them, as the base was not trained to
+    pooling    the end token's state, the mean over tokens, or trained: `LatentAttentionPooling` of the last layer's
+               states, or `MultiLayerPooling` of one state of each layer
+    latents    of a trained pooling
+    """
 
     base: str = "SmolLM2-135M-Instruct"
+    attention: Literal["causal", "bidirectional"] = "causal"
+    pooling: Literal["last", "mean", "latent_attention", "multi_layer"] = "last"
+    latents: int = Field(512, ge=1, le=65_536)
     query_prompt: str = "query: "
     document_prompt: str = "passage: "
 
 
 def open_decoder(settings: DecoderSettings, *, folder: Path | None = None, offline: bool = False) -> Any:
-    """Return a sentence-transformers model over a causal model's body that takes the last token's state.
+    """Return a sentence-transformers model over a causal model's body.
 
     Its tokenizer adds the end token itself, also where texts are cut, and is saved so. A folder that is an encoder
     already is opened as it is. Raises BackendUnavailable, and InvalidInput for a tokenizer without an end token.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
-    from sentence_transformers.sentence_transformer.modules import Pooling
 
     folder = folder or resolve(settings.base, offline=offline)
     try:
@@ -43,12 +52,35 @@ def open_decoder(settings: DecoderSettings, *, folder: Path | None = None, offli
     except (OSError, ValueError, KeyError) as error:
         raise BackendUnavailable(f"{folder} is no model to start from: {error}") from error
     add_end_token(transformer.tokenizer, settings.base)
-    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
+    if settings.attention == "bidirectional":
+        # Saved with the configuration; transformers then makes masks of padding alone.
+        transformer.model.config.is_causal = False
+    pooling = _pooling(settings, transformer)
     return SentenceTransformer(
         modules=[transformer, pooling],
         similarity_fn_name=settings.similarity,
         prompts={"query": settings.query_prompt, "document": settings.document_prompt},
     )
+
+
+def _pooling(settings: DecoderSettings, transformer: Any) -> Any:
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    from retriever.heads.latent_attention import LatentAttentionPooling
+    from retriever.heads.multi_layer import MultiLayerPooling
+
+    width = transformer.get_embedding_dimension()
+    if settings.pooling in ("last", "mean"):
+        return Pooling(width, pooling_mode="lasttoken" if settings.pooling == "last" else "mean")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        if settings.pooling == "latent_attention":
+            return LatentAttentionPooling(width, settings.latents)
+        config = transformer.model.config
+        config.output_hidden_states = True
+        summary: Any = "last" if settings.attention == "causal" else "mean"
+        return MultiLayerPooling(width, config.num_hidden_layers, summary, settings.latents)
 
 
 def untrained(base: Any, corpus: Any, settings: DecoderSettings) -> Any:

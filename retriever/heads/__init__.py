@@ -27,8 +27,9 @@ def _own() -> dict[str, type]:
     """Return the classes of this project's modules by the names under which they are saved."""
     from retriever.heads.adapter import AdapterHead
     from retriever.heads.latent_attention import LatentAttentionPooling
+    from retriever.heads.multi_layer import MultiLayerPooling
     from retriever.heads.product import ProductHead
     from retriever.heads.sign import SignHead
 
-    kinds = (AdapterHead, LatentAttentionPooling, ProductHead, SignHead)
+    kinds = (AdapterHead, LatentAttentionPooling, MultiLayerPooling, ProductHead, SignHead)
     return {f"{kind.__module__}.{kind.__qualname__}": kind for kind in kinds}

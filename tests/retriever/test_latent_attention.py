@@ -33,7 +33,7 @@ MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 1, 1]])
 
 def test_with_its_parts_at_zero_it_is_the_masked_mean(head, states):
     with torch.no_grad():
-        for part in (head.output.weight, head.narrowing.weight, head.narrowing.bias):
+        for part in (head.attention.output.weight, head.attention.narrowing.weight, head.attention.narrowing.bias):
             part.zero_()
     expected = torch.stack([row[own.bool()].mean(0) for row, own in zip(states, MASK, strict=True)])
     torch.testing.assert_close(pooled(head, states, MASK), expected)
@@ -43,21 +43,22 @@ def test_it_is_what_its_definition_says(head, states):
     """Token by token and head by head, in float64."""
     twin = LatentAttentionPooling(24, latents=7, heads=4).double().eval()
     twin.load_state_dict(head.state_dict())
+    block = twin.attention
     found = []
     with torch.inference_mode():
-        keys, values = twin.key_value(twin.norm_latents(twin.dictionary)).chunk(2, dim=-1)
+        keys, values = block.key_value(block.norm_asked(twin.dictionary)).chunk(2, dim=-1)
         for row, own in zip(states.double(), MASK, strict=True):
             outcomes = []
             for state in row[own.bool()]:
-                query = twin.query(twin.norm_states(state))
+                query = block.query(block.norm_asking(state))
                 parts = []
                 for start in range(0, 24, 6):
                     part = slice(start, start + 6)
                     weights = torch.softmax(keys[:, part] @ query[part] / 6**0.5, dim=0)
                     parts.append(weights @ values[:, part])
-                state = state + twin.output(torch.cat(parts))
-                gate, value = twin.widening(twin.norm_between(state)).chunk(2)
-                outcomes.append(state + twin.narrowing(value * torch.nn.functional.gelu(gate)))
+                state = state + block.output(torch.cat(parts))
+                gate, value = block.widening(block.norm_between(state)).chunk(2)
+                outcomes.append(state + block.narrowing(value * torch.nn.functional.gelu(gate)))
             found.append(torch.stack(outcomes).mean(0))
     torch.testing.assert_close(pooled(head, states, MASK).double(), torch.stack(found), atol=1e-5, rtol=1e-4)
 
@@ -72,9 +73,16 @@ def test_padding_changes_nothing_whatever_it_holds(head, states):
 
 
 def test_instructions_can_be_left_out_of_the_mean(head, states):
-    without = torch.tensor([[0, 0, 1, 1, 1]] * 3)
-    found = pooled(head, states, torch.ones(3, 5), pooling_mask=without)
+    torch.testing.assert_close(
+        pooled(head, states, torch.ones(3, 5), prompt_length=2), pooled(head, states, torch.ones(3, 5))
+    )
+    head.include_prompt = False
+    found = pooled(head, states, torch.ones(3, 5), prompt_length=2)
     torch.testing.assert_close(found, pooled(head, states[:, 2:], torch.ones(3, 3)))
+    # Padding on the left moves the prompt.
+    left = torch.tensor([[0, 1, 1, 1, 1]] * 3)
+    found = pooled(head, states, left, prompt_length=2)
+    torch.testing.assert_close(found, pooled(head, states[:, 3:], torch.ones(3, 2)))
     assert pooled(head, states, torch.zeros(3, 5)).abs().max() == 0
 
 
