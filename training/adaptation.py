@@ -23,10 +23,9 @@ from training.finished import publish, require_free
 from training.generation import GenerationSettings, generate_queries, write_collection
 from training.generation.generators import Generator
 from training.recipe import REPORT as TRAINING
-from training.recipe import Recipe, measure_splits, open_parts, plan_of, run_recipe, split_of
+from training.recipe import Recipe, measure_splits, require_same_training, run_recipe, split_of
 from training.recipes.contrastive import RECIPE, ContrastiveSettings
 from training.settings import EncoderSettings
-from training.stages import differing
 
 MEASURE = "nDCG@10"
 # One query in so many is held out of the user's pairs.
@@ -129,7 +128,7 @@ class _Run:
     def report(self, split: str) -> dict[str, Any]:
         """Train unless an interrupted run did, and return the report."""
         if (self.trained / TRAINING).is_file():
-            self._require_same()
+            require_same_training(self.recipe, self.settings, self.data, self.trained, offline=self.offline)
         else:
             run_recipe(
                 self.recipe, self.settings, [self.data], self.trained, splits=(split,),
@@ -141,10 +140,10 @@ class _Run:
         """Return the measures of start and end on judged queries, with paired tests."""
         held_out, documents = split_of(corpus, split), read_corpus(corpus)
         assert held_out is not None
-        start, end = (
-            measure_splits(open_base(self.settings, base=base, offline=self.offline), documents, [held_out])[split]
-            for base in (None, self.trained)
-        )
+        base, trained = (open_base(self.settings, base=base, offline=self.offline) for base in (None, self.trained))
+        if self.recipe.start is not None:
+            base = self.recipe.start(base, documents, self.settings)
+        start, end = (measure_splits(model, documents, [held_out])[split] for model in (base, trained))
         return comparison(start, end)
 
     def decide(self, split: str, found: dict[str, Any], alpha: float) -> dict[str, Any]:
@@ -166,19 +165,6 @@ class _Run:
         kept = self.trained if decision["kept"] == "trained" else resolve(self.settings.base, offline=self.offline)
         publish(kept, output, complete)
         shutil.rmtree(self.work)
-
-    def _require_same(self) -> None:
-        """Refuse a training that an interrupted run finished with other settings or data."""
-        report = json.loads((self.trained / TRAINING).read_text())
-        plan = plan_of(
-            self.recipe, self.settings, open_parts(self.recipe, self.settings, [self.data], ()), offline=self.offline
-        )
-        plan = json.loads(json.dumps(plan, default=str))
-        if other := differing({key: report.get(key) for key in plan}, plan):
-            raise InvalidInput(
-                f"{self.trained} holds a training with other settings or data ({other}); give the same ones to go on, "
-                "another --output, or --restart to begin anew."
-            )
 
 
 def _collection(corpus: str, pairs: Path | None, work: Path) -> Path:

@@ -18,12 +18,15 @@ from training.evaluation import PerQuery, comparison, dense_run, measured
 from training.finished import publish, require_free
 from training.model_card import model_card
 from training.settings import EncoderSettings
-from training.stages import Stages
+from training.stages import Stages, differing
 from training.task import Part, Task
 from training.teachers import model_digest
 
 WORK = "work"
 REPORT = "training_report.json"
+
+
+Start = Callable[[Any, Corpus, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Recipe:
     compare  measures start and end on held-out queries; None for bi-encoders, see `compare_models`
     several  whether it can learn from several collections at once
     task     what the model is for, as model hubs call it
+    start    gives the base the form, before it is trained, that the trained model is compared with: of (base, corpus,
+             settings); None compares with the base itself
     """
 
     name: str
@@ -44,6 +49,7 @@ class Recipe:
     compare: Callable[[Task[Any], Path], dict[str, Any]] | None = None
     several: bool = False
     task: str = "sentence-similarity"
+    start: Start | None = None
 
 
 def run_recipe(
@@ -75,7 +81,9 @@ def run_recipe(
     task = Task(collection, settings, stages, offline, parts)
     trained = recipe.train(task)
     held_out = [found for part in parts for found in part.held_out]
-    evaluation = recipe.compare(task, trained) if recipe.compare else compare_models(task, trained, held_out)
+    evaluation = (
+        recipe.compare(task, trained) if recipe.compare else compare_models(task, trained, held_out, recipe.start)
+    )
     report = {
         **plan,
         "source": recipe.source,
@@ -114,6 +122,20 @@ def plan_of(recipe: Recipe, settings: EncoderSettings, parts: list[Part], *, off
     }
 
 
+def require_same_training(
+    recipe: Recipe, settings: EncoderSettings, data: Path, trained: Path, *, offline: bool
+) -> None:
+    """Refuse a finished training with other settings or data than these. Raises InvalidInput."""
+    report = json.loads((trained / REPORT).read_text())
+    plan = plan_of(recipe, settings, open_parts(recipe, settings, [data], ()), offline=offline)
+    plan = json.loads(json.dumps(plan, default=str))
+    if other := differing({key: report.get(key) for key in plan}, plan):
+        raise InvalidInput(
+            f"{trained} holds a training with other settings or data ({other}); give the same ones to go on, "
+            "another --output, or --restart to begin anew."
+        )
+
+
 def open_parts(recipe: Recipe, settings: EncoderSettings, folders: list[Path], splits: tuple[str, ...]) -> list[Part]:
     """Read the collections of a training with the splits of these names that they have."""
     if len(folders) != 1 and not recipe.several:
@@ -139,10 +161,15 @@ def split_of(data: Path, split: str) -> Collection | None:
     return open_collection(str(data), split)
 
 
-def compare_models(task: Task[Any], trained: Path, held_out: list[Collection]) -> dict[str, Any]:
+def compare_models(
+    task: Task[Any], trained: Path, held_out: list[Collection], start: Start | None = None
+) -> dict[str, Any]:
     """Return by split the measures of start and end with paired tests."""
+    if not held_out:
+        return {}
     corpus = task.collection.corpus
-    before = measure_splits(task.open_base(), corpus, held_out)
+    base = task.open_base()
+    before = measure_splits(start(base, corpus, task.settings) if start else base, corpus, held_out)
     after = measure_splits(task.open_base(trained), corpus, held_out)
     return {split: comparison(before[split], after[split]) for split in before}
 

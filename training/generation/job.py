@@ -14,6 +14,7 @@ from retriever.types import Document
 from training.generation.cleaning import clean
 from training.generation.generators import Endpoint, Generator, LanguageModel
 from training.generation.prompts import Example, Prompt
+from training.generation.soft_prompt import SoftPromptedModel, is_soft_prompt
 from training.portions import WHOLE, Outcome, Plan, Shard, run
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ MIN_CHARACTERS = 40
 class GenerationSettings(BaseModel):
     """How queries are made.
 
-    model            folder or name of a language model; with `endpoint`, the name that it knows the model by
+    model            folder or name of a language model, or folder of a soft prompt, whose style, examples and
+                     document_tokens are its own; with `endpoint`, the name that it knows the model by
     endpoint         OpenAI-compatible address, such as http://127.0.0.1:8000/v1; None runs the model here
     style            question, keywords, statement, or an instruction in words
     examples         (document, query) pairs that the model is shown
@@ -96,6 +98,13 @@ def generate_queries(
 
 def open_generator(settings: GenerationSettings, *, device: str | None = None, offline: bool = False) -> Generator:
     """Return the generator that settings name. Raises BackendUnavailable and InvalidInput."""
+    if is_soft_prompt(settings.model) and not settings.endpoint:
+        if settings.examples:
+            raise InvalidInput(f"{settings.model} is a soft prompt, which has its own examples; leave out examples.")
+        return SoftPromptedModel(
+            settings.model, new_tokens=settings.new_tokens, temperature=settings.temperature, top_p=settings.top_p,
+            top_k=settings.top_k, device=device, offline=offline,
+        )  # fmt: skip
     prompt = Prompt.of(settings.style, settings.examples)
     if settings.endpoint:
         return Endpoint(

@@ -76,7 +76,7 @@ def write_collection(
     require_variety(pairs, str(read_metadata(generated)["depends_on"]["model"]))
     folder.mkdir(parents=True, exist_ok=True)
     if corpus_file(folder) is None:
-        _write_corpus(documents, folder)
+        write_corpus(documents, folder)
     kept = pairs if top_k is None else found_again(pairs, folder, top_k)
     relevant: dict[str, list[str]] = {}
     for query, document in kept:
@@ -92,7 +92,7 @@ def write_collection(
                 f"of {len(pairs):,} generated queries {len(kept):,} passed the filter, none of them for {split}; "
                 "generate more, or loosen the filter."
             )
-    _write_queries(splits, folder)
+    write_queries(splits, folder)
     return {"generated": len(pairs), "kept": len(kept), **{split: len(found) for split, found in splits.items()}}
 
 
@@ -100,7 +100,8 @@ def _held_out(document: str, share: float) -> bool:
     return int(hashlib.sha256(document.encode()).hexdigest()[:8], 16) < share * 2**32
 
 
-def _write_corpus(documents: Sequence[Document], folder: Path) -> None:
+def write_corpus(documents: Sequence[Document], folder: Path) -> None:
+    """Write corpus.jsonl of a BEIR folder."""
     lines = (
         json.dumps({"_id": document.id, "title": document.title, "text": document.text}, ensure_ascii=False)
         for document in documents
@@ -108,7 +109,8 @@ def _write_corpus(documents: Sequence[Document], folder: Path) -> None:
     write_atomically(folder / "corpus.jsonl", ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass"))
 
 
-def _write_queries(splits: dict[str, dict[str, list[str]]], folder: Path) -> None:
+def write_queries(splits: dict[str, dict[str, list[str]]], folder: Path) -> None:
+    """Write queries.jsonl and qrels of a BEIR folder: for each split the ids of the relevant documents by query."""
     ids = {
         query: f"g:{hashlib.sha256(query.encode()).hexdigest()[:16]}" for found in splits.values() for query in found
     }

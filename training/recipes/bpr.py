@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from retriever.heads.sign import SignHead
 from training.batch import Batch, Objective
-from training.encoders import of_unit_length, require_no_head, scale_of, with_head
+from training.encoders import head_of, of_unit_length, require_no_head, scale_of, with_head
 from training.losses.contrastive import info_nce
 from training.losses.hashing import code_margin
 from training.recipe import Recipe
@@ -56,16 +56,29 @@ class BprSettings(DrawnSettings):
 
 def train(task: Task[BprSettings]) -> Path:
     """Fit the base with a sign head."""
-    settings = task.settings
     model = task.open_base()
     require_no_head(model)
+    return fit_signs(task, model)
+
+
+def fit_signs(task: Task[Any], model: Any) -> Path:
+    """Fit a model, with a sign head where it has none, to the pairs that `BprSettings` ask for."""
     draw = drawn(task, model)
+    model, head, scale = with_signs(model, task.settings)
+    objective = hashed(task.settings, head, scale)
+    return task.fit("bpr", model, objective, draw, callbacks=[growing_beta(head, task.settings.gamma)])
+
+
+def with_signs(model: Any, settings: Any) -> tuple[Any, Any, float]:
+    """Return the model with a sign head, its own if it ends in one; the head; the factor on scores inside losses."""
     width = int(model.get_embedding_dimension())
-    length = width**0.5 if of_unit_length(model) else 1.0
-    scale = scale_of(settings, model) / length
-    head = SignHead(width, settings.slope, scale=length)
-    objective = hashed(settings, head, scale)
-    return task.fit("bpr", with_head(model, head), objective, draw, callbacks=[growing_beta(head, settings.gamma)])
+    head = head_of(model)
+    if isinstance(head, SignHead):
+        head.slope = settings.slope
+    else:
+        head = SignHead(width, settings.slope, scale=width**0.5 if of_unit_length(model) else 1.0)
+        model = with_head(model, head)
+    return model, head, scale_of(settings, model) / head.scale
 
 
 def hashed(settings: BprSettings, head: Any, scale: float) -> Objective:

@@ -6,6 +6,7 @@ with a name that the option does not have, so it never normalises; here scores a
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from training.batch import Batch, Objective
 from training.candidates import Candidates
 from training.encoders import scale_of
 from training.losses.margins import margin_mse
-from training.negatives import with_negatives
+from training.negatives import Draw, Rows, with_negatives
 from training.pairs import from_candidates, uniform
 from training.recipe import Recipe
 from training.settings import EncoderSettings, FitSettings
@@ -42,16 +43,21 @@ class GplSettings(EncoderSettings):
 
 def train(task: Task[GplSettings]) -> Path:
     """Mine with the base and the other retrievers, then fit the base to the teacher's margins."""
-    settings = task.settings
     model = task.open_base()
+    draw = mined_pairs(task, model)
+    teacher = open_teacher(task.settings.teacher, task)
+    objective = margins(teacher, task.settings.teacher.scale, scale_of(task.settings, model))
+    return task.fit("gpl", model, objective, draw)
+
+
+def mined_pairs(task: Task[Any], model: Any) -> Draw:
+    """Return what draws a relevant and a mined document, of what the model and the other retrievers find."""
+    settings = task.settings
     found = [task.mine("mine", model, settings.depth).candidates]
     for place, name in enumerate(settings.retrievers):
         other = task.open_base(resolve(name, offline=task.offline))
         found.append(task.mine(f"mine-{place}", other, settings.depth).candidates)
-    draw = with_negatives(task.collection, 1, from_candidates(united(found), uniform))
-    teacher = open_teacher(settings.teacher, task)
-    objective = margins(teacher, settings.teacher.scale, scale_of(settings, model))
-    return task.fit("gpl", model, objective, draw)
+    return with_negatives(task.collection, 1, from_candidates(united(found), uniform))
 
 
 def united(parts: list[Candidates]) -> Candidates:
@@ -80,12 +86,16 @@ def margins(teacher: Teacher, teacher_scale: float, scale: float) -> Objective:
     def objective(batch: Batch) -> Tensor:
         scores = scale * batch.own_scores()
         own = batch.own(torch.from_numpy(batch.document_rows)).numpy()
-        asked = np.repeat(batch.query_rows, own.shape[1])
-        wanted = torch.from_numpy(teacher_scale * teacher.scores(asked, own.ravel()).reshape(own.shape))
-        wanted = wanted.to(scores.device)
+        wanted = (teacher_scale * taught(teacher, batch.query_rows, own)).to(scores.device)
         return margin_mse(scores[:, 0], scores[:, 1], wanted[:, 0], wanted[:, 1])
 
     return objective
+
+
+def taught(teacher: Teacher, queries: Rows, documents: Rows) -> Tensor:
+    """Return a teacher's scores (B, K) of query rows (B,) and document rows (B, K)."""
+    asked = np.repeat(queries, documents.shape[1])
+    return torch.from_numpy(teacher.scores(asked, documents.ravel()).reshape(documents.shape))
 
 
 RECIPE = Recipe(

@@ -38,6 +38,16 @@ class JpqSettings(AdoreSettings):
 def train(task: Task[JpqSettings]) -> Path:
     """Give the documents their codes once, then fit a copy of the base for queries, and what the codes stand for."""
     settings = task.settings
+    model, documents, scale = coded(task)
+    loss = DynamicSearchLoss(
+        model, task.collection, documents, depth=settings.depth, metric_cut=settings.metric_cut, scale=scale
+    )
+    return fit_coded(task, "jpq", model, documents, loss)
+
+
+def coded(task: Task[Any]) -> tuple[Any, CodedDocuments, float]:
+    """Return a copy of the base for queries, before the frozen one for documents; their codes; the factor on scores."""
+    settings = task.settings
     base = task.open_base()
     head = _taken(base)
     codebook, codes = start_codebook(
@@ -46,17 +56,13 @@ def train(task: Task[JpqSettings]) -> Path:
     scale = scale_of(settings, base)
     if head is None:
         head = ProductHead.of(codebook)
-    model = with_head(with_frozen_documents(base), head)
-    loss = DynamicSearchLoss(
-        model,
-        task.collection,
-        CodedDocuments(codes, head),
-        depth=settings.depth,
-        metric_cut=settings.metric_cut,
-        scale=scale,
-    )
-    rate = settings.centroid_rate or paper_rate(codebook.parts)
-    return task.fit_loss("jpq", model, loss, None, rates={CENTROIDS: rate})
+    return with_head(with_frozen_documents(base), head), CodedDocuments(codes, head), scale
+
+
+def fit_coded(task: Task[Any], name: str, model: Any, documents: CodedDocuments, loss: Any) -> Path:
+    """Fit queries and centroids by a loss as the stage `name`."""
+    rate = task.settings.centroid_rate or paper_rate(documents.codes.shape[1])
+    return task.fit_loss(name, model, loss, None, rates={CENTROIDS: rate})
 
 
 def _taken(base: Any) -> Any:
