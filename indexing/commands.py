@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retriever.analysis import ANALYSERS
-from retriever.errors import IndexCorrupt, InvalidInput
+from retriever.errors import BackendUnavailable, IndexCorrupt, InvalidInput
 
 app = typer.Typer(no_args_is_help=True, help="Build, change and check indexes.")
 
@@ -379,6 +381,21 @@ def compress(
     mean: Annotated[
         bool, typer.Option("--mean", help="The mean loss decides, instead of the lower end of its 95 % interval.")
     ] = False,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train",
+            help="Also train codes, by bpr and jpq from the index's encoder: on the train split of --queries, or on "
+            "queries that a language model makes up. Minutes to hours.",
+        ),
+    ] = False,
+    set: Annotated[
+        list[str] | None,
+        typer.Option(help="With --train: a setting of a recipe, such as bpr.fit.epochs=3; repeatable."),
+    ] = None,
+    generate: Annotated[
+        list[str] | None, typer.Option(help="With --train: how queries are made up: key=value; repeatable.")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Where the report goes, as .md and .json; beside the output by default.")
     ] = None,
@@ -391,7 +408,8 @@ def compress(
     """Find the smallest form of the vectors that loses little on queries, and write the index in it.
 
     Tried are float16, a byte a dimension, product codes, signs and RaBitQ, each with and without vectors for
-    rescoring as far as the bytes allow. Nothing is encoded again. Exit code 2 when no form keeps the bound.
+    rescoring as far as the bytes allow. Nothing is encoded again, but by codes that --train has learned: an index of
+    those is written with its model beside it, in OUTPUT.encoder. Exit code 2 when no form keeps the bound.
     """
     from indexing import compression
     from indexing.compression_report import as_markdown
@@ -407,10 +425,24 @@ def compress(
         times = float(target.removesuffix("x"))
     except ValueError:
         raise InvalidInput(f"--target is a number such as 32x, got {target!r}.") from None
+    if (set or generate) and not train:
+        raise InvalidInput("--set and --generate belong to --train; add it, or leave them out.")
+    if train and output is None:
+        raise InvalidInput("--train needs a place for models; name it with --output, with --dry-run too.")
+    work = output.with_name(f".{output.name}.learned") if output is not None else None
+    learned = []
+    if train and work is not None:
+        if not dry_run and compression.encoder_folder(output or work).exists():
+            raise InvalidInput(f"{compression.encoder_folder(output or work)} is there already; name another --output.")
+        learned = _learned_forms()(
+            index, work, times=times, queries=queries, split=split, changes=set or [], generation=generate or [],
+            device=device, offline=offline, quiet=quiet,
+        )  # fmt: skip
     found = compression.try_forms(
         index,
         target=times,
         max_loss=max_loss,
+        learned=learned,
         collection=open_collection(queries, split) if queries is not None else None,
         by_mean=mean,
         memory_only=memory_only,
@@ -429,10 +461,21 @@ def compress(
         typer.echo(json.dumps(content, ensure_ascii=False, indent=1))
     else:
         typer.echo(as_markdown(found))
+    if found.chosen is not None and output is not None and not dry_run:
+        compression.compress_index(found, output, device=device, quiet=quiet)
+        # Until an index is written another bound can be tried without training anew.
+        if train and work is not None:
+            shutil.rmtree(work)
     if found.chosen is None:
         raise InvalidInput(compression.refusal(found))
-    if output is not None and not dry_run:
-        compression.compress_index(found, output, device=device, quiet=quiet)
+
+
+def _learned_forms() -> Any:
+    """Return what trains forms, found by its name since nothing is imported upward."""
+    points = list(entry_points(group="retriever.learned_forms"))
+    if not points:
+        raise BackendUnavailable("nothing that trains codes is installed; install retriever-engine anew.")
+    return points[0].load()
 
 
 @app.command(epilog="Example:  retriever index export-faiss my-index vectors.faiss")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from indexing.chunking import owner_of
 from indexing.codebooks import codebook_for, sample_vectors
+from indexing.learned_codes import Learned
 from indexing.recoding import recode_index, require_vectors
 from indexing.segments import write_dense
 from retriever.codebook import Codebook
@@ -56,6 +57,7 @@ class Trial:
     bytes          of a document on disk        memory  those of them that each search reads
     fixed          bytes of the codebook, which do not grow
     ndcg, recall   against the exact search of the stored vectors, by query; None when there is a problem
+    model          folder of the model that makes the codes, for a kind that was learned; else empty
     """
 
     kind: str
@@ -69,6 +71,7 @@ class Trial:
     queries_per_second: float = 0.0
     per_query: dict[str, float] = field(default_factory=dict)
     problem: str = ""
+    model: str = ""
 
     @property
     def name(self) -> str:
@@ -95,6 +98,7 @@ class Compression:
     closest: Trial | None
     texts: dict[str, str]
     codebooks: dict[str, Codebook] = field(default_factory=dict, repr=False)
+    learned: dict[str, Learned] = field(default_factory=dict, repr=False)
 
     def counted(self, trial: Trial) -> float:
         """Return the bytes that the target is about."""
@@ -125,6 +129,7 @@ def try_forms(
     collection: Collection | None = None,
     encoder: Encoder | None = None,
     forms: Sequence[tuple[str, Stored]] | None = None,
+    learned: Sequence[Learned] = (),
     by_mean: bool = False,
     memory_only: bool = False,
     keep_self: bool = False,
@@ -139,6 +144,7 @@ def try_forms(
     collection   judged queries; without it documents are asked for by title or first words, and what exact search
                  finds first counts as relevant: then the loss is one of agreement
     forms        (kind, stored) to try instead of `candidates`
+    learned      models that compress documents themselves, tried too; each encodes all documents, once
     memory_only  count only what each search reads; stored vectors may lie on disk beside it
     keep_self    queries and documents are numbered apart, so that an equal id means nothing
 
@@ -158,18 +164,23 @@ def try_forms(
             most = 4 * width / target
             chosen = list(forms) if forms is not None else candidates(width, most, memory_only=memory_only)
             trials = []
-            with Progress("forms", len(chosen), quiet) as progress:
+            with Progress("forms", len(chosen) + len(learned), quiet) as progress:
                 for kind, stored in chosen:
                     trials.append(bench.trial(kind, stored))
                     progress.advance(1)
+                for model in learned:
+                    trials.append(bench.learned_trial(model))
+                    progress.advance(1)
             found = Compression(
                 str(folder), bench.queries_are, len(bench.ids), width, target, most, max_loss, by_mean, memory_only,
-                bench.exact, trials, None, None, bench.texts, bench.codebooks,
+                bench.exact, trials, None, None, bench.texts, bench.codebooks, {model.name: model for model in learned},
             )  # fmt: skip
     measured = [trial for trial in trials if trial.ndcg is not None]
     fitting = [trial for trial in measured if found.within(trial)]
     small = [trial for trial in measured if found.counted(trial) <= most] or measured
-    best = min(fitting, key=lambda t: (round(found.counted(t)), round(t.bytes), t.latency_ms), default=None)
+    best = min(
+        fitting, key=lambda t: (round(found.counted(t)), round(t.bytes), bool(t.model), t.latency_ms), default=None
+    )
     closest = max(small, key=lambda t: t.ndcg.difference if t.ndcg else -1.0, default=None)
     return replace(found, chosen=best, closest=closest)
 
@@ -202,13 +213,22 @@ def compress_index(
 ) -> Manifest:
     """Write the chosen form of an index that was tried to `target`; nothing is encoded again.
 
-    Raises InvalidInput when no form was within the bound.
+    A model that was learned is copied to `target`.encoder, beside the index, which names it.
+    Raises InvalidInput when no form was within the bound, or something is there already.
     """
     if found.chosen is None:
         raise InvalidInput(refusal(found))
+    if found.chosen.model:
+        learned = found.learned[found.chosen.kind].copied(encoder_folder(Path(target)))
+        return recode_index(found.index, target, learned.form, device=device, quiet=quiet, learned=learned)
     kind, stored = found.chosen.kind, found.chosen.stored
     form = Form(found.width, kind, stored, found.codebooks.get(kind))
     return recode_index(found.index, target, form, device=device, quiet=quiet)
+
+
+def encoder_folder(target: Path) -> Path:
+    """Return where the model of an index with learned codes lies."""
+    return target.with_name(f"{target.name}.encoder")
 
 
 def refusal(found: Compression) -> str:
@@ -317,18 +337,22 @@ class _Bench:
                         texts[document.id] = " ".join(words)
         return dict(list(texts.items())[:KNOWN])
 
-    def _answered(self, reader: DenseReader) -> tuple[Run, float, float]:
-        """Return the answers, the median milliseconds of a query alone, and queries a second of all together."""
+    def _answered(self, reader: DenseReader, vectors: NDArray[np.float32] | None = None) -> tuple[Run, float, float]:
+        """Return the answers, the median milliseconds of a query alone, and queries a second of all together.
+
+        vectors  of the queries, where they are another encoder's
+        """
+        vectors = self._vectors if vectors is None else vectors
         grouped = self._owners is not self.ids
         k = CHUNK_DEPTH if grouped else DEPTH + 1
-        reader.search(self._vectors[:1], k, self._rank, None)
+        reader.search(vectors[:1], k, self._rank, None)
         times = []
-        for query in self._vectors[:TIMED]:
+        for query in vectors[:TIMED]:
             started = time.perf_counter()
             reader.search(query[None], k, self._rank, None)
             times.append(time.perf_counter() - started)
         started = time.perf_counter()
-        found, _ = reader.search(self._vectors, k, self._rank, None)
+        found, _ = reader.search(vectors, k, self._rank, None)
         seconds = time.perf_counter() - started
         run: Run = {}
         for id_, (scores, ordinals) in zip(self.texts, found, strict=True):
@@ -349,6 +373,18 @@ class _Bench:
         except InvalidInput as error:
             return Trial(kind, stored, problem=str(error))
 
+    def learned_trial(self, learned: Learned) -> Trial:
+        """Encode the documents by a model that makes codes, search by them and compare."""
+        for segment in self._sources:
+            learned.encode(self._folder, self._manifest.generation, segment)
+        sources = [learned.codes_of(segment) for segment in self._sources]
+        kept = [self._live(segment) for segment in self._sources]
+        folder = self._scratch / learned.name
+        folder.mkdir()
+        write_dense(sources, kept, len(self.ids), folder, learned.form)
+        queries = learned.encoder.encode_queries(list(self.texts.values()))
+        return replace(self._searched(folder, learned.name, learned.form, queries), model=str(learned.model))
+
     def _measured(self, kind: str, stored: Stored) -> Trial:
         if product_parts(kind) and kind not in self.codebooks:
             if self._sample is None:
@@ -359,18 +395,22 @@ class _Bench:
         form = Form(self._width, kind, stored, self.codebooks.get(kind))
         folder = self._scratch / f"{kind}-{stored}"
         folder.mkdir()
+        write_dense([self._whole], [None], len(self.ids), folder, form, anew=True)
+        return self._searched(folder, kind, form)
+
+    def _searched(self, folder: Path, name: str, form: Form, queries: NDArray[np.float32] | None = None) -> Trial:
+        """Search by what a folder holds, measure, and remove it."""
         try:
-            write_dense([self._whole], [None], len(self.ids), folder, form, anew=True)
             codes = read_codes(folder / CODES, form.width, form.codebook) if form.has_codes else None
             faiss = describe_file(folder / FAISS_FILE).sha256 if (folder / FAISS_FILE).is_file() else None
             reader = DenseReader(folder, faiss_sha256=faiss, oversample=self._oversample, live=None, codes=codes)
-            run, latency, rate = self._answered(reader)
+            run, latency, rate = self._answered(reader, queries)
             measured = measure(run, self._qrels, (NDCG, RECALL)).per_query
             sizes = {path.name: _content_bytes(path) for path in folder.iterdir() if path.name != ABSENT}
-            searched = sum(sizes.values()) if kind == "flat" else sum(sizes.values()) - sizes.get(VECTORS, 0)
+            searched = sum(sizes.values()) if form.kind == "flat" else sum(sizes.values()) - sizes.get(VECTORS, 0)
             return Trial(
-                kind,
-                stored,
+                name,
+                form.stored,
                 sum(sizes.values()) / len(self.ids),
                 searched / len(self.ids),
                 form.codebook.rotation.nbytes + form.codebook.centroids.nbytes if form.codebook else 0,

@@ -7,9 +7,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from indexing.build import with_codebook
 from indexing.journal import unapplied
+from indexing.learned_codes import Learned
 from indexing.segments import write_dense
+from retriever.encoder import encode_canaries
 from retriever.errors import InvalidInput
 from retriever.index.form import Form, require_form
 from retriever.index.manifest import Manifest, Segment, describe_file, publish, read_manifest
@@ -22,9 +26,17 @@ DENSE = "dense."
 
 
 def recode_index(
-    path: str | Path, target: str | Path, form: Form, *, device: str | None = None, quiet: bool = True
+    path: str | Path,
+    target: str | Path,
+    form: Form,
+    *,
+    device: str | None = None,
+    quiet: bool = True,
+    learned: Learned | None = None,
 ) -> Manifest:
     """Write a copy of an index at `target` that keeps its vectors in another form; return its manifest.
+
+    learned  a model whose codes of all segments, in this form, take the place of the vectors; queries are its own then
 
     It appears when it is complete. Segments, deletions and documents are those of the generation in force;
     calibrations are taken over only where no vector has a part in the scores.
@@ -52,9 +64,9 @@ def recode_index(
             segments = []
             with Progress("segments", len(manifest.segments), quiet) as progress:
                 for segment in manifest.segments:
-                    segments.append(_recoded(folder, working, segment, form, device or "cpu"))
+                    segments.append(_recoded(folder, working, segment, form, device or "cpu", learned))
                     progress.advance(1)
-            manifest = _described(folder, working, manifest, segments, form)
+            manifest = _described(folder, working, manifest, segments, form, learned)
             publish(working, manifest)
             working.rename(target)
     return manifest
@@ -79,29 +91,54 @@ def _copy_records(source: Path, target: Path) -> None:
         old.backup(new)
 
 
-def _recoded(folder: Path, working: Path, segment: Segment, form: Form, device: str) -> Segment:
+def _recoded(
+    folder: Path, working: Path, segment: Segment, form: Form, device: str, learned: Learned | None
+) -> Segment:
     home = segment_folder(segment.name)
     (working / home).mkdir(parents=True)
     files = {name: entry for name, entry in segment.files.items() if not Path(name).name.startswith(DENSE)}
     for name in files:
         shutil.copyfile(folder / name, working / name)
     shape = form.untrained() if segment.unencoded else form
-    write_dense([folder / home], [None], segment.documents, working / home, shape, device, anew=True)
+    known = learned is not None and not segment.unencoded
+    source = learned.codes_of(segment) if learned and known else folder / home
+    write_dense([source], [None], segment.documents, working / home, shape, device, anew=not known)
     for found in sorted((working / home).glob(f"{DENSE}*")):
         files[f"{home}/{found.name}"] = describe_file(found)
     sync_all([*(working / home).iterdir(), working / home])
     return segment.model_copy(update={"files": files})
 
 
-def _described(folder: Path, working: Path, manifest: Manifest, segments: list[Segment], form: Form) -> Manifest:
+def _described(
+    folder: Path,
+    working: Path,
+    manifest: Manifest,
+    segments: list[Segment],
+    form: Form,
+    learned: Learned | None,
+) -> Manifest:
     assert manifest.dense is not None
-    canaries = {part.canaries for part in (manifest.dense, manifest.local) if part is not None}
+    parts = (manifest.dense if learned is None else None, manifest.local)
+    canaries = {part.canaries for part in parts if part is not None}
     kept = {name: entry for name, entry in manifest.files.items() if name in canaries}
     for name in kept:
         shutil.copyfile(folder / name, working / name)
     dense = manifest.dense.model_copy(
         update={"kind": form.kind, "stored": form.stored, "codes": "index", "codebook": ""}
     )
+    if learned is not None:
+        encoder = learned.encoder
+        name = f"canaries-{manifest.generation:06d}.npy"
+        np.save(working / name, encode_canaries(encoder, dense.canary_texts))
+        kept[name] = describe_file(working / name)
+        dense = dense.model_copy(
+            update={
+                "encoder": str(learned.model.resolve()),
+                "fingerprint": encoder.fingerprint(),
+                "codes": "model",
+                "canaries": name,
+            }
+        )
     manifest = manifest.model_copy(
         update={
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

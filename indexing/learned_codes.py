@@ -1,0 +1,83 @@
+"""Codes that a model learned to make for an index which another encoder built."""
+
+import shutil
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexing.codebooks import own_form
+from indexing.shards import portions
+from retriever.encoder import DenseEncoder, load_encoder
+from retriever.errors import InvalidInput
+from retriever.index.codes import write_rows
+from retriever.index.dense import ABSENT
+from retriever.index.form import Form
+from retriever.index.manifest import Segment
+from retriever.index.records import Records
+
+# Documents that are encoded together; only their codes stay in memory.
+PORTION = 4_096
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A model that compresses documents itself, as a form of an index to try.
+
+    name   such as bpr or jpq48
+    model  its folder
+    codes  a folder for its codes of each segment
+    """
+
+    name: str
+    model: Path
+    codes: Path
+    device: str | None = None
+    offline: bool = False
+    _loaded: list[DenseEncoder] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def encoder(self) -> DenseEncoder:
+        """The model, loaded once."""
+        if not self._loaded:
+            self._loaded.append(load_encoder(self.model, device=self.device, offline=self.offline))
+        return self._loaded[0]
+
+    @property
+    def form(self) -> Form:
+        """How an index keeps its codes. Raises InvalidInput for a model that makes none."""
+        return own_form(self.encoder)
+
+    def codes_of(self, segment: Segment) -> Path:
+        """Return the folder of a segment's codes."""
+        return self.codes / segment.name
+
+    def encode(self, index: Path, generation: int, segment: Segment) -> None:
+        """Write the codes of all documents of a segment; those without a usable vector are noted as absent."""
+        form, folder = self.form, self.codes_of(segment)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        rows: list[NDArray[Any]] = []
+        usable: list[NDArray[np.bool_]] = []
+        with closing(Records(index, generation)) as records:
+            texts = (document for _, document in records.segment_documents(segment.number))
+            for portion in portions(texts, PORTION):
+                filled = [place for place, document in enumerate(portion) if document.content.strip()]
+                vectors = np.full((len(portion), form.width), np.nan, np.float32)
+                if filled:
+                    vectors[filled] = self.encoder.encode_documents([portion[place] for place in filled])
+                finite: NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1))
+                usable.append(finite)
+                rows.append(form.encode(np.where(finite[:, None], vectors, np.float32(0))))
+        write_rows(folder, np.concatenate(rows))
+        np.save(folder / ABSENT, np.flatnonzero(~np.concatenate(usable)).astype(np.int32))
+
+    def copied(self, target: Path) -> "Learned":
+        """Return the same with its model copied to another folder. Raises InvalidInput when something is there."""
+        if target.exists():
+            raise InvalidInput(f"{target} is there already, where the model would go; name another --output.")
+        shutil.copytree(self.model, target)
+        return replace(self, model=target)

@@ -1,0 +1,117 @@
+"""Codes that are trained for an index which is there: tried beside the others, and written with their model."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from indexing.build import build_index
+from indexing.change import delete_documents
+from indexing.commands import app
+from indexing.compression import compress_index, encoder_folder, try_forms
+from indexing.compression_report import as_markdown, report
+from indexing.corpora import open_corpus
+from indexing.plan import BuildSettings
+from indexing.verification import verify_index
+from retriever.errors import InvalidInput
+from retriever.evaluation.collections import open_collection
+from retriever.index.manifest import read_manifest
+from retriever.index.sealed import open_index
+from tests.training.test_generation import FirstWords
+from tests.training.test_recipes import pydocs
+from training.collection import read_corpus
+from training.encoders import open_base
+from training.learned_forms import learned_forms
+from training.settings import EncoderSettings
+
+__all__ = ["pydocs"]
+
+QUICK = [f"{name}.{change}" for name in ("bpr", "jpq") for change in ("fit.steps=2", "fit.batch_size=16", "depth=10",
+         "document_tokens=24", "query_tokens=12")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def path(pydocs, tmp_path_factory):
+    """Return an index of two segments by a real encoder of two layers, with deleted documents."""
+    folder = tmp_path_factory.mktemp("learned")
+    open_base(EncoderSettings(base="splade-tiny"), offline=True).save(str(folder / "encoder"))
+    settings = BuildSettings(encoder=str(folder / "encoder"), shard_documents=100, segment_documents=200)
+    build_index(open_corpus(str(pydocs)), folder / "index", settings, offline=True)
+    judged = set().union(*open_collection(str(pydocs), "test").qrels.values())
+    unjudged = [document.id for document in read_corpus(pydocs).documents if document.id not in judged]
+    delete_documents(folder / "index", unjudged[:20:2])
+    return folder / "index"
+
+
+def test_learned_codes_are_tried_and_written_with_their_model(path, pydocs, tmp_path):
+    work, output = tmp_path / "work", tmp_path / "small"
+    options = {"times": 32, "changes": QUICK, "offline": True, "generator": FirstWords()}
+    options["generation"] = ["queries=1", "documents=100"]
+    learned = learned_forms(path, work, **options)
+    assert [model.name for model in learned] == ["bpr", "jpq16"]
+    written = {(work / name / "training_report.json").stat().st_mtime_ns for name in ("bpr", "jpq")}
+    collection = open_collection(str(pydocs), "test")
+    for model in learned:
+        found = try_forms(
+            path, target=32, max_loss=0.99, by_mean=True, collection=collection, forms=[], learned=[model]
+        )
+        (trial,) = found.trials
+        assert (trial.bytes, trial.stored) == (16, "none")
+        assert found.chosen is trial
+        assert f"| {model.name}, codes alone | 16.0" in as_markdown(found)
+        assert report(found)["trials"][0]["model"] == str(work / model.name[:3])
+        target = output.with_name(f"small-{model.name}")
+        compress_index(found, target)
+        part = read_manifest(target)[0].dense
+        assert (part.kind, part.codes) == ("binary" if model.name == "bpr" else "pq16", "model")
+        assert verify_index(target, offline=True).sound
+        # What serves the index gives the very answers that were measured.
+        with open_index(target, offline=True) as index:
+            assert index.encoder.name == str(encoder_folder(target))
+            run = {
+                id_: index.search(text, 20, pipeline="dense", documents=False).ranking()
+                for id_, text in list(found.texts.items())[:30]
+            }
+        measured = np.mean([_first_relevant(run[id_], collection.qrels[id_]) for id_ in run])
+        assert (measured > 0) == (np.mean([trial.per_query[id_] for id_ in run]) > 0)
+    # A second run takes the models that are there.
+    learned_forms(path, work, **options)
+    assert written == {(work / name / "training_report.json").stat().st_mtime_ns for name in ("bpr", "jpq")}
+    with pytest.raises(InvalidInput, match=r"fit.steps"):
+        learned_forms(path, work, **(options | {"changes": [*QUICK, "bpr.fit.steps=3"]}))
+
+
+def _first_relevant(ranking, relevant):
+    return next((1 / rank for rank, (id_, _) in enumerate(ranking[:10], 1) if relevant.get(id_, 0) > 0), 0.0)
+
+
+def test_the_command_trains_on_one_split_and_compares_on_another(path, pydocs, tmp_path):
+    arguments = ["compress", path, "--output", tmp_path / "small", "--queries", pydocs, "--train", "--offline",
+                 "--max-loss", "0.9", "--mean", "--json", "--quiet"]  # fmt: skip
+    for change in QUICK:
+        arguments += ["--set", change]
+
+    def run(*more):
+        return CliRunner().invoke(app, [str(argument) for argument in [*arguments, *more]], catch_exceptions=False)
+
+    result = run("--split", "test")
+    content = json.loads(result.stdout)
+    names = [trial["name"] for trial in content["trials"]]
+    assert {"binary, codes alone", "bpr, codes alone", "jpq16, codes alone"} <= set(names)
+    assert content["chosen"]
+    assert read_manifest(tmp_path / "small")[0].dense.stored == "none"
+    assert not (tmp_path / ".small.learned").exists()
+    with pytest.raises(InvalidInput, match="compare on another"):
+        learned_forms(path, tmp_path / "work", times=32, queries=str(pydocs), split="train")
+
+
+def test_bad_input(path, pydocs, tmp_path):
+    for changes, message in ((["fit.steps=1"], "RECIPE.key=value"), (["bpr.nonesuch=1"], "nonesuch")):
+        with pytest.raises(InvalidInput, match=message):
+            learned_forms(path, tmp_path / "w", times=32, queries=str(pydocs), split="test", changes=changes)
+    with pytest.raises(InvalidInput, match="no learned code is 1000 times smaller"):
+        learned_forms(path, tmp_path / "w", times=1000)
+    arguments = ["compress", str(path), "--output", str(tmp_path / "x"), "--set", "bpr.fit.steps=1"]
+    with pytest.raises(InvalidInput, match="belong to --train"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)

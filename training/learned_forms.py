@@ -1,0 +1,150 @@
+"""Training what compresses the documents of an index, from its own encoder: `retriever index compress --train`."""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from indexing.learned_codes import Learned
+from indexing.recoding import require_vectors
+from retriever.errors import InvalidInput
+from retriever.evaluation.collections import Collection
+from retriever.index.manifest import Manifest, read_manifest
+from retriever.index.records import Records
+from retriever.types import Document
+from training.generation import GenerationSettings, generate_queries, write_collection
+from training.generation.generators import Generator
+from training.generation.pairs import write_corpus, write_queries
+from training.recipe import REPORT, require_same_training, run_recipe, split_of
+from training.recipes.registry import CONFIGS, recipe
+from training.settings import read_settings
+
+RECIPES = ("bpr", "jpq")
+TRAIN = "train"
+
+
+def learned_forms(
+    index: Path,
+    work: Path,
+    *,
+    times: float,
+    queries: str | None = None,
+    split: str = "dev",
+    changes: Sequence[str] = (),
+    generation: Sequence[str] = (),
+    device: str | None = None,
+    offline: bool = False,
+    quiet: bool = True,
+    generator: Generator | None = None,
+) -> list[Learned]:
+    """Train by `bpr` and `jpq`, as far as their codes are `times` smaller than float32, and return the models.
+
+    work        folder of the models and what they learn from; an interrupted training goes on there
+    queries     BEIR folder whose train split they learn from; where there is none, queries are made up for documents
+    split       on which forms will be compared; never learned from
+    changes     settings of a recipe, such as bpr.fit.epochs=3
+    generation  settings of `training.generation.GenerationSettings`, such as documents=2000
+    generator   instead of the one that `generation` names
+
+    Raises InvalidInput for an index without vectors or of chunks, for `split` train, and where nothing fits.
+    """
+    if not times > 1:
+        raise InvalidInput(f"the target is above 1, got {times:g}.")
+    manifest, _ = read_manifest(index)
+    require_vectors(index, manifest)
+    assert manifest.dense is not None
+    if manifest.chunking is not None:
+        raise InvalidInput(f"{index} holds chunks, and judgments are about documents; compress it without --train.")
+    if queries is not None and split == TRAIN:
+        raise InvalidInput("--train learns from the split train, so compare on another one: --split dev or test.")
+    wanted = _changes(changes)
+    sizes = _sizes(manifest.dense.width, times)
+    if not sizes:
+        raise InvalidInput(f"no learned code is {times:g} times smaller than vectors of width {manifest.dense.width}.")
+    data = work / "data"
+    _write_pairs(
+        index, manifest, data, work / "queries.parquet", queries, generation, device, offline, quiet, generator
+    )
+    found = []
+    for name, parts in sizes:
+        given = [f"base={manifest.dense.encoder}", *([f"parts={parts}"] if parts else []), *wanted[name]]
+        chosen = recipe(name)
+        settings = read_settings(chosen.settings, CONFIGS / f"{name}.yaml", given, ignore=("recipe",))
+        folder = work / name
+        if (folder / REPORT).is_file():
+            require_same_training(chosen, settings, data, folder, offline=offline)
+        else:
+            run_recipe(chosen, settings, data, folder, splits=(), offline=offline)
+        found.append(Learned(f"{name}{parts or ''}", folder, work / f"{name}-codes", device, offline))
+    return found
+
+
+def _changes(given: Sequence[str]) -> dict[str, list[str]]:
+    """Return the changes of settings by recipe."""
+    found: dict[str, list[str]] = {name: [] for name in RECIPES}
+    for change in given:
+        name, point, rest = change.partition(".")
+        if name not in found or not point:
+            raise InvalidInput(f"--set takes RECIPE.key=value with {' or '.join(RECIPES)}, got {change!r}.")
+        found[name].append(rest)
+    return found
+
+
+def _sizes(width: int, times: float) -> list[tuple[str, int | None]]:
+    """Return the recipes whose codes are small enough, with the most parts that are."""
+    most = 4 * width / times
+    found: list[tuple[str, int | None]] = []
+    if 8 * -(-width // 64) <= most:
+        found.append(("bpr", None))
+    # Beyond a quarter of the width training takes minutes, and a byte a dimension is as good.
+    parts = [m for m in range(4, width // 4 + 1) if width % m == 0 and m <= most]
+    return [*found, ("jpq", parts[-1])] if parts else found
+
+
+def _write_pairs(
+    index: Path,
+    manifest: Manifest,
+    data: Path,
+    generated: Path,
+    queries: str | None,
+    generation: Sequence[str],
+    device: str | None,
+    offline: bool,
+    quiet: bool,
+    generator: Generator | None,
+) -> None:
+    """Write a BEIR folder of the index's documents and judged or generated queries, anew in every run."""
+    documents = _documents(index, manifest)
+    shutil.rmtree(data, ignore_errors=True)
+    judged = split_of(Path(queries), TRAIN) if queries is not None else None
+    if judged is None:
+        settings = read_settings(GenerationSettings, None, generation)
+        generate_queries(
+            documents, generated, settings, device=device, offline=offline, quiet=quiet, generator=generator
+        )
+        write_collection(generated, documents, data, held_out=0)
+        return
+    data.mkdir(parents=True)
+    write_corpus(documents, data)
+    write_queries({TRAIN: _relevant(judged, {document.id for document in documents})}, data)
+
+
+def _documents(index: Path, manifest: Manifest) -> list[Document]:
+    with closing(Records(index, manifest.generation)) as records:
+        live = set(records.live_ids())
+        return [
+            document
+            for segment in manifest.segments
+            for _, document in records.segment_documents(segment.number)
+            if document.id in live
+        ]
+
+
+def _relevant(judged: Collection, there: set[str]) -> dict[str, list[str]]:
+    """Return the relevant documents of the index by the query's text."""
+    found: dict[str, list[str]] = {}
+    for id_, text in judged.judged.items():
+        own = [document for document, grade in judged.qrels[id_].items() if grade > 0 and document in there]
+        if own:
+            found[text] = list(dict.fromkeys([*found.get(text, []), *own]))
+    return found
