@@ -214,8 +214,13 @@ def write_section(
     print("\n".join(lines))
 
 
-def arguments(description: str, collection: str, **defaults: Any) -> argparse.Namespace:
-    """Parse what every experiment takes: data, work folder, seeds, where the results go."""
+def arguments(
+    description: str, collection: str, *, more: Mapping[str, Any] | None = None, **defaults: Any
+) -> argparse.Namespace:
+    """Parse what every experiment takes: data, work folder, seeds, where the results go.
+
+    more  options of an experiment's own, with their defaults, which say what type they are of
+    """
     parser = argparse.ArgumentParser(description=description)
     folder = Path(os.environ.get("RETRIEVER_TEST_DATA", "../shared/data"))
     parser.add_argument("--data", type=Path, default=folder / collection, help="BEIR folder")
@@ -226,6 +231,8 @@ def arguments(description: str, collection: str, **defaults: Any) -> argparse.Na
     parser.set_defaults(**{name: value for name, value in defaults.items() if name != "queries"})
     if "queries" in defaults:
         parser.add_argument("--queries", type=int, default=defaults["queries"], help="training queries")
+    for name, value in (more or {}).items():
+        parser.add_argument(f"--{name}", type=type(value), default=value, help=f"default {value}")
     parsed = parser.parse_args()
     if parsed.threads:
         import torch

@@ -1,0 +1,142 @@
+"""A residual over frozen embeddings: does it help few labels, and the first place more than the first 25?
+
+    python -m benchmarks.training.adapter --data nl2bash --threads 1
+
+The base is all-MiniLM-L6-v2, its texts are encoded once; the recipe's defaults, nothing chosen on this collection. The
+number in an arm's name is that of its training queries, of which a fifth chooses the cycle. "full" has a whole matrix
+in place of rank 32, "lookup" slots, "both" a residual for documents too. Success@k says whether a relevant document is
+among the first k; "first place" and "first 25" are what the arm adds to it, query by query.
+"""
+
+import shutil
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.training.claims import MEASURES, Claim, Experiment, arguments, write_csv, write_section
+from retriever.evaluation.collections import Collection
+from training.encoders import as_encoder, open_base
+from training.evaluation import PerQuery, dense_run, measured
+from training.recipes.low_rank_adapter import DOCUMENTS, QUERIES, LowRankAdapterSettings, adapted, train
+from training.stages import DONE, Stages
+from training.task import Task
+
+FEW = 200
+SUCCESS = ("Success@1", "Success@25")
+ARMS: dict[str, dict[str, Any]] = {
+    f"linear {FEW}": {},
+    f"lookup {FEW}": {"form": "lookup"},
+    f"full {FEW}": {"form": "full"},
+    f"both {FEW}": {"sides": "both"},
+    "linear 4000": {"max_queries": 4000},
+}
+CLAIMS = (
+    Claim(f"linear {FEW}", "base", "Success@1"),
+    Claim("linear 4000", "base", "Success@1"),
+    Claim(f"first place, linear {FEW}", f"first 25, linear {FEW}", "gain"),
+    Claim("first place, linear 4000", "first 25, linear 4000", "gain"),
+    Claim(f"linear {FEW}", f"full {FEW}", "Success@1"),
+    Claim(f"linear {FEW}", f"full {FEW}"),
+    Claim(f"both {FEW}", f"linear {FEW}"),
+)
+
+
+class Known:
+    """An encoder whose vectors of the texts asked for are known."""
+
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
+        self.vectors = vectors
+
+    def encode_queries(self, texts: list[str]) -> NDArray[np.float32]:
+        return self.vectors
+
+
+@cache
+def encoded(experiment: Experiment) -> tuple[Any, NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+    """Return the base's encoder, its vectors of all documents, and of the queries of each split."""
+    encoder = as_encoder(open_base(LowRankAdapterSettings(), offline=True))
+    queries = {split.split: encoder.encode_queries(list(split.judged.values())) for split in experiment.held_out}
+    place = experiment.models / "documents.npy"
+    if not place.is_file():
+        part = place.with_name(".documents.part.npy")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        np.save(part, encoder.encode_documents(experiment.corpus.documents))
+        part.replace(place)
+    return encoder, np.load(place, allow_pickle=False), queries
+
+
+def measures(
+    experiment: Experiment, split: Collection, queries: NDArray[np.float32], documents: NDArray[np.float32]
+) -> PerQuery:
+    run = dense_run(Known(queries), experiment.corpus, split, documents)  # type: ignore[arg-type]
+    return measured(run, split, (*MEASURES, *SUCCESS))
+
+
+def keep_base(experiment: Experiment, seed: int) -> None:
+    """Write the record of the base, which is the same for every seed."""
+    if not (experiment.records / f"base-{seed}.json").is_file():
+        _, documents, queries = encoded(experiment)
+        found = {s.split: measures(experiment, s, queries[s.split], documents) for s in experiment.held_out}
+        experiment.keep("base", seed, found, {})
+
+
+def keep_arm(experiment: Experiment, name: str, seed: int, changes: dict[str, Any]) -> None:
+    """Train an adapter unless that is done, and write its record."""
+    if (experiment.records / f"{name}-{seed}.json").is_file():
+        return
+    encoder, documents, queries = encoded(experiment)
+    settings = LowRankAdapterSettings.model_validate({"max_queries": FEW, "seed": seed} | changes)
+    work = experiment.models / f".{name}-{seed}"
+    shutil.rmtree(work, ignore_errors=True)
+    collection = experiment.collection(settings.max_queries, seed)
+    task: Task[Any] = Task(collection, settings, Stages(work, {}), True)
+    place = work / "vectors"
+    place.mkdir()
+    np.save(place / QUERIES, encoder.encode_queries(collection.queries))
+    np.save(place / DOCUMENTS, documents)
+    (place / DONE).write_text("{}")
+    started = time.monotonic()
+    model = task.open_base(train(task))
+    seconds = time.monotonic() - started
+    changed = adapted(model, documents, "document")
+    found = {
+        split.split: measures(experiment, split, adapted(model, queries[split.split], "query"), changed)
+        for split in experiment.held_out
+    }
+    about = {"settings": settings.model_dump(mode="json"), "stages": task.stages.reports}
+    experiment.keep(name, seed, found, about | {"training_seconds": round(seconds, 1)})
+    shutil.rmtree(work)
+
+
+def keep_gains(experiment: Experiment, arm: str, seed: int) -> None:
+    """Write, query by query, what an arm adds to the base in the first place and in the first 25."""
+    start, end = (experiment.read(name, seed)["per_query"] for name in ("base", arm))
+    for name, measure in zip(("first place", "first 25"), SUCCESS, strict=True):
+        gains = {
+            split: {"gain": {query: end[split][measure][query] - value for query, value in found[measure].items()}}
+            for split, found in start.items()
+        }
+        experiment.keep(f"{name}, {arm}", seed, gains, {})
+
+
+def main() -> None:
+    given = arguments(__doc__, "nl2bash", work=Path(".cache/claims/adapter"))
+    experiment = Experiment(given.data, given.work)
+    for seed in given.seeds:
+        keep_base(experiment, seed)
+        for name, changes in ARMS.items():
+            keep_arm(experiment, name, seed, changes)
+        for arm in (f"linear {FEW}", "linear 4000"):
+            keep_gains(experiment, arm, seed)
+    arms = ("base", *ARMS)
+    write_csv(given.results / "adapter.csv", experiment, arms, given.seeds)
+    text = f"## A residual over frozen embeddings\n\n{__doc__}"
+    write_section(given.results / "adapter.md", text, experiment, arms, CLAIMS, given.seeds)
+
+
+if __name__ == "__main__":
+    main()
