@@ -35,3 +35,26 @@ def test_every_form_is_saved_and_served(folder, tmp_path, attention, pooling):
     assert np.abs(encoder.encode_queries(texts) - expected).max() < 1e-4
     alone = np.concatenate([encoder.encode_queries([text]) for text in texts])
     assert np.abs(alone - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_state_space_model_is_an_encoder_too(tmp_path, side):
+    """Padding, which is the end token, changes no vector, on whichever side; so lengths are exact."""
+    from transformers import AutoTokenizer, MambaConfig, MambaModel
+
+    folder = save_model(tmp_path / "mamba")
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=side)
+    assert tokenizer.pad_token == tokenizer.eos_token
+    torch.manual_seed(7)
+    config = MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, state_size=4, num_hidden_layers=2, initializer_range=0.2,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    MambaModel(config).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    open_decoder(DecoderSettings(), folder=folder).save_pretrained(str(tmp_path / "encoder"), create_model_card=False)
+    encoder = load_encoder(str(tmp_path / "encoder"), device="cpu")
+    texts = ["a cat", "a much longer text about dogs and their owners", "b"]
+    alone = np.concatenate([encoder.encode_queries([text]) for text in texts])
+    assert np.abs(alone[0] - alone[2]).max() > 1e-2
+    assert np.abs(encoder.encode_queries(texts) - alone).max() < 1e-4
