@@ -13,6 +13,10 @@ class InvalidInput(RetrievalError, ValueError):
     exit_code = 2
 
 
+class PromptTooLong(InvalidInput):
+    """A language model's window is shorter than the query with what is asked about it."""
+
+
 class UnknownIndex(RetrievalError):
     """There is no index at that path or under that name."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.calibration import Calibration, calibration_for
-from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
+from retriever.errors import BackendUnavailable, InvalidInput, ModelFault, PromptTooLong
 from retriever.feedback import Frequencies, rm3, rocchio
 from retriever.fusion import ordered, reciprocal_rank, weighted_minmax
 from retriever.highlight import highlights
@@ -420,6 +420,10 @@ def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | 
             scored = _score_until(reranker, state.query, texts, deadline)
         except (*FAULTS, BackendUnavailable):
             state.answer.degraded.append("rerank_failed")
+            return
+        except PromptTooLong:
+            # What is searched for may be long; that a ranker cannot read it must not cost the answer.
+            state.answer.degraded.append("rerank_prompt_too_long")
             return
     if not scored.complete:
         state.answer.degraded.append("rerank_timeout")

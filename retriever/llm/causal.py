@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from retriever.encoder import Precision, TokenCounter, length_batches
-from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
+from retriever.errors import BackendUnavailable, InvalidInput, ModelFault, PromptTooLong
 from retriever.llm.model import WRITTEN_TOKENS
 from retriever.llm.prompts import Prompt
 from retriever.llm.usage import Deadline, Usage
@@ -107,7 +107,7 @@ class CausalModel:
         """Return log p of each token of each answer behind its prompt.
 
         The answer is tokenised apart from the prompt, so that its tokens are the same behind every prompt.
-        Raises InvalidInput for an empty answer, or one that does not fit into the window with its prompt.
+        Raises InvalidInput for an empty answer, PromptTooLong for one that the window does not hold with its prompt.
         """
         with self._lock:
             texts = [self._prompt_ids(prompt) for prompt in prompts]
@@ -182,7 +182,7 @@ class CausalModel:
 
     def _require_room(self, tokens: int) -> None:
         if tokens > self.window:
-            raise InvalidInput(
+            raise PromptTooLong(
                 f"prompt and answer have {tokens} tokens and {self.name} reads {self.window}; "
                 "shorten the query or let less of each document be read."
             )

@@ -14,7 +14,7 @@ class LanguageModel(Protocol):
     """Answers prompts. All calls are bounded by a deadline and raise OutOfTime beyond it.
 
     Raises BackendUnavailable when the model cannot be reached or does not offer what is asked, ModelFault for numbers
-    that are not finite.
+    that are not finite, PromptTooLong for what does not fit into its window.
     """
 
     @property

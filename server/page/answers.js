@@ -11,6 +11,7 @@ const SENTENCES = {
   dense_failed: "Dense retrieval failed and was left out.",
   sparse_failed: "Learned sparse retrieval failed and was left out.",
   rerank_failed: "The reranker failed and was left out.",
+  rerank_prompt_too_long: "The query is longer than the language model reads, so reranking was left out.",
   rerank_timeout: "Reranking ran out of time and was left out.",
   rerank_constant_or_nan: "The reranker gave no usable scores and was left out.",
 };

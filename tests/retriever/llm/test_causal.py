@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
+from retriever.errors import BackendUnavailable, InvalidInput, ModelFault, PromptTooLong
 from retriever.llm import prompts
 from retriever.llm.causal import TOLERANCE, CausalModel
 from retriever.llm.prompts import Prompt
@@ -119,7 +119,7 @@ def test_tokenizers_without_padding_or_end_do(tmp_path):
 def test_what_does_not_fit_into_the_window_is_refused(tmp_path):
     model = CausalModel(save_model(tmp_path / "m", window=64), device="cpu")
     assert model.window == 64
-    with pytest.raises(InvalidInput, match=r"reads 64; shorten the query"):
+    with pytest.raises(PromptTooLong, match=r"reads 64; shorten the query"):
         model.likelihoods([Prompt("hello", "")], ["word " * 100], FOREVER, Usage())
     with pytest.raises(InvalidInput, match="reads 64"):
         model.write([Prompt("hello " * 100, "")], FOREVER, Usage())

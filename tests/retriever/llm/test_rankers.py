@@ -10,11 +10,13 @@ from pydantic import ValidationError
 from retriever.errors import InvalidInput, ModelFault
 from retriever.index.sealed import open_index
 from retriever.llm.cache import AnswerCache, key_of
+from retriever.llm.causal import CausalModel
 from retriever.llm.judge import Judge, preferred
 from retriever.llm.rankers import LanguageRanker
 from retriever.pipeline import PipelineSpec, Rerank, read_pipelines
 from retriever.protocols import Reranker
 from retriever.types import Document
+from tests.retriever.llm.models import save_model
 from tests.retriever.llm.stub import Stub
 
 VALUES = [3.0, 9.0, 1.0, 7.5, 4.0, 8.0, 2.0]
@@ -304,4 +306,14 @@ def test_a_pipeline_keeps_the_order_before_when_the_model_is_of_no_use(index, mo
     plain = [id_ for id_, _ in index.search("read a file", 20, pipeline="bm25").ranking()]
     answer = index.search("read a file", 20, pipeline=spec(kind="pairwise"))
     assert answer.degraded == [note]
+    assert [hit.id for hit in answer.hits] == plain
+
+
+@pytest.mark.parametrize("kind", ["query_likelihood", "pairwise"])
+def test_a_query_longer_than_the_window_costs_the_ranking_alone(index, tmp_path, kind):
+    put(index, CausalModel(save_model(tmp_path / "short", window=64), device="cpu"))
+    query = " ".join(["read a file"] * 40)
+    plain = [id_ for id_, _ in index.search(query, 20, pipeline="bm25").ranking()]
+    answer = index.search(query, 20, pipeline=spec(kind=kind))
+    assert answer.degraded == ["rerank_prompt_too_long"]
     assert [hit.id for hit in answer.hits] == plain
