@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INDEX ?= demo-index
 PORT ?= 8080
+# Processes that share the tests; each loads the models for itself.
+WORKERS ?= 2
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
@@ -28,7 +30,7 @@ demo: $(STAMP)  ## Index real text, search, evaluate, serve (ONESHOT=1 ends by i
 	BIN=$(BIN) INDEX=$(INDEX) PORT=$(PORT) ONESHOT=$(ONESHOT) bash examples/demo.sh
 
 test: $(STAMP)  ## The tests of every change
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 test-all: $(STAMP)  ## All tests, with the slow ones and the comparisons with other libraries
 	$(BIN)/python -m pytest -q -m ''
