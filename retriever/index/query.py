@@ -509,8 +509,8 @@ class Execution:
     def _lone_phrase(self) -> Words | None:
         """Return the phrase that the query consists of, or None when there is more to it."""
         root = self.plan.root
-        parts = (*root.must, *root.should, *root.must_not)
-        return parts[0] if len(parts) == 1 and isinstance(parts[0], Words) else None
+        parts = (*root.must, *root.should)
+        return parts[0] if len(parts) == 1 and isinstance(parts[0], Words) and not root.must_not else None
 
     def _read_phrases(self) -> None:
         """Find where each phrase occurs, among the documents that would match if all phrases did."""

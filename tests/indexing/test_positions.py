@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -102,6 +102,8 @@ def answers(index, query, k=1000, **options):
     return answer.ranking()
 
 
+# Nothing is near the word, so that the excluded phrase is all that is left.
+@example('zzqqx~1 -"a b"', 1000, None, False)
 @given(queries, st.sampled_from([1, 5, 1000]), st.sampled_from([None, {"kind": "x"}]), st.booleans())
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_positions_give_the_answers_of_texts(both, query, k, filter, weighed):
@@ -196,6 +198,7 @@ def test_stop_words_leave_no_gap(tmp_path):
         with open_index(tmp_path / name) as index:
             assert {id_ for id_, _ in answers(index, '"passage retrieval"')} == {"1", "2"}
             assert {id_ for id_, _ in answers(index, '"passage retrieval"~2')} == {"1", "2", "3"}
+            assert answers(index, 'the -"passage retrieval"') == []
 
 
 def test_no_text_is_read_and_nothing_is_cut(both, monkeypatch):
