@@ -80,12 +80,19 @@ class Plan(BaseModel):
                 f"{path.parent} holds an unfinished build that cannot be resumed; "
                 "add --restart to throw it away and begin again."
             ) from error
-        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
-        mine |= mine.pop("settings")
-        theirs |= theirs.pop("settings")
+        mine, theirs = self._choices(), other._choices()
         changed = [f"{name}: {theirs[name]!r} then, {mine[name]!r} now" for name in mine if mine[name] != theirs[name]]
         if changed:
             raise InvalidInput(
                 f"{path.parent} holds an unfinished build with other settings ({'; '.join(changed)}). "
                 "Run the same command as before to resume it, or add --restart to throw it away."
             )
+
+    def _choices(self) -> dict[str, Any]:
+        """Return all that a resumed build must have in common, flat: what the settings name, and what it is."""
+        choices = self.model_dump(mode="json")
+        for name in ("encoder", "sparse", "local", "analyser"):
+            # The settings hold the names of some of these under the same keys.
+            choices[f"fingerprint of the {name}"] = choices.pop(name)
+        settings: dict[str, Any] = choices.pop("settings")
+        return choices | settings

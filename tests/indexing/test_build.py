@@ -242,6 +242,20 @@ def test_other_settings_do_not_resume_a_build(tmp_path):
         assert len(index) == 39
 
 
+def test_another_encoder_or_analyser_of_the_same_name_does_not_resume_a_build(tmp_path):
+    documents = random_documents(40, seed=0)
+    spec = tmp_path / "analyser.yaml"
+    spec.write_text("tokenizer: whitespace\n")
+    settings = SETTINGS.model_copy(update={"analyser": str(spec)})
+    with pytest.raises(InvalidInput, match="soon"):
+        build(tmp_path / "index", [*documents[:20], UNTYPED], settings)
+    with pytest.raises(InvalidInput, match=r"\(fingerprint of the encoder: .* then, .* now\)"):
+        build_index(ListCorpus(documents), tmp_path / "index", settings, encoder=HashingEncoder(seed="retrained"))
+    spec.write_text("tokenizer: code\n")
+    with pytest.raises(InvalidInput, match="fingerprint of the analyser: .* then, .* now"):
+        build(tmp_path / "index", documents, settings)
+
+
 def test_a_corpus_that_became_shorter(tmp_path):
     documents = random_documents(40, seed=0)
     with pytest.raises(InvalidInput, match="soon"):
