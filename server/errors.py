@@ -24,6 +24,7 @@ from retriever.errors import (
     InvalidInput,
     ModelFault,
     OutOfMemory,
+    PromptTooLong,
     RetrievalError,
     StorageFull,
     UnknownIndex,
@@ -34,6 +35,7 @@ log = logging.getLogger("server.errors")
 
 STATUS: dict[type[RetrievalError], tuple[int, str]] = {
     InvalidInput: (422, "invalid_input"),
+    PromptTooLong: (422, "prompt_too_long"),
     UnknownIndex: (404, "unknown_index"),
     ModelFault: (424, "model_fault"),
     IndexMismatch: (503, "index_mismatch"),

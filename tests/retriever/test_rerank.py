@@ -187,7 +187,9 @@ def test_threads_wait_for_each_other(reranker):
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == expected
+    # How many threads torch takes, and with it the order of sums, differs between threads.
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
 
 
 def test_a_model_with_two_outputs_is_refused(tmp_path):

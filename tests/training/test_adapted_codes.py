@@ -47,10 +47,12 @@ def settings_of(name, *changes):
 @pytest.mark.parametrize(
     ("name", "changes", "kind"),
     [
-        ("bpr_genq", ("fit.steps=8",), "binary"),
+        pytest.param("bpr_genq", ("fit.steps=8",), "binary", marks=pytest.mark.slow),
         ("bpr_gpl", ("fit.steps=8", "fit.warmup=0", "depth=10"), "binary"),
         ("jpq_genq", ("fit.steps=8", "depth=20", "parts=16", "centroid_rate=1e-3"), "pq16"),
-        ("jpq_gpl", ("fit.steps=8", "depth=10", "parts=16", "centroid_rate=1e-3"), "pq16"),
+        pytest.param(
+            "jpq_gpl", ("fit.steps=8", "depth=10", "parts=16", "centroid_rate=1e-3"), "pq16", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_training_ends_in_codes_that_an_index_keeps(generated, tmp_path, name, changes, kind):
@@ -79,6 +81,7 @@ def test_a_base_with_signs_keeps_its_head(generated, tmp_path, name):
     assert head_of(model).scale == 3.0
 
 
+@pytest.mark.slow
 def test_a_base_with_a_codebook_keeps_it(generated, tmp_path):
     first = settings_of("jpq_genq", "fit.steps=1", "parts=8", "depth=10")
     run_recipe(recipe("jpq_genq"), first, generated, tmp_path / "first", splits=(), offline=True)
@@ -135,6 +138,7 @@ def test_negatives_are_what_the_codes_find_and_never_relevant(generated, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_adapting_without_labels_compares_codes_with_codes(pydocs, tmp_path):
     settings = settings_of("bpr_genq", "fit.steps=8")
     generation = GenerationSettings(queries=1, documents=120)

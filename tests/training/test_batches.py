@@ -303,6 +303,7 @@ def test_the_epoch_reaches_a_sampler_behind_two_wrappers() -> None:
     assert list(Loader.batch_sampler) == expected[1::2][1:]
 
 
+@pytest.mark.slow
 def test_larger_clusters_make_batches_harder(pydocs: Path, encoder: Any) -> None:
     # NGAME's premise, on real docstrings and MiniLM: other members of a batch become more similar.
     vectors = encoder.encode_documents(list(open_corpus(str(pydocs))))

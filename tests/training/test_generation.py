@@ -224,6 +224,7 @@ def generated(pydocs, tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_gpl_copies_the_margins_of_its_teacher(generated, tmp_path):
     changes = (*QUICK, "fit.steps=30", "fit.warmup=0.1", "depth=10", "retrievers=[all-MiniLM-L6-v2]",
                "teacher.kind=bi_encoder", "teacher.model=all-MiniLM-L6-v2", "teacher.scale=20")  # fmt: skip

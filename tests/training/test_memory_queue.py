@@ -65,6 +65,7 @@ def test_what_is_saved_is_found_again(tmp_path):
     assert torch.equal(other.vectors, queue.vectors)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_with_the_same_queue(pydocs, tmp_path, monkeypatch):
     changes = ("queue=40", "fit.steps=6", "fit.save_steps=2")
     widths = []

@@ -73,6 +73,7 @@ def test_clusters_bring_negatives_that_are_nearer(pydocs, tmp_path):
     assert found["clustered"] > found["random"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_clusters_what_the_whole_one_does(pydocs, tmp_path, monkeypatch):
     changes = ("doublings=[1, 1]", "fit.epochs=2", "fit.save_steps=3")
     whole = recipe("ngame").train(task_of(tmp_path / "whole", pydocs, "ngame", *changes))

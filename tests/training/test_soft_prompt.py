@@ -82,6 +82,7 @@ def trained(tiny, pydocs, tmp_path_factory):
     return report, folder
 
 
+@pytest.mark.slow
 def test_nothing_but_the_prompt_is_trained_and_it_beats_a_hard_one(trained, tiny):
     report, folder = trained
     soft = SoftPrompt.load(folder)
