@@ -55,7 +55,7 @@ def main() -> None:
         changes += ["fit.precision=bfloat16"]
     settings = read_settings(ContrastiveSettings, CONFIGS / "adapt.yaml", changes, ignore=("recipe",))
     for seed in given.seeds:
-        if not (experiment.records / f"base-{seed}.json").is_file():
+        if not experiment.kept("base", seed):
             measured = measure_splits(open_base(settings, offline=True), experiment.corpus, experiment.held_out)
             for each in given.seeds:
                 experiment.keep("base", each, measured, {"recipe": None})

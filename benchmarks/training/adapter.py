@@ -9,6 +9,8 @@ among the first k; "first place" and "first 25" are what the arm adds to it, que
 with many queries, which takes most of the time.
 """
 
+import hashlib
+import json
 import shutil
 import time
 from functools import cache
@@ -58,7 +60,8 @@ def encoded(experiment: Experiment) -> tuple[Any, NDArray[np.float32], dict[str,
     """Return the base's encoder, its vectors of all documents, and of the queries of each split."""
     encoder = as_encoder(open_base(LowRankAdapterSettings(), offline=True))
     queries = {split.split: encoder.encode_queries(list(split.judged.values())) for split in experiment.held_out}
-    place = experiment.models / "documents.npy"
+    digest = hashlib.sha256(json.dumps(experiment.corpus.sha256).encode()).hexdigest()
+    place = experiment.models / f"documents-{digest[:12]}.npy"
     if not place.is_file():
         part = place.with_name(".documents.part.npy")
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +79,7 @@ def measures(
 
 def keep_base(experiment: Experiment, seed: int) -> None:
     """Write the record of the base, which is the same for every seed."""
-    if not (experiment.records / f"base-{seed}.json").is_file():
+    if not experiment.kept("base", seed):
         _, documents, queries = encoded(experiment)
         found = {s.split: measures(experiment, s, queries[s.split], documents) for s in experiment.held_out}
         experiment.keep("base", seed, found, {})
@@ -84,10 +87,10 @@ def keep_base(experiment: Experiment, seed: int) -> None:
 
 def keep_arm(experiment: Experiment, name: str, seed: int, changes: dict[str, Any]) -> None:
     """Train an adapter unless that is done, and write its record."""
-    if (experiment.records / f"{name}-{seed}.json").is_file():
+    settings = LowRankAdapterSettings.model_validate({"max_queries": FEW, "seed": seed} | changes)
+    if experiment.kept(name, seed, settings):
         return
     encoder, documents, queries = encoded(experiment)
-    settings = LowRankAdapterSettings.model_validate({"max_queries": FEW, "seed": seed} | changes)
     work = experiment.models / f".{name}-{seed}"
     shutil.rmtree(work, ignore_errors=True)
     collection = experiment.collection(settings.max_queries, seed)

@@ -48,12 +48,12 @@ def train(experiment: Experiment, seed: int) -> None:
             "ranker_fit": ranker | {"learning_rate": 5e-5, "steps": 100},
         }, shared={"mine-0": f"ar2-mine-{seed}", "ranker-warmup": f"ar2-ranker-{seed}"})  # fmt: skip
         measure_ranker(experiment, f"ranker {arm}", seed, warm, folder / "ranker")
-    measure_ranker(experiment, "ranker warm-up", seed, warm, experiment.models / ".stages" / f"ar2-ranker-{seed}")
+    measure_ranker(experiment, "ranker warm-up", seed, warm, experiment.stage(f"ar2-ranker-{seed}"))
 
 
 def measure_ranker(experiment: Experiment, arm: str, seed: int, retriever: Path, ranker: Path) -> None:
     """Keep the measures of the warmed-up retriever's best 20, in the ranker's order."""
-    if (experiment.records / f"{arm}-{seed}.json").is_file():
+    if experiment.kept(arm, seed):
         return
     encoder = as_encoder(open_base(EncoderSettings(), base=retriever, offline=True))
     vectors = encoder.encode_documents(experiment.corpus.documents)

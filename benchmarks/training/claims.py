@@ -1,6 +1,7 @@
 """Claims about training methods: arms trained by several seeds, kept as records, compared by paired tests.
 
-An arm's record holds the measures of every query, so an interrupted run goes on with the arms that are missing.
+An arm's record holds the measures of every query, so an interrupted run goes on with the arms that are missing. It
+also holds digests of the data, so that a work folder serves one collection alone.
 """
 
 import argparse
@@ -25,9 +26,12 @@ from training.evaluation import PerQuery
 from training.finished import copy_model
 from training.recipe import measure_splits, split_of
 from training.recipes.registry import recipe
+from training.settings import EncoderSettings
 from training.stages import Stages, differing
 from training.task import Task
 
+# Beside the outcome of a stage that arms share: which data it is of.
+DATA = "data.json"
 MEASURES = ("nDCG@10", "RR@10", "R@100")
 
 
@@ -55,6 +59,8 @@ class Experiment:
         self.records.mkdir(parents=True, exist_ok=True)
         self.corpus: Corpus = read_corpus(data)
         self.held_out: list[Collection] = [found for split in splits if (found := split_of(data, split))]
+        self.digests: dict[str, Any] = {"corpus": self.corpus.sha256}
+        self.digests |= {found.split: found.sha256 for found in self.held_out}
 
     def collection(self, max_queries: int | None, seed: int) -> TrainingCollection:
         return open_training_collection(self.data, max_queries=max_queries, seed=seed, corpus=self.corpus)
@@ -73,26 +79,27 @@ class Experiment:
         shared  stages whose outcome other arms take too instead of computing it again, each with the name under
                 which it is kept; that they do not depend on what differs between those arms is up to the caller
         """
-        model, record = self.models / f"{name}-{seed}", self.records / f"{name}-{seed}.json"
+        model = self.models / f"{name}-{seed}"
         found = recipe(method)
         chosen = found.settings.model_validate({**settings, "seed": seed})
         work = self.models / f".{name}-{seed}"
-        # Two digests that differ mean two trainings; an interrupted one of other settings is of no use.
         plan = {"recipe": method, "settings": chosen.model_dump(mode="json")}
-        if record.is_file() and model.is_dir():
-            other = differing(_comparable(self.read(name, seed)), _comparable(plan))
-            if other:
-                raise SystemExit(f"{record} is of another training ({other}); remove it, or give another --work.")
+        if self.kept(name, seed, chosen, method) and model.is_dir():
             return model
-        digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]
-        task: Task[Any] = Task(self.collection(chosen.max_queries, seed), chosen, Stages(work / digest, plan), True)
-        kept = {stage: self.models / ".stages" / place for stage, place in (shared or {}).items()}
+        # Two digests that differ mean two trainings; an interrupted one of other settings or data is of no use.
+        begun = plan | {"data": self.digests}
+        digest = hashlib.sha256(json.dumps(begun, sort_keys=True).encode()).hexdigest()[:12]
+        task: Task[Any] = Task(self.collection(chosen.max_queries, seed), chosen, Stages(work / digest, begun), True)
+        kept = {stage: self.stage(place) for stage, place in (shared or {}).items()}
         for stage, folder in kept.items():
+            if (folder / DATA).is_file():
+                self._require_same(folder, json.loads((folder / DATA).read_text()), self.digests)
             _copy(folder, task.stages.folder / stage)
         started = time.monotonic()
         trained = found.train(task)
         seconds = time.monotonic() - started
         for stage, folder in kept.items():
+            write_atomically(task.stages.folder / stage / DATA, json.dumps(self.digests).encode())
             _copy(task.stages.folder / stage, folder)
         self.keep(name, seed, measure_splits(task.open_base(trained), self.corpus, self.held_out), plan | {
             "training_seconds": round(seconds, 1), "stages": task.stages.reports})  # fmt: skip
@@ -100,13 +107,51 @@ class Experiment:
         shutil.rmtree(work)
         return model
 
+    def stage(self, name: str) -> Path:
+        """Return the folder in which the outcome of a stage is kept for other arms."""
+        return self.models / ".stages" / name
+
     def keep(self, name: str, seed: int, measured: Mapping[str, PerQuery], about: Mapping[str, Any]) -> None:
         """Write the record of an arm."""
-        content = {"arm": name, "seed": seed, **about, "environment": environment(), "per_query": measured}
-        write_atomically(self.records / f"{name}-{seed}.json", json.dumps(content, default=str).encode())
+        content = {"arm": name, "seed": seed, **about, "data": self.digests, "environment": environment(),
+                   "per_query": measured}  # fmt: skip
+        write_atomically(self._record(name, seed), json.dumps(content, default=str).encode())
+
+    def kept(self, name: str, seed: int, settings: EncoderSettings | None = None, method: str | None = None) -> bool:
+        """Return whether there is a record of an arm; one of other data, recipe or settings ends the run.
+
+        Bases are compared by their names, since the work folder may have moved; settings that a record is older than
+        have their defaults.
+        """
+        if not self._record(name, seed).is_file():
+            return False
+        record = self.read(name, seed)
+        then: dict[str, Any] = {}
+        now: dict[str, Any] = {}
+        if method is not None:
+            then["recipe"], now["recipe"] = record.get("recipe"), method
+        if settings is not None and then == now:
+            then["settings"] = _comparable(type(settings).model_validate(record.get("settings", {})))
+            now["settings"] = _comparable(settings)
+        self._require_same(self._record(name, seed), then, now)
+        return True
 
     def read(self, name: str, seed: int) -> dict[str, Any]:
-        return dict(json.loads((self.records / f"{name}-{seed}.json").read_text()))
+        """Return the record of an arm; one of other data ends the run."""
+        path = self._record(name, seed)
+        record = dict(json.loads(path.read_text()))
+        # Records that are older than the digests lack them.
+        if "data" in record:
+            self._require_same(path, record["data"], self.digests)
+        return record
+
+    def _record(self, name: str, seed: int) -> Path:
+        return self.records / f"{name}-{seed}.json"
+
+    def _require_same(self, place: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """End the run where what was kept is of something else; it may have measures of further splits."""
+        if other := differing({key: then.get(key) for key in now}, dict(now)):
+            raise SystemExit(f"{place} is of another training ({other}); remove it, or give another --work.")
 
     def per_query(self, name: str, seeds: Sequence[int], split: str, measure: str) -> dict[str, float]:
         """Return the mean over seeds of each query."""
@@ -119,13 +164,8 @@ class Experiment:
         return [statistics.fmean(value.values()) for value in values]
 
 
-def _comparable(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Return recipe and settings; the base by its name, since the work folder may have moved.
-
-    Settings that a record is older than have their defaults.
-    """
-    settings = recipe(plan["recipe"]).settings.model_validate(plan["settings"]).model_dump(mode="json")
-    return {"recipe": plan["recipe"], "settings": {**settings, "base": Path(settings["base"]).name}}
+def _comparable(settings: EncoderSettings) -> dict[str, Any]:
+    return {**settings.model_dump(mode="json"), "base": Path(settings.base).name}
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -74,10 +74,9 @@ HEADS = ("top_k", "threshold", "pairs kept", "precision of the kept", "right one
 
 def filter_table(experiment: Experiment, results: Path) -> list[str]:
     """Return a Markdown table of the filter at several settings, and write it as CSV; measured once."""
-    record = experiment.records / "filter.json"
-    if not record.is_file():
-        write_atomically(record, json.dumps(filtered(experiment)).encode())
-    rows = json.loads(record.read_text())
+    if not experiment.kept("filter", 0):
+        experiment.keep("filter", 0, {}, {"rows": filtered(experiment)})
+    rows = experiment.read("filter", 0)["rows"]
     with (results / "cornstack_filter.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(
             [COLUMNS, *([*r[:2], *(f"{v:.4f}" for v in r[2:])] for r in rows)]

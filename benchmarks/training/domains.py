@@ -84,9 +84,16 @@ def write_qrels(path: Path, rows: list[str]) -> None:
     write_atomically(path, ("\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n").encode())
 
 
+def experiments(source: Path, folder: Path, work: Path) -> tuple[Experiment, Experiment, Experiment]:
+    """Return the experiment on the source, and those on the target's made-up queries, as they are and noisy."""
+    place = work / f"{source.name}-to-{folder.name}"
+    clean, hurt = (Experiment(data, place, splits=("test",)) for data in (folder, noisy(folder)))
+    return Experiment(source, work / f"source-{source.name}", splits=()), clean, hurt
+
+
 def keep_elsewhere(experiment: Experiment, name: str, seed: int, model: Path) -> None:
     """Measure a model of the source on the target and write its record."""
-    if not (experiment.records / f"{name}-{seed}.json").is_file():
+    if not experiment.kept(name, seed):
         opened = open_base(EncoderSettings(), base=model, offline=True)
         experiment.keep(name, seed, measure_splits(opened, experiment.corpus, experiment.held_out), {})
 
@@ -132,9 +139,7 @@ def main() -> None:
     folder = made_up(given.data, given.work, given.documents)
     # A name stands for a folder beside the target.
     source_data = Path(given.source) if Path(given.source).is_dir() else given.data.parent / given.source
-    source = Experiment(source_data, given.work / "source", splits=())
-    place = given.work / given.data.name
-    clean, hurt = (Experiment(data, place, splits=("test",)) for data in (folder, noisy(folder)))
+    source, clean, hurt = experiments(source_data, folder, given.work)
     for seed in given.seeds:
         train(source, clean, hurt, seed, given.steps)
     name = f"domains-{given.data.name}"

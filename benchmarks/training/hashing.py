@@ -87,7 +87,7 @@ def keep(
 
     queries, documents  what becomes of the vectors of each
     """
-    if (experiment.records / f"{name}-{seed}.json").is_file():
+    if experiment.kept(name, seed):
         return
     encoder, vectors = encoded(experiment, model)
     vectors = documents(vectors)
@@ -100,7 +100,7 @@ def keep(
 
 def keep_two_stage(experiment: Experiment, name: str, seed: int, model: Path) -> None:
     """Measure what search by an index of sign codes gives: the nearest by Hamming distance, rescored."""
-    if (experiment.records / f"{name}-{seed}.json").is_file():
+    if experiment.kept(name, seed):
         return
     encoder, vectors = encoded(experiment, model)
     documents = experiment.corpus.documents
@@ -151,7 +151,7 @@ def train(experiment: Experiment, seed: int) -> None:
         experiment.arm(
             f"jpq {size}", seed, "jpq", begun | jpq | {"parts": size}, shared={"codebook": f"opq-{size}-{seed}"}
         )
-        codebook = Codebook.load(experiment.models / ".stages" / f"opq-{size}-{seed}" / CODEBOOK)
+        codebook = Codebook.load(experiment.stage(f"opq-{size}-{seed}") / CODEBOOK)
         keep_opq(experiment, f"opq(warm-up) {size}", seed, warm, codebook)
         keep_gain(experiment, size, seed)
     codes = {"parts": SMALLEST, "centroid_rate": 5e-4}
@@ -160,7 +160,7 @@ def train(experiment: Experiment, seed: int) -> None:
     even = experiment.arm(f"repconc {SMALLEST}", seed, "repconc", begun | codes | {
         "fit": further | large, "hard": "none"}, shared={"codebook": f"opq-{SMALLEST}-{seed}"})  # fmt: skip
     experiment.arm(f"repconc+jpq {SMALLEST}", seed, "jpq", COMMON | jpq | {"base": str(even)})
-    if not (experiment.records / f"opq(float) {SMALLEST}-{seed}.json").is_file():
+    if not experiment.kept(f"opq(float) {SMALLEST}", seed):
         codebook = train_codebook(encoded(experiment, free)[1], SMALLEST, seed=seed)
         keep_opq(experiment, f"opq(float) {SMALLEST}", seed, free, codebook)
     experiment.arm(f"quantised {SMALLEST}", seed, "bidr", begun | codes | {

@@ -23,15 +23,19 @@ ARMS = ("none", "hard", "soft")
 CLAIMS = (Claim("soft", "hard", MEASURE), Claim("hard", "none", MEASURE))
 
 
-def keep_arms(experiment: Experiment, seed: int, queries: int) -> None:
-    """Train a soft prompt unless that is done, and write the records of all arms."""
-    if all((experiment.records / f"{arm}-{seed}.json").is_file() for arm in ARMS):
-        return
-    settings = SoftPromptSettings(
+def settings_of(seed: int, queries: int) -> SoftPromptSettings:
+    return SoftPromptSettings(
         tokens=20, max_queries=36, validation=1 / 3, tried=1, patience=2, document_tokens=48, query_tokens=32,
         seed=seed, held_out=queries,
         fit=FitSettings(batch_size=2, learning_rate=3e-2, epochs=4, warmup=0, save_steps=0),
     )  # fmt: skip
+
+
+def keep_arms(experiment: Experiment, seed: int, queries: int) -> None:
+    """Train a soft prompt unless that is done, and write the records of all arms."""
+    settings = settings_of(seed, queries)
+    if all([experiment.kept(arm, seed, settings) for arm in ARMS]):
+        return
     work = experiment.models / f".soft-{seed}"
     shutil.rmtree(work, ignore_errors=True)
     task: Task[Any] = Task(experiment.collection(settings.max_queries, seed), settings, Stages(work, {}), True)

@@ -1,0 +1,104 @@
+"""Records of experiments: of other data, sizes or settings they are refused, not taken."""
+
+import json
+import shutil
+
+import pytest
+
+from benchmarks.training import adapter, domains, soft_prompt
+from benchmarks.training.claims import Experiment
+from tests.training.test_recipes import pydocs
+from training.recipes.low_rank_adapter import LowRankAdapterSettings
+
+__all__ = ["pydocs"]
+
+MEASURED = {"test": {"nDCG@10": {"q": 0.5}}}
+
+
+@pytest.fixture
+def other(pydocs, tmp_path):
+    """Return the same collection with one document less."""
+    folder = shutil.copytree(pydocs, tmp_path / "other")
+    lines = (folder / "corpus.jsonl").read_text().splitlines()
+    (folder / "corpus.jsonl").write_text("\n".join(lines[1:]) + "\n")
+    return folder
+
+
+def test_a_record_of_other_data_is_refused(pydocs, other, tmp_path):
+    work = tmp_path / "work"
+    own, stranger = Experiment(pydocs, work), Experiment(other, work)
+    assert not own.kept("base", 1)
+    own.keep("base", 1, MEASURED, {})
+    assert own.kept("base", 1)
+    assert own.by_seed("base", [1], "test", "nDCG@10") == [0.5]
+    for refused in (stranger.kept, stranger.read):
+        with pytest.raises(SystemExit, match=r"base-1\.json is of another training \(corpus.*another --work"):
+            refused("base", 1)
+    # Made before records knew their data.
+    path = work / "records" / "base-1.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "data"}))
+    assert stranger.by_seed("base", [1], "test", "nDCG@10") == [0.5]
+
+
+def test_other_judgments_are_other_data(pydocs, other, tmp_path):
+    shutil.copy(pydocs / "corpus.jsonl", other / "corpus.jsonl")
+    (other / "qrels" / "test.tsv").write_text((other / "qrels" / "test.tsv").read_text().replace("\t1", "\t2"))
+    Experiment(pydocs, tmp_path / "work").keep("base", 1, MEASURED, {})
+    with pytest.raises(SystemExit, match="test"):
+        Experiment(other, tmp_path / "work").read("base", 1)
+
+
+def test_an_arm_of_other_data_recipe_or_settings_is_refused(pydocs, other, tmp_path):
+    own = Experiment(pydocs, tmp_path / "work")
+    settings = {"base": "splade-tiny", "query_tokens": 12}
+    own.keep(
+        "arm", 1, MEASURED, {"recipe": "contrastive", "settings": settings | {"base": "/moved/splade-tiny", "seed": 1}}
+    )
+    (own.models / "arm-1").mkdir(parents=True)
+    assert own.arm("arm", 1, "contrastive", settings) == own.models / "arm-1"
+    for method, changes, message in (("star", {}, "recipe"), ("contrastive", {"query_tokens": 13}, "query_tokens: 12")):
+        with pytest.raises(SystemExit, match=message):
+            own.arm("arm", 1, method, settings | changes)
+    with pytest.raises(SystemExit, match="corpus"):
+        Experiment(other, tmp_path / "work").arm("arm", 1, "contrastive", settings)
+
+
+def test_a_shared_stage_of_other_data_is_refused(pydocs, other, tmp_path):
+    own = Experiment(pydocs, tmp_path / "work", splits=("test",))
+    settings = {
+        "base": "splade-tiny", "query_tokens": 12, "document_tokens": 12, "hard": "mined",
+        "fit": {"steps": 1, "batch_size": 4, "save_steps": 0},
+    }  # fmt: skip
+    own.arm("first", 1, "contrastive", settings, shared={"mine": "mine-1"})
+    assert own.kept("first", 1)
+    stranger = Experiment(other, tmp_path / "work", splits=("test",))
+    with pytest.raises(SystemExit, match=r"mine-1 is of another training \(corpus"):
+        stranger.arm("second", 1, "contrastive", settings, shared={"mine": "mine-1"})
+
+
+def test_experiments_that_keep_arms_of_their_own_check_them_too(pydocs, other, tmp_path):
+    own = Experiment(pydocs, tmp_path / "work", splits=("test",))
+    about = {"settings": LowRankAdapterSettings(max_queries=200, seed=1).model_dump(mode="json")}
+    own.keep("base", 1, MEASURED, {})
+    own.keep("linear 200", 1, MEASURED, about)
+    adapter.keep_base(own, 1)
+    adapter.keep_arm(own, "linear 200", 1, {})
+    with pytest.raises(SystemExit, match=r"settings\.rank"):
+        adapter.keep_arm(own, "linear 200", 1, {"rank": 8})
+    with pytest.raises(SystemExit, match="corpus"):
+        adapter.keep_base(Experiment(other, tmp_path / "work", splits=("test",)), 1)
+    settings = soft_prompt.settings_of(1, 60).model_dump(mode="json")
+    for arm in soft_prompt.ARMS:
+        own.keep(arm, 1, MEASURED, {"settings": settings})
+    soft_prompt.keep_arms(own, 1, 60)
+    with pytest.raises(SystemExit, match=r"settings\.held_out: 60 then, 30 now"):
+        soft_prompt.keep_arms(own, 1, 30)
+
+
+def test_codes_across_domains_are_kept_by_source_and_documents(pydocs, other, tmp_path):
+    work = tmp_path / "work"
+    few, many = (shutil.copytree(pydocs, work / f"pydocs-{count}") for count in (20, 30))
+    found = [domains.experiments(*pair, work) for pair in ((pydocs, few), (other, few), (pydocs, many))]
+    assert len({clean.records for _, clean, _ in found}) == 3
+    assert len({source.records for source, _, _ in found}) == 2
+    assert all(clean.records == hurt.records for _, clean, hurt in found)
