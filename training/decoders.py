@@ -20,6 +20,7 @@ PLAIN_TEXT: Any = {"text": {"method": "forward", "method_output_name": "last_hid
 
 class DecoderSettings(EncoderSettings):
     """query_prompt, document_prompt  what stands before every query and every document
+    head       none: it would stand behind a pooling that these settings choose already
     attention  "bidirectional" lets tokens see those behind them, as the base was not trained to
     pooling    the end token's state, the mean over tokens, or trained: `LatentAttentionPooling` of the last layer's
                states, or `MultiLayerPooling` of one state of each layer
@@ -27,6 +28,7 @@ class DecoderSettings(EncoderSettings):
     """
 
     base: str = "SmolLM2-135M-Instruct"
+    head: Literal["none"] = "none"
     attention: Literal["causal", "bidirectional"] = "causal"
     pooling: Literal["last", "mean", "latent_attention", "multi_layer"] = "last"
     latents: int = Field(512, ge=1, le=65_536)
@@ -37,17 +39,26 @@ class DecoderSettings(EncoderSettings):
 def open_decoder(settings: DecoderSettings, *, folder: Path | None = None, offline: bool = False) -> Any:
     """Return a sentence-transformers model over a causal model's body.
 
-    Its tokenizer adds the end token itself, also where texts are cut, and is saved so. A folder that is an encoder
-    already is opened as it is. Raises BackendUnavailable, and InvalidInput for a tokenizer without an end token.
+    Its tokenizer adds the end token itself, also where texts are cut, and is saved so. Weights become float32.
+    Raises BackendUnavailable, and InvalidInput for a tokenizer without an end token and for a base that is an encoder
+    already.
+
+    folder  instead of the settings' base; one that an earlier stage left, an encoder already, is opened as it is
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
 
-    folder = folder or resolve(settings.base, offline=offline)
+    if folder is None:
+        folder = resolve(settings.base, offline=offline)
+        if (folder / "modules.json").is_file():
+            raise InvalidInput(
+                f"the base {settings.base} is an encoder already, with attention, pooling and prompts of its own; give "
+                "a causal language model such as SmolLM2-135M-Instruct, or train it by the recipe contrastive."
+            )
     try:
         with without_transformers_bars(), quiet_transformers():
             if (folder / "modules.json").is_file():
-                return open_model(folder)
+                return open_model(folder).float()
             transformer = Transformer(str(folder), modality_config=PLAIN_TEXT, module_output_name="token_embeddings")
     except (OSError, ValueError, KeyError) as error:
         raise BackendUnavailable(f"{folder} is no model to start from: {error}") from error
@@ -60,7 +71,7 @@ def open_decoder(settings: DecoderSettings, *, folder: Path | None = None, offli
         modules=[transformer, pooling],
         similarity_fn_name=settings.similarity,
         prompts={"query": settings.query_prompt, "document": settings.document_prompt},
-    )
+    ).float()
 
 
 def _pooling(settings: DecoderSettings, transformer: Any) -> Any:

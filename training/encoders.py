@@ -16,7 +16,7 @@ def open_base(settings: EncoderSettings, *, base: Path | None = None, offline: b
     """Return the sentence-transformers model that training starts from.
 
     A folder that is no bi-encoder (a plain transformer, or one with another head) gets mean pooling and the
-    similarity of the settings. Raises BackendUnavailable.
+    similarity of the settings. Weights become float32. Raises BackendUnavailable.
     """
     folder = base or resolve(settings.base, offline=offline)
     try:
@@ -29,7 +29,8 @@ def open_base(settings: EncoderSettings, *, base: Path | None = None, offline: b
         raise BackendUnavailable(f"{folder} is no model to start from: {error}") from error
     if settings.head == "linear_norm" and not any(type(module).__name__ == "LayerNorm" for module in model):
         _add_head(model)
-    return model
+    # A base may be saved in bfloat16, where most updates of training would round away.
+    return model.float()
 
 
 def _is_bi_encoder(folder: Path) -> bool:

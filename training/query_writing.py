@@ -55,19 +55,24 @@ class WritingCollator:
         texts = [self.collection.documents[row].content for row in documents]
         texts = [corrupted(text, self.share, generator) for text in texts]
         sequences = [
-            (document, self._ids("", self.collection.queries[row], self.query_tokens))
-            for row, document in zip(
-                queries, (self._ids("document", text, self.document_tokens) for text in texts), strict=True
-            )
+            (self._document(text), self._query(self.collection.queries[row]))
+            for row, text in zip(queries, texts, strict=True)
         ]
         inputs = padded(sequences)
         return {f"pair_{key}": value for key, value in inputs.items()} | {"label": torch.from_numpy(queries)}
 
-    def _ids(self, side: str, text: str, most: int) -> list[int]:
+    def _document(self, text: str) -> list[int]:
         """Return tokens as the encoder has them, with the end token that its tokenizer adds."""
-        found = self.model.preprocess([text], prompt=self.model.prompts.get(side), max_length=most)
+        prompt = self.model.prompts.get("document")
+        found = self.model.preprocess([text], prompt=prompt, max_length=self.document_tokens)
         ids: list[int] = found["input_ids"][0].tolist()
         return ids
+
+    def _query(self, text: str) -> list[int]:
+        """Return tokens and the end token; no token of a beginning, since the query stands inside a sequence."""
+        tokenizer = self.model.tokenizer
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return [*ids[: self.query_tokens - 1], tokenizer.eos_token_id]
 
 
 def padded(sequences: Sequence[tuple[list[int], list[int]]], *, left: bool = False) -> dict[str, Tensor]:
@@ -95,9 +100,12 @@ class Writer(nn.Module):
         from transformers import AutoModelForCausalLM
 
         super().__init__()
-        self.causal, self._tokenizer = load_language_model(folder, AutoModelForCausalLM)
+        causal, self._tokenizer = load_language_model(folder, AutoModelForCausalLM)
+        self.causal = causal.float()
         self.body = self.causal.base_model
         self.body.load_state_dict(model[0].model.state_dict())
+        # What the encoder's tokens attend to, and the states it gives, are its own; the causal model keeps its own too.
+        self.body.config = model[0].model.config
         model[0].model = self.body
         head = self.causal.get_output_embeddings()
         if head.weight is not self.causal.get_input_embeddings().weight:

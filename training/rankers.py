@@ -43,7 +43,8 @@ ListObjective = Callable[[RankedLists], Tensor | Mapping[str, Tensor]]
 def open_ranker(name: str | Path, *, max_tokens: int, seed: int, offline: bool = False) -> Any:
     """Return a sentence-transformers CrossEncoder with one output.
 
-    A model that is none gives its body; the head then is drawn by the seed. Raises BackendUnavailable.
+    A model that is none gives its body; the head then is drawn by the seed. Weights become float32.
+    Raises BackendUnavailable.
     """
     from sentence_transformers.cross_encoder import CrossEncoder
 
@@ -58,7 +59,7 @@ def open_ranker(name: str | Path, *, max_tokens: int, seed: int, offline: bool =
             )
     except (OSError, ValueError, KeyError) as error:
         raise BackendUnavailable(f"{folder} is no model to start a cross-encoder from: {error}") from error
-    return model
+    return model.float()
 
 
 class ListCollator:

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.training.claims import Claim, Experiment, arguments, write_csv, write_section
 from retriever.models import resolve
+from training.query_writing import LANGUAGE_MODEL
 from training.recipes.llm_ql import LlmQlSettings, write
 from training.stages import Stages
 from training.task import Task
@@ -49,14 +50,14 @@ def shortened(layers: int, folder: Path) -> Path:
 
 
 def written(experiment: Experiment, arm: str, seed: int, base: Path, queries: int) -> Path:
-    """Return the encoder that the writing stage of an arm makes."""
+    """Return the causal model that the writing stage of an arm makes."""
     settings = LlmQlSettings.model_validate(
         COMMON | {"base": str(base), "seed": seed, "writing": WRITING[arm] | {"fit": FIT | {"epochs": 1}}}
     )
-    plan = {"settings": settings.model_dump(mode="json"), "queries": queries}
+    plan = {"settings": settings.model_dump(mode="json"), "queries": queries, "data": experiment.digests}
     folder = experiment.models / f".writing {arm}-{seed}"
     task = Task(experiment.collection(queries, seed), settings, Stages(folder, plan), True)
-    return task.stages.run("query_likelihood", lambda place: write(task, place))
+    return task.stages.run("query_likelihood", lambda place: write(task, place)) / LANGUAGE_MODEL
 
 
 def train(experiment: Experiment, seed: int, layers: int, queries: int, labels: int) -> None:

@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from retriever.encoder import load_encoder
+from retriever.errors import InvalidInput
 from retriever.heads import open_model
 from tests.retriever.llm.models import save_model
 from training.decoders import DecoderSettings, open_decoder
+from training.recipes.registry import recipe
+from training.settings import read_settings
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +61,12 @@ def test_a_state_space_model_is_an_encoder_too(tmp_path, side):
     alone = np.concatenate([encoder.encode_queries([text]) for text in texts])
     assert np.abs(alone[0] - alone[2]).max() > 1e-2
     assert np.abs(encoder.encode_queries(texts) - alone).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["repllama", "llm_ql"])
+def test_an_encoder_is_no_base_and_takes_no_head(name):
+    kind = recipe(name).settings
+    with pytest.raises(InvalidInput, match="all-MiniLM-L6-v2 is an encoder already.*recipe contrastive"):
+        open_decoder(kind(base="all-MiniLM-L6-v2"), offline=True)
+    with pytest.raises(InvalidInput, match="head: Input should be 'none'"):
+        read_settings(kind, None, ["head=linear_norm"])

@@ -5,21 +5,32 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from tokenizers.processors import TemplateProcessing
 from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from retriever.encoder import load_encoder
 from retriever.errors import InvalidInput
+from retriever.heads import open_model
 from retriever.llm.causal import CausalModel
 from retriever.llm.prompts import Prompt
 from retriever.llm.usage import Deadline, Usage
 from tests.retriever.llm.models import save_model
+from tests.training.test_decoders import first_states
+from tests.training.test_recipes import pydocs
 from training.collection import open_training_collection
 from training.decoders import DecoderSettings, open_decoder
 from training.losses.query_likelihood import attention_mask, predicting
 from training.query_writing import LANGUAGE_MODEL, Writer, WritingCollator, corrupted, padded
 from training.recipe import run_recipe
+from training.recipes.llm_ql import write
 from training.recipes.registry import recipe
 from training.settings import read_settings
+from training.stages import Stages
+from training.task import Task
+
+__all__ = ["pydocs"]
 
 SEQUENCES = [([5, 9, 11, 2], [21, 22, 2]), ([7, 2], [31, 32, 33, 34, 2]), ([4, 4, 4, 4, 4, 2], [41, 2])]
 
@@ -167,7 +178,7 @@ def test_an_encoder_reads_the_last_token_whatever_the_batch(model, folder, tmp_p
 
 
 def test_sequences_are_document_end_query_end(model, pydocs):
-    collection = open_training_collection(pydocs, split="test")
+    collection = open_training_collection(pydocs, split="train")
     collator = WritingCollator(model, collection, query_tokens=8, document_tokens=12, share=0.5, seed=1)
     features = [{"row": 0}, {"row": 3}]
     batch = collator(features)
@@ -181,18 +192,80 @@ def test_sequences_are_document_end_query_end(model, pydocs):
     assert not torch.equal(collator(features)["pair_input_ids"], batch["pair_input_ids"])
 
 
-def test_the_recipe_makes_an_encoder_and_a_ranker(pydocs, folder, tmp_path):
-    data = shutil.copytree(pydocs, tmp_path / "pydocs")
-    (data / "qrels" / "test.tsv").rename(data / "qrels" / "train.tsv")
-    changes = [
-        f"base={folder}", "document_tokens=24", "query_tokens=12", "hard=none", "fit.batch_size=16",
-        "writing.fit.batch_size=16", "writing.fit.steps=4", "writing.fit.learning_rate=1e-3", "fit.steps=4",
-    ]  # fmt: skip
-    settings = read_settings(recipe("llm_ql").settings, None, changes)
-    report = run_recipe(recipe("llm_ql"), settings, data, tmp_path / "out", offline=True, keep_work=True)
-    assert [report["stages"][name]["steps"] for name in ("query_likelihood", "contrastive")] == [4, 4]
+def test_a_query_inside_a_sequence_has_no_beginning_of_its_own(folder, pydocs, tmp_path):
+    start = shutil.copytree(folder, tmp_path / "start")
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    first = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|>:0 $A:0", special_tokens=[("<|im_start|>", first)]
+    )
+    tokenizer.save_pretrained(start)
+    model = open_decoder(DecoderSettings(), folder=start)
+    collection = open_training_collection(pydocs, split="train")
+    batch = WritingCollator(model, collection, query_tokens=5, document_tokens=12, share=0, seed=1)([{"row": 0}])
+    ids, end = batch["pair_input_ids"][0].tolist(), int(batch["pair_ends"][0])
+    assert ids[0] == first
+    assert first not in ids[1:]
+    assert ids[end] == model.tokenizer.eos_token_id
+    text = model.tokenizer(collection.queries[0], add_special_tokens=False)["input_ids"]
+    assert len(text) > 5
+    assert ids[end + 1 :] == [*text[:4], model.tokenizer.eos_token_id]
+
+
+LITTLE = ("document_tokens=24", "query_tokens=12", "hard=none", "fit.batch_size=16", "fit.steps=4")
+WRITING = ("writing.fit.batch_size=16", "writing.fit.steps=4", "writing.fit.learning_rate=1e-3")
+
+
+def dtypes(folder):
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        return {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118  it is no mapping
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("repllama", ()),
+        ("llm_ql", WRITING),
+        ("llm_ql", (*WRITING, "attention=bidirectional")),
+        ("llm_ql", (*WRITING, "pooling=multi_layer", "latents=5")),
+    ],
+    ids=["repllama", "llm_ql", "bidirectional", "multi_layer"],
+)
+def test_the_recipes_make_encoders_and_a_ranker(pydocs, folder, tmp_path, name, changes):
+    """The base is in bfloat16, as language models are published."""
+    base = tmp_path / "base"
+    AutoModelForCausalLM.from_pretrained(folder).bfloat16().save_pretrained(base)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(base)
+    assert dtypes(base) == {"BF16"}
+    settings = read_settings(recipe(name).settings, None, [f"base={base}", *LITTLE, *changes])
+    report = run_recipe(recipe(name), settings, pydocs, tmp_path / "out", offline=True, keep_work=True)
+    assert [stage["steps"] for stage in report["stages"].values()] == [4] * len(report["stages"])
+    assert 0 <= report["evaluation"]["test"]["nDCG@10"]["end"] <= 1
+    assert dtypes(tmp_path / "out") == {"F32"}
     encoder = load_encoder(str(tmp_path / "out"), device="cpu")
     assert encoder.encode_queries(["read a file"]).shape == (1, 32)
-    ranker = CausalModel(next(tmp_path.glob(f".out.work/*query_likelihood*/{LANGUAGE_MODEL}")), offline=True)
-    prompt, usage = Prompt("", "parse a file"), Usage()
-    assert np.isfinite(ranker.likelihoods([prompt], ["open a file"], Deadline(None), usage)[0]).all()
+    opened = open_model(tmp_path / "out")
+    assert torch.equal(first_states(opened, 8), first_states(opened, 9)) == (settings.attention == "causal")
+    if name == "llm_ql":
+        written = next(tmp_path.glob(f".out.work/*query_likelihood*/{LANGUAGE_MODEL}"))
+        assert dtypes(written) == {"F32"}
+        assert getattr(AutoConfig.from_pretrained(written), "is_causal", True)
+        ranker = CausalModel(written, offline=True)
+        prompt, usage = Prompt("", "parse a file"), Usage()
+        assert np.isfinite(ranker.likelihoods([prompt], ["open a file"], Deadline(None), usage)[0]).all()
+
+
+def test_interrupted_while_saving_the_fitted_language_model_is_saved_later(pydocs, folder, tmp_path, monkeypatch):
+    settings = read_settings(recipe("llm_ql").settings, None, [f"base={folder}", *LITTLE, *WRITING])
+    task = Task(open_training_collection(pydocs), settings, Stages(tmp_path / "work", {}), True)
+    place = tmp_path / "stage"
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write(task, place)
+    write(task, place)
+    fitted = open_model(place)[0].model.state_dict()
+    saved = AutoModelForCausalLM.from_pretrained(place / LANGUAGE_MODEL).base_model.state_dict()
+    start = AutoModelForCausalLM.from_pretrained(folder).base_model.state_dict()
+    assert all(torch.equal(saved[name], value) for name, value in fitted.items())
+    assert any(not torch.equal(start[name], value) for name, value in fitted.items())

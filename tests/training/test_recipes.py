@@ -24,6 +24,7 @@ from training.collection import open_training_collection
 from training.encoders import as_encoder, open_base
 from training.judgments import Judgments
 from training.negatives import positives_only
+from training.rankers import open_ranker
 from training.recipe import run_recipe
 from training.recipes.registry import CONFIGS, NAMES, configured, recipe
 from training.settings import EncoderSettings, read_settings
@@ -77,6 +78,14 @@ def test_training_lifts_the_measures_and_the_index_takes_the_model(pydocs, tmp_p
         run_recipe(recipe("contrastive"), settings_of("contrastive"), pydocs, tmp_path / "model")
 
 
+def test_weights_are_trained_in_float32_whatever_the_base_is_saved_in(tmp_path):
+    open_base(EncoderSettings(base="splade-tiny"), offline=True).bfloat16().save(str(tmp_path / "base"))
+    opened = open_base(EncoderSettings(base=str(tmp_path / "base"), head="linear_norm"), offline=True)
+    ranker = open_ranker(tmp_path / "base", max_tokens=32, seed=1, offline=True)
+    for model in (opened, ranker):
+        assert {value.dtype for value in model.parameters()} == {torch.float32}
+
+
 def test_adore_changes_queries_and_leaves_documents_to_the_bit(pydocs, tmp_path):
     task = task_of(tmp_path / "work", pydocs, "adore", "fit.steps=4", "depth=20", "scale=20")
     folder = recipe("adore").train(task)
@@ -127,6 +136,7 @@ def test_ar2_trains_retriever_and_ranker_in_turns(pydocs, tmp_path):
     assert np.isfinite(reranker.score_pairs([("open a socket", "a file")])).all()
 
 
+@pytest.mark.slow
 def test_ar2_weighs_its_two_terms(pydocs, tmp_path):
     folders = []
     for number, weight in enumerate((0, 0.5, 1)):
@@ -182,6 +192,7 @@ def test_trans_encoder_leaves_both_models_and_does_not_look_at_judgments(pydocs,
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_mutual_form_of_trans_encoder_has_two_of_each(pydocs, tmp_path):
     changes = ("second=splade-tiny", "cross_encoder=splade-tiny", "cross_tokens=40", "depth=10", "cycles=1", "fit.steps=2",
                "cross_fit.batch_size=8", "cross_fit.steps=2")  # fmt: skip

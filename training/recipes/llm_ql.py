@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from retriever.models import resolve
 from training.decoders import open_decoder, untrained
-from training.fitting import fit_encoder
+from training.fitting import FINISHED, fit_encoder
 from training.query_writing import LANGUAGE_MODEL, Writer, WritingCollator, WritingLoss
 from training.recipe import Recipe
 from training.recipes.repllama import RepllamaSettings, contrast
@@ -49,7 +49,8 @@ def train(task: Task[LlmQlSettings]) -> Path:
 def write(task: Task[LlmQlSettings], folder: Path) -> dict[str, Any]:
     """Fit the base to write queries into `folder`, and the causal model into its subfolder LANGUAGE_MODEL."""
     settings, base = task.settings, resolve(task.settings.base, offline=task.offline)
-    model = open_decoder(settings, folder=base)
+    # What was interrupted between fitting and saving the causal model is fitted already.
+    model = open_decoder(settings, folder=folder if (folder / FINISHED).is_file() else None, offline=task.offline)
     writer = Writer(model, base)
     collator = WritingCollator(
         model,
