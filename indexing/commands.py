@@ -414,6 +414,7 @@ def compress(
     from indexing import compression
     from indexing.compression_report import as_markdown
     from indexing.compression_report import report as content_of
+    from indexing.recoding import encoder_folder
     from retriever.evaluation.collections import open_collection
     from retriever.storage import write_atomically
 
@@ -432,8 +433,8 @@ def compress(
     work = output.with_name(f".{output.name}.learned") if output is not None else None
     learned = []
     if train and work is not None:
-        if not dry_run and compression.encoder_folder(output or work).exists():
-            raise InvalidInput(f"{compression.encoder_folder(output or work)} is there already; name another --output.")
+        if not dry_run and encoder_folder(output or work).exists():
+            raise InvalidInput(f"{encoder_folder(output or work)} is there already; name another --output.")
         learned = _learned_forms()(
             index, work, times=times, queries=queries, split=split, changes=set or [], generation=generate or [],
             device=device, offline=offline, quiet=quiet,

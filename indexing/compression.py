@@ -213,22 +213,17 @@ def compress_index(
 ) -> Manifest:
     """Write the chosen form of an index that was tried to `target`; nothing is encoded again.
 
-    A model that was learned is copied to `target`.encoder, beside the index, which names it.
+    But by a model that was learned: documents that are new since the trial are. `recode_index` says where it goes.
     Raises InvalidInput when no form was within the bound, or something is there already.
     """
     if found.chosen is None:
         raise InvalidInput(refusal(found))
     if found.chosen.model:
-        learned = found.learned[found.chosen.kind].copied(encoder_folder(Path(target)))
+        learned = found.learned[found.chosen.kind]
         return recode_index(found.index, target, learned.form, device=device, quiet=quiet, learned=learned)
     kind, stored = found.chosen.kind, found.chosen.stored
     form = Form(found.width, kind, stored, found.codebooks.get(kind))
     return recode_index(found.index, target, form, device=device, quiet=quiet)
-
-
-def encoder_folder(target: Path) -> Path:
-    """Return where the model of an index with learned codes lies."""
-    return target.with_name(f"{target.name}.encoder")
 
 
 def refusal(found: Compression) -> str:
@@ -331,9 +326,10 @@ class _Bench:
             for segment in self._sources:
                 share = -(-KNOWN * segment.documents // sum(s.documents for s in self._sources))
                 step = max(1, segment.documents // share)
+                live = self._live(segment)
                 for ordinal, document in records.segment_documents(segment.number):
                     words = (document.title or document.text).split()[:KNOWN_WORDS]
-                    if ordinal % step == 0 and words:
+                    if ordinal % step == 0 and words and (live is None or live[ordinal]):
                         texts[document.id] = " ".join(words)
         return dict(list(texts.items())[:KNOWN])
 
@@ -375,9 +371,9 @@ class _Bench:
 
     def learned_trial(self, learned: Learned) -> Trial:
         """Encode the documents by a model that makes codes, search by them and compare."""
-        for segment in self._sources:
-            learned.encode(self._folder, self._manifest.generation, segment)
-        sources = [learned.codes_of(segment) for segment in self._sources]
+        learned.forget()
+        generation = self._manifest.generation
+        sources = [learned.codes_of(self._folder, generation, segment) for segment in self._sources]
         kept = [self._live(segment) for segment in self._sources]
         folder = self._scratch / learned.name
         folder.mkdir()

@@ -2,7 +2,7 @@
 
 import shutil
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from indexing.codebooks import own_form
 from indexing.shards import portions
 from retriever.encoder import DenseEncoder, load_encoder
-from retriever.errors import InvalidInput
 from retriever.index.codes import write_rows
 from retriever.index.dense import ABSENT
 from retriever.index.form import Form
@@ -29,7 +28,7 @@ class Learned:
 
     name   such as bpr or jpq48
     model  its folder
-    codes  a folder for its codes of each segment
+    codes  a folder for its codes of each segment, and of nothing else
     """
 
     name: str
@@ -51,15 +50,27 @@ class Learned:
         """How an index keeps its codes. Raises InvalidInput for a model that makes none."""
         return own_form(self.encoder)
 
-    def codes_of(self, segment: Segment) -> Path:
-        """Return the folder of a segment's codes."""
-        return self.codes / segment.name
+    def forget(self) -> None:
+        """Remove all codes; the model may not be the one that made them."""
+        shutil.rmtree(self.codes, ignore_errors=True)
 
-    def encode(self, index: Path, generation: int, segment: Segment) -> None:
-        """Write the codes of all documents of a segment; those without a usable vector are noted as absent."""
-        form, folder = self.form, self.codes_of(segment)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    def codes_of(self, index: Path, generation: int, segment: Segment) -> Path:
+        """Return the folder of the codes of all documents of a segment, which are made unless they are there.
+
+        Documents without a usable vector are noted as absent. Of an index that has changed since, only what is new is
+        encoded: segments are known by their content, for another one may get the number of one that went.
+        """
+        folder = self.codes / segment.records_sha256
+        if not folder.is_dir():
+            working = folder.with_suffix(".part")
+            shutil.rmtree(working, ignore_errors=True)
+            working.mkdir(parents=True)
+            self._encode(index, generation, segment, working)
+            working.rename(folder)
+        return folder
+
+    def _encode(self, index: Path, generation: int, segment: Segment, folder: Path) -> None:
+        form = self.form
         rows: list[NDArray[Any]] = []
         usable: list[NDArray[np.bool_]] = []
         with closing(Records(index, generation)) as records:
@@ -74,10 +85,3 @@ class Learned:
                 rows.append(form.encode(np.where(finite[:, None], vectors, np.float32(0))))
         write_rows(folder, np.concatenate(rows))
         np.save(folder / ABSENT, np.flatnonzero(~np.concatenate(usable)).astype(np.int32))
-
-    def copied(self, target: Path) -> "Learned":
-        """Return the same with its model copied to another folder. Raises InvalidInput when something is there."""
-        if target.exists():
-            raise InvalidInput(f"{target} is there already, where the model would go; name another --output.")
-        shutil.copytree(self.model, target)
-        return replace(self, model=target)

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +21,14 @@ from retriever.index.manifest import Manifest, Segment, describe_file, publish, 
 from retriever.index.records import FILE
 from retriever.index.segment import segment_folder
 from retriever.progress import Progress
-from retriever.storage import disk_errors, exclusive_lock, require_writable, sync_all
+from retriever.storage import disk_errors, exclusive_lock, require_writable, sync, sync_all
 
 DENSE = "dense."
+
+
+def encoder_folder(target: Path) -> Path:
+    """Return where the model of an index with learned codes lies."""
+    return target.with_name(f"{target.name}.encoder")
 
 
 def recode_index(
@@ -36,17 +42,21 @@ def recode_index(
 ) -> Manifest:
     """Write a copy of an index at `target` that keeps its vectors in another form; return its manifest.
 
-    learned  a model whose codes of all segments, in this form, take the place of the vectors; queries are its own then
+    learned  a model whose codes of all segments, in this form, take the place of the vectors; queries are its own then.
+             It is copied to `target`.encoder, beside the index, which names it
 
-    It appears when it is complete. Segments, deletions and documents are those of the generation in force;
+    They appear when they are complete. Segments, deletions and documents are those of the generation in force;
     calibrations are taken over only where no vector has a part in the scores.
-    Raises InvalidInput when something is at `target`, the index stores no vectors to begin with, or a service
-    promised changes that the generation does not hold yet.
+    Raises InvalidInput when something is at `target` or where the model goes, the index stores no vectors to begin
+    with, or a service promised changes that the generation does not hold yet.
     """
     folder, target = Path(path), Path(target)
     require_writable(folder)
     if target.exists():
         raise InvalidInput(f"{target} is there already; name a folder that is not.")
+    home = encoder_folder(target) if learned is not None else None
+    if home is not None and home.exists():
+        raise InvalidInput(f"{home} is there already, where the model would go; name another --output.")
     with exclusive_lock(folder):
         manifest, _ = read_manifest(folder)
         require_vectors(folder, manifest)
@@ -56,19 +66,19 @@ def recode_index(
                 f"{folder} --writable` until they are, then compress it."
             )
         require_form(form.kind, form.stored, form.width)
-        working = target.with_name(f".{target.name}.part")
-        with disk_errors(target.parent):
-            shutil.rmtree(working, ignore_errors=True)
-            working.mkdir(parents=True)
+        with disk_errors(target.parent), _appearing(*([home] if home else []), target) as parts:
+            working = parts[-1]
             _copy_records(folder / FILE, working / FILE)
             segments = []
             with Progress("segments", len(manifest.segments), quiet) as progress:
                 for segment in manifest.segments:
-                    segments.append(_recoded(folder, working, segment, form, device or "cpu", learned))
+                    segments.append(_recoded(folder, working, manifest, segment, form, device or "cpu", learned))
                     progress.advance(1)
-            manifest = _described(folder, working, manifest, segments, form, learned)
+            if learned is not None:
+                shutil.copytree(learned.model, parts[0], dirs_exist_ok=True)
+                sync_all([*parts[0].rglob("*"), parts[0]])
+            manifest = _described(folder, working, manifest, segments, form, learned, home)
             publish(working, manifest)
-            working.rename(target)
     return manifest
 
 
@@ -83,6 +93,26 @@ def require_vectors(folder: Path, manifest: Manifest) -> None:
         )
 
 
+@contextlib.contextmanager
+def _appearing(*places: Path) -> Iterator[list[Path]]:
+    """Yield an empty folder for each place, which it takes at the end; after a failure none is there."""
+    parts = [place.with_name(f".{place.name}.part") for place in places]
+    placed: list[Path] = []
+    try:
+        for part in parts:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        yield parts
+        for part, place in zip(parts, places, strict=True):
+            part.rename(place)
+            placed.append(place)
+    except BaseException:
+        for path in (*parts, *placed):
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    sync(places[-1].parent)
+
+
 def _copy_records(source: Path, target: Path) -> None:
     with (
         contextlib.closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as old,
@@ -92,7 +122,13 @@ def _copy_records(source: Path, target: Path) -> None:
 
 
 def _recoded(
-    folder: Path, working: Path, segment: Segment, form: Form, device: str, learned: Learned | None
+    folder: Path,
+    working: Path,
+    manifest: Manifest,
+    segment: Segment,
+    form: Form,
+    device: str,
+    learned: Learned | None,
 ) -> Segment:
     home = segment_folder(segment.name)
     (working / home).mkdir(parents=True)
@@ -101,7 +137,7 @@ def _recoded(
         shutil.copyfile(folder / name, working / name)
     shape = form.untrained() if segment.unencoded else form
     known = learned is not None and not segment.unencoded
-    source = learned.codes_of(segment) if learned and known else folder / home
+    source = learned.codes_of(folder, manifest.generation, segment) if learned and known else folder / home
     write_dense([source], [None], segment.documents, working / home, shape, device, anew=not known)
     for found in sorted((working / home).glob(f"{DENSE}*")):
         files[f"{home}/{found.name}"] = describe_file(found)
@@ -116,6 +152,7 @@ def _described(
     segments: list[Segment],
     form: Form,
     learned: Learned | None,
+    home: Path | None,
 ) -> Manifest:
     assert manifest.dense is not None
     parts = (manifest.dense if learned is None else None, manifest.local)
@@ -126,14 +163,14 @@ def _described(
     dense = manifest.dense.model_copy(
         update={"kind": form.kind, "stored": form.stored, "codes": "index", "codebook": ""}
     )
-    if learned is not None:
+    if learned is not None and home is not None:
         encoder = learned.encoder
         name = f"canaries-{manifest.generation:06d}.npy"
         np.save(working / name, encode_canaries(encoder, dense.canary_texts))
         kept[name] = describe_file(working / name)
         dense = dense.model_copy(
             update={
-                "encoder": str(learned.model.resolve()),
+                "encoder": str(home.resolve()),
                 "fingerprint": encoder.fingerprint(),
                 "codes": "model",
                 "canaries": name,

@@ -11,6 +11,7 @@ from retriever.errors import InvalidInput
 from retriever.evaluation.collections import Collection
 from retriever.index.manifest import Manifest, read_manifest
 from retriever.index.records import Records
+from retriever.index.tombstones import read_live
 from retriever.types import Document
 from training.generation import GenerationSettings, generate_queries, write_collection
 from training.generation.generators import Generator
@@ -130,14 +131,14 @@ def _write_pairs(
 
 
 def _documents(index: Path, manifest: Manifest) -> list[Document]:
+    """Return the live documents; an id that was overwritten is in several segments, and alive in one."""
+    found: list[Document] = []
     with closing(Records(index, manifest.generation)) as records:
-        live = set(records.live_ids())
-        return [
-            document
-            for segment in manifest.segments
-            for _, document in records.segment_documents(segment.number)
-            if document.id in live
-        ]
+        for segment in manifest.segments:
+            live = read_live(index / segment.tombstones, segment.documents) if segment.tombstones else None
+            rows = records.segment_documents(segment.number)
+            found += [document for ordinal, document in rows if live is None or live[ordinal]]
+    return found
 
 
 def _relevant(judged: Collection, there: set[str]) -> dict[str, list[str]]:

@@ -1,23 +1,32 @@
 """Codes that are trained for an index which is there: tried beside the others, and written with their model."""
 
+import errno
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from indexing.build import build_index
+from indexing import recoding
+from indexing.build import add_documents, build_index
 from indexing.change import delete_documents
 from indexing.commands import app
-from indexing.compression import compress_index, encoder_folder, try_forms
+from indexing.compression import compress_index, try_forms
 from indexing.compression_report import as_markdown, report
 from indexing.corpora import open_corpus
 from indexing.plan import BuildSettings
+from indexing.recoding import encoder_folder
 from indexing.verification import verify_index
-from retriever.errors import InvalidInput
+from retriever.errors import IndexLocked, InvalidInput, StorageFull
 from retriever.evaluation.collections import open_collection
 from retriever.index.manifest import read_manifest
 from retriever.index.sealed import open_index
+from retriever.storage import exclusive_lock
+from retriever.types import Document
+from tests.factories import ListCorpus
 from tests.training.test_generation import FirstWords
 from tests.training.test_recipes import pydocs
 from training.collection import read_corpus
@@ -33,7 +42,7 @@ QUICK = [f"{name}.{change}" for name in ("bpr", "jpq") for change in ("fit.steps
 
 @pytest.fixture(scope="module")
 def path(pydocs, tmp_path_factory):
-    """Return an index of two segments by a real encoder of two layers, with deleted documents."""
+    """Return an index by a real encoder of two layers, with deleted and overwritten documents and a deleted segment."""
     folder = tmp_path_factory.mktemp("learned")
     open_base(EncoderSettings(base="splade-tiny"), offline=True).save(str(folder / "encoder"))
     settings = BuildSettings(encoder=str(folder / "encoder"), shard_documents=100, segment_documents=200)
@@ -41,6 +50,10 @@ def path(pydocs, tmp_path_factory):
     judged = set().union(*open_collection(str(pydocs), "test").qrels.values())
     unjudged = [document.id for document in read_corpus(pydocs).documents if document.id not in judged]
     delete_documents(folder / "index", unjudged[:20:2])
+    for id_ in ("short", unjudged[1]):
+        document = Document(id_, "a text that takes another's place")
+        add_documents(ListCorpus([document]), folder / "index", duplicates="overwrite", offline=True)
+    delete_documents(folder / "index", ["short"])
     return folder / "index"
 
 
@@ -62,6 +75,7 @@ def test_learned_codes_are_tried_and_written_with_their_model(path, pydocs, tmp_
         assert f"| {model.name}, codes alone | 16.0" in as_markdown(found)
         assert report(found)["trials"][0]["model"] == str(work / model.name[:3])
         target = output.with_name(f"small-{model.name}")
+        _assert_failures_leave_nothing(found, target)
         compress_index(found, target)
         part = read_manifest(target)[0].dense
         assert (part.kind, part.codes) == ("binary" if model.name == "bpr" else "pq16", "model")
@@ -75,6 +89,13 @@ def test_learned_codes_are_tried_and_written_with_their_model(path, pydocs, tmp_
             }
         measured = np.mean([_first_relevant(run[id_], collection.qrels[id_]) for id_ in run])
         assert (measured > 0) == (np.mean([trial.per_query[id_] for id_ in run]) > 0)
+    # An index that was added to since is compressed whole.
+    later = shutil.copytree(path, tmp_path / "later")
+    add_documents(ListCorpus([Document("new", "a text that came late")]), later, offline=True)
+    compress_index(replace(found, index=str(later)), tmp_path / "compressed")
+    assert verify_index(tmp_path / "compressed", offline=True).sound
+    with open_index(tmp_path / "compressed", offline=True) as index:
+        assert "new" in {hit.id for hit in index.search("late", len(index), pipeline="dense").hits}
     # A second run takes the models that are there.
     learned_forms(path, work, **options)
     assert written == {(work / name / "training_report.json").stat().st_mtime_ns for name in ("bpr", "jpq")}
@@ -82,10 +103,26 @@ def test_learned_codes_are_tried_and_written_with_their_model(path, pydocs, tmp_
         learned_forms(path, work, **(options | {"changes": [*QUICK, "bpr.fit.steps=3"]}))
 
 
+def _assert_failures_leave_nothing(found, target):
+    before = set(target.parent.iterdir())
+    with exclusive_lock(Path(found.index)), pytest.raises(IndexLocked):
+        compress_index(found, target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recoding, "publish", _disk_full)
+        with pytest.raises(StorageFull):
+            compress_index(found, target)
+    assert set(target.parent.iterdir()) == before
+
+
+def _disk_full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def _first_relevant(ranking, relevant):
     return next((1 / rank for rank, (id_, _) in enumerate(ranking[:10], 1) if relevant.get(id_, 0) > 0), 0.0)
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_one_split_and_compares_on_another(path, pydocs, tmp_path):
     arguments = ["compress", path, "--output", tmp_path / "small", "--queries", pydocs, "--train", "--offline",
                  "--max-loss", "0.9", "--mean", "--json", "--quiet"]  # fmt: skip
