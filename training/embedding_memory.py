@@ -1,5 +1,6 @@
 """Embeddings collected while a model is trained, so that clustering needs no pass of its own."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from retriever.errors import InvalidInput
+
+PREFIX = "memory-"
 VECTORS, SEEN = "embeddings.npy", "embeddings-seen.npy"
 
 
@@ -62,18 +66,37 @@ class Memory(Protocol):
 
 
 class MemoryInCheckpoints(TrainerCallback):
-    """Keeps a memory beside each checkpoint, so that a resumed training sees in it what the interrupted one would."""
+    """Keeps a memory beside each checkpoint, so that a resumed training sees in it what the interrupted one would.
+
+    It is written before its checkpoint, and stays until the next but one: whichever checkpoint an interruption leaves
+    has its memory.
+    """
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.memory.save(_checkpoint(args, state))
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not control.should_save:
+            return
+        folder = _place(args, state)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.memory.save(folder)
+        steps = {int(path.name.removeprefix(PREFIX)): path for path in folder.parent.glob(f"{PREFIX}*")}
+        kept = sorted(step for step in steps if step <= state.global_step)[-2:]
+        for step in steps.keys() - kept:
+            shutil.rmtree(steps[step])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step:
-            self.memory.load(_checkpoint(args, state))
+        if not state.global_step:
+            return
+        folder = _place(args, state)
+        if not folder.is_dir():
+            raise InvalidInput(
+                f"the checkpoint of step {state.global_step} has no memory of earlier batches in {folder}, so that "
+                "training would not go on as it began; begin anew by --restart."
+            )
+        self.memory.load(folder)
 
 
-def _checkpoint(args: Any, state: Any) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+def _place(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"{PREFIX}{state.global_step}"

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import Trainer
 
+from retriever.errors import InvalidInput
 from tests.training.test_recipes import pydocs, task_of
 from training.batch import Batch
 from training.judgments import Judgments
@@ -63,6 +65,36 @@ def test_what_is_saved_is_found_again(tmp_path):
     other.load(tmp_path)
     assert other.rows.tolist() == [8, 9]
     assert torch.equal(other.vectors, queue.vectors)
+
+
+def test_killed_between_a_checkpoint_and_what_follows_the_queue_is_found_again(pydocs, tmp_path, monkeypatch):
+    changes = ("queue=32", "fit.steps=5", "fit.save_steps=2")
+    save, widths, loss = Trainer._save_checkpoint, [], contrastive.info_nce
+
+    def killed(trainer, *args, **kwargs):
+        save(trainer, *args, **kwargs)
+        if trainer.state.global_step == 4:
+            raise KeyboardInterrupt
+
+    def train():
+        return recipe("contrastive").train(task_of(tmp_path / "work", pydocs, "contrastive", *changes))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    checkpoints = tmp_path / "work" / "contrastive" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-4", "memory-2", "memory-4"]
+    (checkpoints / "memory-4").rename(tmp_path / "memory")
+    with pytest.raises(InvalidInput, match=r"step 4 has no memory .* --restart"):
+        train()
+    (tmp_path / "memory").rename(checkpoints / "memory-4")
+    # What a training that was begun anew has left behind.
+    (checkpoints / "memory-900").mkdir()
+    monkeypatch.setattr(contrastive, "info_nce", lambda s, r: widths.append(s.shape[1]) or loss(s, r))
+    assert json.loads((train() / "fit.json").read_text())["resumed_from"] == 4
+    assert widths == [48]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-5", "memory-4", "memory-5"]
 
 
 @pytest.mark.slow
