@@ -120,11 +120,21 @@ SMALL_RANKER = ("ranker=splade-tiny", "ranker_tokens=40", "depth=10", "count=3",
                 "ranker_warmup.batch_size=8", "ranker_warmup.steps=2", "ranker_fit.batch_size=8", "ranker_fit.steps=2")  # fmt: skip
 
 
-def test_ar2_trains_retriever_and_ranker_in_turns(pydocs, tmp_path):
+def test_ar2_trains_retriever_and_ranker_in_turns(pydocs, tmp_path, monkeypatch):
+    seeds, fit = {}, Task.fit_ranker
+
+    def noted(task, name, *args):
+        seeds[name] = task.settings.seed
+        return fit(task, name, *args)
+
+    monkeypatch.setattr(Task, "fit_ranker", noted)
     task = task_of(tmp_path / "work", pydocs, "ar2", *SMALL_RANKER, "cycles=2", "adversarial_reduction=mean")
     folder = recipe("ar2").train(task)
     stages = ["mine-0", "ranker-warmup", "ranker-0", "retriever-0", "mine-1", "ranker-1", "retriever-1"]
     assert list(task.stages.reports) == stages
+    # No cycle gives the ranker the batches of its warm-up again.
+    assert list(seeds) == ["ranker-warmup", "ranker-0", "ranker-1"]
+    assert len(set(seeds.values())) == 3
     # The second cycle goes on from the first one's models.
     weights = [
         (tmp_path / "work" / stage / "model.safetensors").read_bytes() for stage in stages if "mine" not in stage

@@ -68,7 +68,8 @@ def train(task: Task[Ar2Settings]) -> Path:
     place = _fit_ranker(task, "ranker-warmup", settings.ranker, _draw(task, mined), settings.ranker_warmup)
     for cycle in range(settings.cycles):
         draw = _draw(task, mined)
-        place = _fit_ranker(task.cycle(cycle), f"ranker-{cycle}", place, draw, settings.ranker_fit)
+        # Cycle 0 has the seed of the warm-up, which the ranker has behind it.
+        place = _fit_ranker(task.cycle(cycle + 1), f"ranker-{cycle}", place, draw, settings.ranker_fit)
         ranker = _open_ranker(task, place)
         folder = task.cycle(cycle).fit(f"retriever-{cycle}", retriever, _objective(task, ranker, scale), draw)
         retriever = task.open_base(folder)
