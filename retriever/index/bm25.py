@@ -112,24 +112,21 @@ class Bm25:
             masks.append(mask if reader.live is None else mask & reader.live)
         return masks
 
-    def holding_all(
-        self, terms: Sequence[str], allowed: Sequence[NDArray[np.bool_]] | None
-    ) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-        """Return for each segment (documents, entries): who holds all of the terms, ascending, live and allowed.
+    def holding_all(self, terms: Sequence[str], allowed: Sequence[NDArray[np.bool_]] | None) -> list[NDArray[np.int32]]:
+        """Return for each segment the documents that hold all of the terms, ascending, live and allowed.
 
         terms    distinct, at least one
-        entries  (T, C) where the code of each term's posting in each document is
         allowed  for each segment (N,) the documents that may be found, or None for all
 
         Cost: reads the postings of the rarest term, and looks the others up for what is left.
         """
         known = self.look_up(terms)
-        nothing = np.zeros(0, np.int32), np.zeros((len(terms), 0), np.int64)
+        nothing = [np.zeros(0, np.int32) for _ in self.readers]
         if len(known) < len(terms):
-            return [nothing for _ in self.readers]
+            return nothing
         numbers = np.array([known[term].numbers for term in terms], np.int64).T  # (S, T)
         rarest, *others = sorted(range(len(terms)), key=lambda t: -float(known[terms[t]].idf))
-        parts = [np.zeros(0, np.int32)] * len(self.readers)
+        parts = list(nothing)
         for segment in np.flatnonzero((numbers >= 0).all(axis=1)).tolist():
             reader = self.readers[segment]
             documents = reader.documents_of(int(numbers[segment, rarest]))
@@ -142,11 +139,17 @@ class Bm25:
             held = self._entries(numbers[:, [term]], segments, documents)[0] >= 0
             documents, segments = documents[held], segments[held]
             if len(documents) == 0:
-                return [nothing for _ in self.readers]
-        # All terms only now: these documents hold them all, so that the array is no larger than their postings.
-        entries = self._entries(numbers, segments, documents)
-        ends = np.searchsorted(segments, np.arange(1, len(parts)))
-        return list(zip(np.split(documents, ends), np.split(entries, ends, axis=1), strict=True)) if parts else []
+                return nothing
+        return np.split(documents, np.searchsorted(segments, np.arange(1, len(parts)))) if parts else []
+
+    def entries(self, terms: Sequence[str], segment: int, documents: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return (T, C) where the code of each term's posting in each of a segment's documents is, -1 without one.
+
+        terms  that live documents hold
+        """
+        known = self.look_up(terms)
+        numbers = np.array([known[term].numbers for term in terms], np.int64).T
+        return self._entries(numbers, np.full(len(documents), segment, np.int32), documents)
 
     def _entries(
         self, numbers: NDArray[np.int64], segments: NDArray[np.int32], documents: NDArray[np.int32]

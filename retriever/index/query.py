@@ -27,6 +27,8 @@ MAX_FUZZY_TERMS = 50
 MAX_PHRASE_DOCUMENTS = 10_000
 MAX_SLOPPY_TERMS = 20
 PHRASE_BATCH = 500
+# Places of postings that are looked up together, 8 bytes each.
+MAX_ENTRIES = 1 << 20
 
 # Nested boosts multiply; beyond these float32 would lose the terms beside them.
 LEAST_BOOST, LARGEST_BOOST = 1e-6, 1e6
@@ -518,16 +520,14 @@ class Execution:
         if not phrases:
             return
         bm25 = self._search.bm25
-        entries: dict[_Phrase, list[NDArray[np.int64]]] = {}
         for phrase in phrases:
             found = bm25.parts[phrase[0]].holding_all(list(dict.fromkeys(phrase[1])), self._allowed)
-            entries[phrase] = [of_segment for _, of_segment in found]
             self._phrases[phrase] = [
                 _Occurrences(reader.documents, documents)
-                for reader, (documents, _) in zip(self._readers, found, strict=True)
+                for reader, documents in zip(self._readers, found, strict=True)
             ]
         if self._search.has_positions:
-            self._read_positions(entries)
+            self._read_positions()
         else:
             self._read_texts(phrases)
 
@@ -536,24 +536,32 @@ class Execution:
         possible = np.logical_or.reduce([found[segment].possible() for found in self._phrases.values()])
         return self._restricted(segment, possible & self._matching(self.plan.root, segment, unread=True))
 
-    def _read_positions(self, entries: Mapping[_Phrase, Sequence[NDArray[np.int64]]]) -> None:
+    def _read_positions(self) -> None:
         for segment in range(len(self._readers)):
             candidates = None if self._lone_phrase() else self._candidates(segment)
             for phrase, found in self._phrases.items():
-                field, words, slop = phrase
-                reader = self._search.bm25.parts[field].readers[segment]
-                documents, of_terms = found[segment].holding, entries[phrase][segment]
+                documents = found[segment].holding
                 if candidates is not None:
-                    wanted = candidates[documents]
-                    documents, of_terms = documents[wanted], of_terms[:, wanted]
-                if len(documents) == 0:
-                    continue
-                assert reader.positions is not None
-                numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
-                of_words = of_terms[[numbers[word] for word in words]]
-                codes = reader.postings.codes
-                frequencies = phrase_frequencies(codes, reader.positions, of_words, _same(words), slop)
-                found[segment].note(documents, frequencies)
+                    documents = documents[candidates[documents]]
+                if len(documents):
+                    found[segment].note(documents, self._phrase_frequencies(phrase, segment, documents))
+
+    def _phrase_frequencies(self, phrase: _Phrase, segment: int, documents: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Return (C,) how often a phrase is in each of the documents, which hold all of its terms."""
+        field, words, slop = phrase
+        bm25 = self._search.bm25.parts[field]
+        reader = bm25.readers[segment]
+        assert reader.positions is not None
+        terms = list(dict.fromkeys(words))
+        numbers = {word: number for number, word in enumerate(terms)}
+        of_words, same = [numbers[word] for word in words], _same(words)
+        size = max(1, MAX_ENTRIES // len(words))
+        frequencies = []
+        for start in range(0, len(documents), size):
+            entries = bm25.entries(terms, segment, documents[start : start + size])
+            codes = reader.postings.codes
+            frequencies.append(phrase_frequencies(codes, reader.positions, entries[of_words], same, slop))
+        return np.concatenate(frequencies)
 
     def _read_texts(self, phrases: Mapping[_Phrase, Words]) -> None:
         candidates = [self._candidates(segment) for segment in range(len(self._readers))]

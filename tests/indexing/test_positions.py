@@ -1,7 +1,9 @@
 """Indexes that keep positions: the answers of those that read texts, whatever their history; no damage unnoticed."""
 
+import itertools
 import json
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -235,6 +237,30 @@ def test_filters_and_deletions_come_before_positions(both, monkeypatch):
         # Replaced documents have the ids of living ones.
         living = {document.id: document for document in documents}.values()
         assert sum(read) == sum(holding(set(d.content.split()), d.metadata["kind"]) for d in living)
+
+
+@pytest.mark.parametrize("positions", [True, False])
+def test_many_phrases_take_the_memory_of_what_else_matches(tmp_path, positions):
+    documents = [Document(str(number), "a b c d " + "rare" * (number == 0)) for number in range(4000)]
+    build(tmp_path / "index", documents, positions, search_fields=(), segment_documents=5000)
+    with open_index(tmp_path / "index") as index:
+        orders = itertools.islice(itertools.permutations(["a", "b", "c", "d"]), 20)
+        query = "+rare " + " ".join(f'"{" ".join(order)}"~{slop}' for order in orders for slop in range(5))
+        index.execute_query(query, None)
+        tracemalloc.start()
+        execution = index.execute_query(query, None)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert [mask.sum() for mask in execution.masks()] == [1]
+    # For each phrase the number of each document, but not where its four terms are there.
+    assert 100 * 4000 * 4 < peak < 100 * 4000 * 8
+
+
+def test_entries_are_looked_up_in_portions(both, monkeypatch):
+    one, other = both
+    monkeypatch.setattr(module, "MAX_ENTRIES", 7)
+    for query in ('"a b"', '+a "b a a"~3', '"a b c" -"a a"'):
+        assert answers(one, query) == answers(other, query)
 
 
 def test_a_term_repeated_a_million_times(tmp_path):
