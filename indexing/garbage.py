@@ -73,5 +73,5 @@ def remove_unneeded(folder: Path, current: Manifest, *, retain: bool = False) ->
         else:
             shutil.rmtree(path)
     for path in unknown_files(folder, manifests):
-        if path.name.startswith(("manifest-", "tombstones-", "canaries-", "codebook-", ".")):
+        if path.name.startswith(("manifest-", "tombstones-", "canaries-", "local-canaries-", "codebook-", ".")):
             path.unlink()

@@ -283,7 +283,7 @@ def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Ma
 
 
 def _note_unencoded(index: "Index", state: _State) -> None:
-    """Say that a search by a model did not see documents whose vectors are still to be made."""
+    """Say that a model did not see documents whose vectors are still to be made."""
     if index.manifest.unencoded:
         state.answer.exact = False
         state.warn(f"pending_encoding:{index.manifest.unencoded}")
@@ -374,6 +374,7 @@ def _local_vectors(index: "Index", states: Sequence[_State], request: Request) -
         if fault:
             state.answer.degraded.append(fault)
         else:
+            _note_unencoded(index, state)
             state.answer.truncated |= count > encoder.max_tokens
             state.answer.timings["encode_local"] = (time.perf_counter() - started) * 1e3 / len(states)
     return None if fault else vectors

@@ -30,10 +30,10 @@ FIELDS = {"kind": "keyword"}
 GLOBAL, LOCAL = HashingEncoder(32), HashingEncoder(48, seed="local")
 
 
-def build(path, documents=DOCUMENTS, **settings):
+def build(path, documents=DOCUMENTS, overwrite=False, **settings):
     settings = {"dense": "binary", "store": "none", "local_encoder": "second", "local_store": "float32"} | settings
     settings = BuildSettings(shard_documents=40, segment_documents=80, fields=FIELDS, **settings)
-    build_index(ListCorpus(documents), path, settings, encoder=GLOBAL, local_encoder=LOCAL)
+    build_index(ListCorpus(documents), path, settings, encoder=GLOBAL, local_encoder=LOCAL, overwrite=overwrite)
     return path
 
 
@@ -122,15 +122,27 @@ def test_changes_in_service_get_local_vectors_too(tmp_path):
     apply_operations(path, [Operation(1, "new", new, 1)])
     words = PipelineSpec(first=("bm25",), local=Local(depth=10))
     with opened(path) as index:
-        found = index.search(QUERIES[0], 10, pipeline=words).hits
+        answer = index.search(QUERIES[0], 10, pipeline=words)
+        assert (answer.exact, answer.warnings) == (False, ["pending_encoding:1"])
+        assert index.search(QUERIES[0], 10, pipeline="bm25").exact
+        found = answer.hits
         waiting = next(hit for hit in found if hit.id == "new")
         assert set(waiting.scores) == {"bm25"}
         assert waiting.score < min(hit.score for hit in found if "local" in hit.scores)
     add_vectors(path, encode_waiting(path, GLOBAL, None, local_encoder=LOCAL))
     with opened(path) as index:
-        hits = {hit.id: hit for hit in index.search(QUERIES[0], 10, pipeline=words).hits}
+        answer = index.search(QUERIES[0], 10, pipeline=words)
+        assert (answer.exact, answer.warnings) == (True, [])
+        hits = {hit.id: hit for hit in answer.hits}
     (own,), (query,) = LOCAL.encode_documents([new]), LOCAL.encode_queries(QUERIES[:1])
     assert hits["new"].scores["local"] == pytest.approx(float(own @ query), abs=1e-5)
+
+
+def test_overwriting_leaves_nothing_of_older_generations(tmp_path):
+    for _ in range(3):
+        path = build(tmp_path / "index", DOCUMENTS[:40], overwrite=True)
+    assert verify_index(path, encoder=GLOBAL, local_encoder=LOCAL).warnings == []
+    assert {found.name for found in path.glob("local-canaries-*")} == {f"local-canaries-00000{n}.npy" for n in (2, 3)}
 
 
 def test_another_local_encoder_is_refused(tmp_path):
