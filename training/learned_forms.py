@@ -68,15 +68,17 @@ def learned_forms(
     )
     found = []
     for name, parts in sizes:
+        # Another target has other parts, and so another model beside this one.
+        form = f"{name}{parts or ''}"
         given = [f"base={manifest.dense.encoder}", *([f"parts={parts}"] if parts else []), *wanted[name]]
         chosen = recipe(name)
         settings = read_settings(chosen.settings, CONFIGS / f"{name}.yaml", given, ignore=("recipe",))
-        folder = work / name
+        folder = work / form
         if (folder / REPORT).is_file():
             require_same_training(chosen, settings, data, folder, offline=offline)
         else:
             run_recipe(chosen, settings, data, folder, splits=(), offline=offline)
-        found.append(Learned(f"{name}{parts or ''}", folder, work / f"{name}-codes", device, offline))
+        found.append(Learned(form, folder, work / f"{form}-codes", device, offline))
     return found
 
 

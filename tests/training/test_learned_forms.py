@@ -6,7 +6,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -22,6 +21,7 @@ from indexing.recoding import encoder_folder
 from indexing.verification import verify_index
 from retriever.errors import IndexLocked, InvalidInput, StorageFull
 from retriever.evaluation.collections import open_collection
+from retriever.evaluation.measures import measure
 from retriever.index.manifest import read_manifest
 from retriever.index.sealed import open_index
 from retriever.storage import exclusive_lock
@@ -63,7 +63,8 @@ def test_learned_codes_are_tried_and_written_with_their_model(path, pydocs, tmp_
     options["generation"] = ["queries=1", "documents=100"]
     learned = learned_forms(path, work, **options)
     assert [model.name for model in learned] == ["bpr", "jpq16"]
-    written = {(work / name / "training_report.json").stat().st_mtime_ns for name in ("bpr", "jpq")}
+    reports = [work / model.name / "training_report.json" for model in learned]
+    written = [report.stat().st_mtime_ns for report in reports]
     collection = open_collection(str(pydocs), "test")
     for model in learned:
         found = try_forms(
@@ -73,7 +74,7 @@ def test_learned_codes_are_tried_and_written_with_their_model(path, pydocs, tmp_
         assert (trial.bytes, trial.stored) == (16, "none")
         assert found.chosen is trial
         assert f"| {model.name}, codes alone | 16.0" in as_markdown(found)
-        assert report(found)["trials"][0]["model"] == str(work / model.name[:3])
+        assert report(found)["trials"][0]["model"] == str(work / model.name)
         target = output.with_name(f"small-{model.name}")
         _assert_failures_leave_nothing(found, target)
         compress_index(found, target)
@@ -87,8 +88,9 @@ def test_learned_codes_are_tried_and_written_with_their_model(path, pydocs, tmp_
                 id_: index.search(text, 20, pipeline="dense", documents=False).ranking()
                 for id_, text in list(found.texts.items())[:30]
             }
-        measured = np.mean([_first_relevant(run[id_], collection.qrels[id_]) for id_ in run])
-        assert (measured > 0) == (np.mean([trial.per_query[id_] for id_ in run]) > 0)
+        served = measure(run, {id_: collection.qrels[id_] for id_ in run}, ["nDCG@10"]).per_query["nDCG@10"]
+        assert served == pytest.approx({id_: trial.per_query[id_] for id_ in run}, abs=1e-6)
+        assert max(served.values()) > 0
     # An index that was added to since is compressed whole.
     later = shutil.copytree(path, tmp_path / "later")
     add_documents(ListCorpus([Document("new", "a text that came late")]), later, offline=True)
@@ -98,9 +100,12 @@ def test_learned_codes_are_tried_and_written_with_their_model(path, pydocs, tmp_
         assert "new" in {hit.id for hit in index.search("late", len(index), pipeline="dense").hits}
     # A second run takes the models that are there.
     learned_forms(path, work, **options)
-    assert written == {(work / name / "training_report.json").stat().st_mtime_ns for name in ("bpr", "jpq")}
+    assert written == [report.stat().st_mtime_ns for report in reports]
     with pytest.raises(InvalidInput, match=r"fit.steps"):
         learned_forms(path, work, **(options | {"changes": [*QUICK, "bpr.fit.steps=3"]}))
+    # Another target trains what fits it beside what is there.
+    assert [model.name for model in learned_forms(path, work, **(options | {"times": 64}))] == ["jpq8"]
+    assert written == [report.stat().st_mtime_ns for report in reports]
 
 
 def _assert_failures_leave_nothing(found, target):
@@ -116,10 +121,6 @@ def _assert_failures_leave_nothing(found, target):
 
 def _disk_full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def _first_relevant(ranking, relevant):
-    return next((1 / rank for rank, (id_, _) in enumerate(ranking[:10], 1) if relevant.get(id_, 0) > 0), 0.0)
 
 
 @pytest.mark.slow
