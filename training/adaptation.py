@@ -17,6 +17,7 @@ from retriever.errors import InvalidInput
 from retriever.models import resolve
 from retriever.storage import write_atomically
 from training.collection import read_corpus
+from training.decoders import DecoderSettings, base_of
 from training.encoders import open_base
 from training.evaluation import comparison
 from training.finished import publish, require_free
@@ -88,8 +89,15 @@ def adapt_without_labels(
 
     Without judgments the generated queries of a tenth of the documents decide, which neither training nor the other
     queries see; they tell how well the model does on queries like these. Each step is resumable. Returns the report
-    that is also written to output/adaptation.json.
+    that is also written to output/adaptation.json. Raises InvalidInput for a recipe that makes no bi-encoder.
     """
+    if recipe.compare is not None:
+        raise InvalidInput(
+            f"{recipe.name} makes no bi-encoder, and adapting compares those; take gpl or genq, or train it by "
+            f"`retriever train generate` and `retriever train run {recipe.name}`."
+        )
+    if isinstance(settings, DecoderSettings):
+        base_of(settings, offline=offline)
     require_free(output, REPORT, restart=restart)
     work = output.parent / f".{output.name}.adapt"
     if restart:

@@ -247,7 +247,9 @@ def adapt(
     pairs: Annotated[
         Path | None, typer.Option(help="Lines of query, tab, id of a relevant document; a fifth is held out.")
     ] = None,
-    base: Annotated[str, typer.Option(help="Model that training starts from.")] = "all-MiniLM-L6-v2",
+    base: Annotated[
+        str | None, typer.Option(help="Model that training starts from. [default: the recipe's, all-MiniLM-L6-v2]")
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Keep the trained model only with p below.", min=0, max=1)] = 0.05,
     config: Annotated[Path | None, typer.Option(help="YAML of settings of the recipe `contrastive`.")] = None,
     set: Annotated[list[str] | None, typer.Option(help="Change one setting: key=value; repeatable.")] = None,
@@ -280,16 +282,17 @@ def adapt(
     from training.recipes.registry import CONFIGS, configured
     from training.settings import read_settings
 
-    changes = [f"base={base}", *(set or [])]
+    changes = [*([f"base={base}"] if base else []), *(set or [])]
     if without_labels:
         if pairs is not None:
             raise InvalidInput("--pairs are labels; give either them or --without-labels.")
         chosen, path = configured(recipe or "gpl")
+        settings = read_settings(chosen.settings, config or path, changes, ignore=("recipe",))
         found = adaptation.adapt_without_labels(
             corpus,
             output,
             chosen,
-            read_settings(chosen.settings, config or path, changes, ignore=("recipe",)),
+            settings,
             read_settings(GenerationSettings, None, generate or []),
             top_k=top_k or None,
             alpha=alpha,
@@ -305,5 +308,5 @@ def adapt(
         typer.echo(json.dumps(found, indent=1))
         return
     measured = f"{found['measure']} {found['start']:.4f} -> {found['end']:.4f}, p = {found['p']:.2g}"
-    what = "the trained model" if found["kept"] == "trained" else f"the base, {base}: no significant gain"
+    what = "the trained model" if found["kept"] == "trained" else f"the base, {settings.base}: no significant gain"
     typer.echo(f"{output}: {what} ({measured}, {found['queries']:,} {found['split']} queries).")

@@ -48,13 +48,7 @@ def open_decoder(settings: DecoderSettings, *, folder: Path | None = None, offli
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
 
-    if folder is None:
-        folder = resolve(settings.base, offline=offline)
-        if (folder / "modules.json").is_file():
-            raise InvalidInput(
-                f"the base {settings.base} is an encoder already, with attention, pooling and prompts of its own; give "
-                "a causal language model such as SmolLM2-135M-Instruct, or train it by the recipe contrastive."
-            )
+    folder = folder or base_of(settings, offline=offline)
     try:
         with without_transformers_bars(), quiet_transformers():
             if (folder / "modules.json").is_file():
@@ -72,6 +66,17 @@ def open_decoder(settings: DecoderSettings, *, folder: Path | None = None, offli
         similarity_fn_name=settings.similarity,
         prompts={"query": settings.query_prompt, "document": settings.document_prompt},
     ).float()
+
+
+def base_of(settings: DecoderSettings, *, offline: bool = False) -> Path:
+    """Return the folder of the settings' base. Raises InvalidInput where it is an encoder already."""
+    folder = resolve(settings.base, offline=offline)
+    if (folder / "modules.json").is_file():
+        raise InvalidInput(
+            f"the base {settings.base} is an encoder already, with attention, pooling and prompts of its own; give "
+            "a causal language model such as SmolLM2-135M-Instruct, or train it by the recipe contrastive."
+        )
+    return folder
 
 
 def _pooling(settings: DecoderSettings, transformer: Any) -> Any:

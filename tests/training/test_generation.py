@@ -6,6 +6,8 @@ import threading
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from indexing.corpora import open_corpus
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
@@ -13,6 +15,7 @@ from retriever.evaluation.collections import open_collection
 from retriever.types import Document
 from training import adaptation
 from training.candidates import Candidates
+from training.commands import adapt
 from training.generation.cleaning import clean, require_variety
 from training.generation.generators import Endpoint, LanguageModel
 from training.generation.job import GenerationSettings, generate_queries
@@ -233,6 +236,51 @@ def test_gpl_copies_the_margins_of_its_teacher(generated, tmp_path):
     assert list(report["stages"])[:2] == ["mine", "mine-0"]
     found = report["evaluation"]["dev"]["nDCG@10"]
     assert found["end"] > found["start"]
+
+
+@pytest.mark.parametrize(
+    ("options", "base"),
+    [
+        ([], "all-MiniLM-L6-v2"),
+        (["--recipe", "genq"], "all-MiniLM-L6-v2"),
+        (["--recipe", "repllama"], "SmolLM2-135M-Instruct"),
+        (["--recipe", "genq", "--base", "splade-tiny"], "splade-tiny"),
+    ],
+)
+def test_the_recipe_says_what_adapting_starts_from(tmp_path, monkeypatch, options, base):
+    asked = []
+
+    def noted(corpus, output, recipe, settings, generation, **_):
+        asked.append(settings.base)
+        return {"measure": "nDCG@10", "start": 0.5, "end": 0.5, "p": 1, "kept": "base", "queries": 9, "split": "test"}
+
+    monkeypatch.setattr(adaptation, "adapt_without_labels", noted)
+    app = typer.Typer()
+    app.command()(adapt)
+    arguments = ["corpus", "--output", str(tmp_path / "model"), "--without-labels", *options]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert asked == [base]
+    assert f"the base, {base}: no significant gain" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("cross_encoder", (), "cross_encoder makes no bi-encoder.*gpl or genq"),
+        ("soft_prompt", (), "soft_prompt makes no bi-encoder"),
+        ("repllama", ("base=all-MiniLM-L6-v2",), "is an encoder already.*recipe contrastive"),
+    ],
+)
+def test_what_adapting_cannot_compare_is_refused_before_any_work(pydocs, tmp_path, name, changes, message):
+    settings = read_settings(recipe(name).settings, None, changes)
+    generator = FirstWords()
+    with pytest.raises(InvalidInput, match=message):
+        adaptation.adapt_without_labels(
+            str(pydocs), tmp_path / "model", recipe(name), settings, GenerationSettings(queries=1, documents=20),
+            offline=True, generator=generator,
+        )  # fmt: skip
+    assert generator.asked == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_adapting_without_labels_is_decided_by_judgments_where_there_are_some(pydocs, tmp_path):
