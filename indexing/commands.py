@@ -583,6 +583,7 @@ def calibrate(
 def verify(
     index: IndexPath,
     encoder: Annotated[str | None, typer.Option(help="Check against this model instead of the named one.")] = None,
+    local_encoder: Annotated[str | None, typer.Option(help="The same for the model of the local vectors.")] = None,
     canaries: Annotated[bool, typer.Option(help="Load the encoder and compare canary vectors.")] = True,
     offline: Offline = False,
     quiet: Quiet = False,
@@ -593,7 +594,9 @@ def verify(
 
     from indexing.verification import verify_index
 
-    verdict = verify_index(index, encoder=encoder, canaries=canaries, offline=offline, quiet=quiet)
+    verdict = verify_index(
+        index, encoder=encoder, local_encoder=local_encoder, canaries=canaries, offline=offline, quiet=quiet
+    )
     _show({"sound": verdict.sound, **asdict(verdict)}, as_json)
     if not verdict.sound:
         raise typer.Exit(IndexCorrupt.exit_code)

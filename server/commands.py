@@ -42,6 +42,9 @@ def serve(
         str | None, typer.Option(help="Of several, the index or alias for requests that name none.")
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="The index's encoder under another name or path.")] = None,
+    local_encoder: Annotated[
+        str | None, typer.Option(help="The encoder of its local vectors under another name or path.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Where models run: cpu, cuda, cuda:1, mps.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Make no network call.")] = False,
     threads: Annotated[
@@ -89,6 +92,7 @@ def serve(
         rerank_depth=rerank_depth,
         default_index=default_index,
         encoder=encoder,
+        local_encoder=local_encoder,
         device=device,
         offline=offline or None,
         writable=writable or None,

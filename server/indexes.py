@@ -51,9 +51,11 @@ class Indexes:
         if given is not None or not _is_root(settings.index):
             self._open_single(given or self._open_index(settings.index))
             return
-        if settings.encoder is not None:
+        for flag, encoder in (("--encoder", settings.encoder), ("--local-encoder", settings.local_encoder)):
+            if encoder is None:
+                continue
             raise InvalidInput(
-                f"--encoder names the encoder of one index, and {settings.index} holds several; "
+                f"{flag} names the encoder of one index, and {settings.index} holds several; "
                 "serve one of them, or make the encoders available under their own names."
             )
         self.root = settings.index.resolve()
@@ -83,7 +85,12 @@ class Indexes:
     def _open_index(self, path: Path) -> Index:
         settings = self._settings
         return open_index(
-            path, encoder=settings.encoder, device=settings.device, offline=settings.offline, loader=self._loader
+            path,
+            encoder=settings.encoder,
+            local_encoder=settings.local_encoder,
+            device=settings.device,
+            offline=settings.offline,
+            loader=self._loader,
         )
 
     def _add(self, name: str, index: Index) -> ServedIndex:

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     encoder: str | None = Field(
         default=None, description="The index's encoder under another name or path; other weights are refused."
     )
+    local_encoder: str | None = Field(
+        default=None, description="The encoder of the index's local vectors under another name or path, likewise."
+    )
     reranker: str | None = Field(
         default=None,
         description="What reranks: name or folder of a cross-encoder, or a language model as KIND:MODEL or "

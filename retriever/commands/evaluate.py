@@ -57,6 +57,9 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="1 measures the latency of single queries.")] = 64,
     again: Annotated[bool, typer.Option(help="Measure again even if the record is current.")] = False,
     encoder: Annotated[str | None, typer.Option(help="The index's encoder under another name or path.")] = None,
+    local_encoder: Annotated[
+        str | None, typer.Option(help="The encoder of its local vectors under another name or path.")
+    ] = None,
     device: Device = None,
     offline: Offline = False,
     as_json: Json = False,
@@ -85,9 +88,8 @@ def run(
         records[0].write(output / f"{judged.name}.{judged.split}.{records[0].system}.json")
     else:
         assert system is not None
-        records = _evaluate_pipelines(
-            system, judged, pipeline or [], settings, output, batch_size, again, encoder, device, offline
-        )
+        models = {"encoder": encoder, "local_encoder": local_encoder, "device": device, "offline": offline}
+        records = _evaluate_pipelines(system, judged, pipeline or [], settings, output, batch_size, again, models)
     if as_json:
         typer.echo(json.dumps([record.model_dump(exclude={"per_query"}) for record in records], indent=1))
         return
@@ -103,9 +105,7 @@ def _evaluate_pipelines(
     output: Path,
     batch_size: int,
     again: bool,
-    encoder: str | None,
-    device: str | None,
-    offline: bool,
+    models: Mapping[str, Any],
 ) -> list["Record"]:
     from retriever.evaluation.measures import parse_measures
     from retriever.evaluation.records import Record, evaluate_index, is_current
@@ -115,7 +115,7 @@ def _evaluate_pipelines(
 
     parse_measures(settings.measures)
     records = []
-    with open_index(path, encoder=encoder, device=device, offline=offline) as index:
+    with open_index(path, **models) as index:
         unknown = [name for name in pipelines if name not in index.pipelines]
         if unknown:
             raise InvalidInput(f"unknown pipelines {unknown}; this index offers {', '.join(index.pipelines)}.")

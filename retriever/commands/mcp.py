@@ -30,6 +30,9 @@ def mcp(
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer of the service.")] = 60.0,
     encoder: Annotated[str | None, typer.Option(help="The index's encoder under another name or path.")] = None,
+    local_encoder: Annotated[
+        str | None, typer.Option(help="The encoder of its local vectors under another name or path.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; for INDEX.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Make no network call to load models for INDEX.")] = False,
 ) -> None:
@@ -47,7 +50,7 @@ def mcp(
         raise InvalidInput(f"give the folder {str(index)!r} or the address {url!r}, not both.")
     from retriever.adapters.mcp import create_server
 
-    create_server(_source(index, url, api_key, timeout, encoder, device, offline)).run("stdio")
+    create_server(_source(index, url, api_key, timeout, encoder, local_encoder, device, offline)).run("stdio")
 
 
 def _source(
@@ -56,6 +59,7 @@ def _source(
     api_key: str | None,
     timeout: float,
     encoder: str | None,
+    local_encoder: str | None,
     device: str | None,
     offline: bool,
 ) -> "Source":
@@ -66,6 +70,6 @@ def _source(
         return ServiceSource(AsyncClient(url or "http://localhost:8080", api_key=api_key, timeout=timeout))
     from retriever.index.sealed import open_index
 
-    opened = open_index(index, encoder=encoder, device=device, offline=offline)
+    opened = open_index(index, encoder=encoder, local_encoder=local_encoder, device=device, offline=offline)
     opened.warm()
     return LocalSource(opened, index)

@@ -19,6 +19,7 @@ from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
 from retriever.index.form import Form
 from retriever.index.manifest import read_manifest
 from retriever.index.sealed import open_index
+from retriever.models import resolve
 from retriever.pipeline import Local, PipelineSpec
 from retriever.types import Document
 from tests.factories import HashingEncoder, ListCorpus, random_documents
@@ -190,11 +191,25 @@ def test_the_commands(tmp_path):
         json.dumps({"_id": str(i), "text": text}) for i, text in enumerate(["open a file", "sort a list", "a port"])
     ]
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "how is a file opened"}))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t0\t1\n")
+    second, moved = tmp_path / "second", str(tmp_path / "moved")
+    second.symlink_to(resolve("all-MiniLM-L6-v2", offline=True))
     arguments = ["index", "build", str(tmp_path / "corpus.jsonl"), str(tmp_path / "index"), "--dense", "binary"]
-    arguments += ["--store", "none", "--local-encoder", "all-MiniLM-L6-v2", "--offline", "--quiet"]
+    arguments += ["--store", "none", "--local-encoder", str(second), "--offline", "--quiet"]
     assert CliRunner().invoke(build_app("index"), arguments, catch_exceptions=False).exit_code == 0
-    arguments = ["search", str(tmp_path / "index"), "how is a file opened", "--json", "--offline"]
+    # A model that is elsewhere now is named anew.
+    second.rename(moved)
+    index, options = str(tmp_path / "index"), ["--local-encoder", moved, "--json", "--offline"]
+    arguments = ["search", index, "how is a file opened", *options]
     found = CliRunner().invoke(build_app("search"), arguments, catch_exceptions=False)
     hit = json.loads(found.stdout)["hits"][0]
     assert hit["id"] == "0"
     assert hit["score"] == pytest.approx(hit["scores"]["local"] + 0.3 * hit["scores"]["dense"], abs=1e-4)
+    arguments = ["index", "verify", index, *options]
+    assert json.loads(CliRunner().invoke(build_app("index"), arguments).stdout)["sound"]
+    arguments = ["eval", "run", index, str(tmp_path), "--output", str(tmp_path / "runs"), "-p", "local", *options]
+    (record,) = json.loads(CliRunner().invoke(build_app("eval"), arguments, catch_exceptions=False).stdout)
+    assert record["means"]["nDCG@10"] == 1
+    assert record["answers"].get("degraded", 0) == 0

@@ -14,6 +14,7 @@ import pytest
 from indexing.build import build_index
 from indexing.plan import BuildSettings
 from retriever.errors import IndexCorrupt, InvalidInput, UnknownIndex
+from retriever.models import resolve
 from retriever.types import Document
 from server.access import is_write
 from server.aliases import FILE
@@ -241,8 +242,22 @@ def test_what_is_neither_index_nor_root(tmp_path: Path, root: Path) -> None:
             create_app(Settings(index=path))
     with pytest.raises(UnknownIndex):
         create_app(Settings(index=root, default_index="nothing"))
-    with pytest.raises(InvalidInput, match="several"):
-        create_app(Settings(index=root, encoder="all-MiniLM-L6-v2"))
+    for flag in ("encoder", "local_encoder"):
+        with pytest.raises(InvalidInput, match=f"--{flag.replace('_', '-')} names .* several"):
+            create_app(Settings(index=root, **{flag: "all-MiniLM-L6-v2"}))
+
+
+def test_models_that_are_elsewhere_now_are_named_by_settings(tmp_path: Path, start: Any) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    settings = BuildSettings(parts=("dense",), encoder=str(first), local_encoder=str(second))
+    for folder in (first, second):
+        folder.symlink_to(resolve("all-MiniLM-L6-v2", offline=True))
+    build_index(ListCorpus([Document("d0", "a wombat")]), tmp_path / "index", settings, offline=True)
+    for folder in (first, second):
+        folder.rename(f"{folder}-moved")
+    client = start(tmp_path / "index", encoder=f"{first}-moved", local_encoder=f"{second}-moved", offline=True)
+    (hit,) = search(client, "index").json()["results"][0]["hits"]
+    assert set(hit["scores"]) == {"dense", "local"}
 
 
 def test_one_index_has_a_name_and_no_aliases(start: Any, root: Path) -> None:
