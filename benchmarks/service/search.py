@@ -25,6 +25,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -172,20 +173,22 @@ async def soak_load(port: int, process: int, queries: list[str], clients: int, s
     writes: Counter[str] = Counter()
     started = time.perf_counter()
 
-    def write(number: int) -> int:
-        connection = http.client.HTTPConnection(HOST, port, timeout=60)
+    def write(number: int) -> str:
         body = json.dumps({"text": f"{queries[number % len(queries)]} written {number}"})
-        connection.request(
-            "PUT", f"/v1/indexes/index/documents/soak-{number % 200}", body, {"Content-Type": "application/json"}
-        )
-        return connection.getresponse().status
+        path = f"/v1/indexes/index/documents/soak-{number % 200}"
+        try:
+            with closing(http.client.HTTPConnection(HOST, port, timeout=60)) as connection:
+                connection.request("PUT", path, body, {"Content-Type": "application/json"})
+                return str(connection.getresponse().status)
+        except (OSError, http.client.HTTPException) as error:
+            return type(error).__name__
 
     async def watch() -> None:
         for number in itertools.count():
             if (now := time.perf_counter() - started) > seconds:
                 return
             memory.append((now, own_memory(process)))
-            writes[str(await asyncio.to_thread(write, number))] += 1
+            writes[await asyncio.to_thread(write, number)] += 1
             await asyncio.sleep(1)
 
     (statuses, _), _ = await asyncio.gather(closed_loop(port, bodies, clients, seconds), watch())
