@@ -12,7 +12,9 @@ with many queries, which takes most of the time.
 import hashlib
 import json
 import shutil
+import statistics
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from training.recipes.low_rank_adapter import DOCUMENTS, QUERIES, LowRankAdapter
 from training.stages import DONE, Stages
 from training.task import Task
 
-FEW = 200
+FEW, MANY = 200, 4000
 SUCCESS = ("Success@1", "Success@25")
 ARMS: dict[str, dict[str, Any]] = {
     f"linear {FEW}": {},
@@ -124,8 +126,48 @@ def keep_gains(experiment: Experiment, arm: str, seed: int) -> None:
         experiment.keep(f"{name}, {arm}", seed, gains, {})
 
 
+def stayed(experiment: Experiment, arms: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Say with which seeds an arm is the base still, since none of its cycles was better on the queries that choose."""
+    found = []
+    for arm in arms:
+        same = [seed for seed in seeds if _per_query(experiment, arm, seed) == _per_query(experiment, "base", seed)]
+        if same:
+            found.append(f"*{arm}* stays at the base with {_seeds(same)}, {len(same)} of {len(seeds)}.")
+    return found
+
+
+def left_out(experiment: Experiment, arms: Sequence[str]) -> list[str]:
+    """Say what is known of arms that are not in the tables, such as one that was measured with one seed alone."""
+    seeds: dict[str, list[int]] = {}
+    for path in sorted(experiment.records.glob("linear *.json")):
+        arm, _, seed = path.stem.rpartition("-")
+        if arm not in arms:
+            seeds.setdefault(arm, []).append(int(seed))
+    found = []
+    for arm, known in seeds.items():
+        last = experiment.held_out[-1].split
+
+        def mean(name: str, measure: str, known: list[int] = known, last: str = last) -> float:
+            return statistics.fmean(experiment.by_seed(name, known, last, measure))
+
+        first, most = mean(f"first place, {arm}", "gain"), mean(f"first 25, {arm}", "gain")
+        found.append(
+            f"Not in the tables: *{arm}* with {_seeds(known)} has {last} nDCG@10 {mean(arm, 'nDCG@10'):.4f} (base "
+            f"{mean('base', 'nDCG@10'):.4f}); it adds {first:+.4f} to the first place and {most:+.4f} to the first 25."
+        )
+    return found
+
+
+def _per_query(experiment: Experiment, arm: str, seed: int) -> Any:
+    return experiment.read(arm, seed)["per_query"]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
 def main() -> None:
-    given = arguments(__doc__, "nl2bash", more={"many": 4000}, work=Path(".cache/claims/adapter"))
+    given = arguments(__doc__, "nl2bash", more={"many": MANY}, work=Path(".cache/claims/adapter"))
     experiment = Experiment(given.data, given.work)
     settings, claims, gaining = dict(ARMS), list(CLAIMS), [f"linear {FEW}"]
     if given.many:
@@ -140,8 +182,11 @@ def main() -> None:
         for arm in gaining:
             keep_gains(experiment, arm, seed)
     arms = ("base", *settings)
+    command = f"--many {given.many} --threads 1" if given.many != MANY else "--threads 1"
+    said = [*stayed(experiment, list(settings), given.seeds), *left_out(experiment, arms)]
     write_csv(given.results / "adapter.csv", experiment, arms, given.seeds)
-    text = f"## A residual over frozen embeddings\n\n{__doc__}"
+    lines = ["## A residual over frozen embeddings", "", __doc__.replace("--threads 1", command), *said]
+    text = "\n".join(lines)
     write_section(given.results / "adapter.md", text, experiment, arms, claims, given.seeds)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,35 @@ def test_experiments_that_keep_arms_of_their_own_check_them_too(pydocs, other, t
     soft_prompt.keep_arms(own, 1, 60)
     with pytest.raises(SystemExit, match=r"settings\.held_out: 60 then, 30 now"):
         soft_prompt.keep_arms(own, 1, 30)
+
+
+def test_the_adapters_section_says_what_its_tables_do_not(pydocs, tmp_path):
+    own = Experiment(pydocs, tmp_path / "work", splits=("test",))
+    for seed in (1, 2):
+        own.keep("base", seed, MEASURED, {})
+        own.keep("linear 200", seed, {"test": {"nDCG@10": {"q": 0.6}}}, {})
+        own.keep("lookup 200", seed, MEASURED if seed == 2 else {"test": {"nDCG@10": {"q": 0.4}}}, {})
+    assert adapter.left_out(own, ("base", "linear 200")) == []
+    own.keep("linear 4000", 1, {"test": {"nDCG@10": {"q": 0.75}}}, {})
+    own.keep("first place, linear 4000", 1, {"test": {"gain": {"q": 0.25}}}, {})
+    own.keep("first 25, linear 4000", 1, {"test": {"gain": {"q": -0.125}}}, {})
+    (said,) = adapter.left_out(own, ("base", "linear 200"))
+    assert "*linear 4000* with seed 1 has test nDCG@10 0.7500 (base 0.5000)" in said
+    assert "adds +0.2500 to the first place and -0.1250 to the first 25" in said
+    assert adapter.left_out(own, ("base", "linear 200", "linear 4000")) == []
+    (said,) = adapter.stayed(own, ["linear 200", "lookup 200"], (1, 2))
+    assert said == "*lookup 200* stays at the base with seed 2, 1 of 2."
+
+
+def test_all_experiments_are_run_by_make_claims():
+    root = Path(__file__).parents[2]
+    makefile = (root / "Makefile").read_text()
+    experiments = [
+        path.stem for path in (root / "benchmarks" / "training").glob("*.py")
+        if "from benchmarks.training.claims import" in path.read_text()
+    ]  # fmt: skip
+    assert len(experiments) > 10
+    assert [name for name in experiments if f"benchmarks.training.{name} " not in makefile] == []
 
 
 def test_codes_across_domains_are_kept_by_source_and_documents(pydocs, other, tmp_path):
