@@ -256,14 +256,20 @@ def _load_parts(
         sparse = load_term_encoder(settings.sparse_encoder, device=device, offline=offline)
     if settings.local_encoder is not None and local is None:
         local = load_encoder(settings.local_encoder, device=device, precision=settings.precision, offline=offline)
-    if settings.window is not None and encoder is not None and settings.window > encoder.max_tokens:
-        raise InvalidInput(f"the window of {settings.window} tokens is longer than the encoder's {encoder.max_tokens}.")
-    return _Parts(
+    parts = _Parts(
         encoder if "dense" in settings.parts else None,
         sparse if "sparse" in settings.parts else None,
         analyser(settings.analyser) if "bm25" in settings.parts else None,
         local,
     )
+    readers = (("encoder", parts.encoder), ("sparse encoder", parts.sparse), ("local encoder", parts.local))
+    for name, reader in readers:
+        if settings.window is not None and reader is not None and settings.window > reader.max_tokens:
+            raise InvalidInput(
+                f"the window of {settings.window} tokens is longer than the {name}'s {reader.max_tokens}, which would "
+                "cut off the rest; use a smaller --chunk."
+            )
+    return parts
 
 
 def _inverted_part(settings: BuildSettings, parts: _Parts) -> InvertedPart | None:
@@ -316,8 +322,11 @@ def _dense_part(settings: BuildSettings, parts: _Parts) -> DensePart | None:
 def _local_part(settings: BuildSettings, parts: _Parts) -> LocalPart | None:
     if parts.local is None:
         return None
+    name = settings.local_encoder or getattr(parts.local, "name", None)
+    if not name:
+        raise InvalidInput("an index names its local encoder; set `local_encoder` in the settings to a name or folder.")
     return LocalPart(
-        encoder=settings.local_encoder or settings.encoder,
+        encoder=name,
         fingerprint=parts.local.fingerprint(),
         width=parts.local.width,
         stored=settings.local_store,
@@ -552,7 +561,7 @@ def _report(shards: Iterable[Shard], corpus: Corpus, resumed: int, started: floa
         "clipped": sum(shard.clipped for shard in shards),
         "skipped": sum(shard.skipped for shard in shards),
         "overwritten": sum(shard.overwritten for shard in shards),
-        "bad_vectors": [id_ for shard in shards for id_ in shard.bad_vectors],
+        "bad_vectors": list(dict.fromkeys(id_ for shard in shards for id_ in shard.bad_vectors)),
         "shards": len(shards),
         "resumed_shards": resumed,
         "seconds": round(time.monotonic() - started, 1),

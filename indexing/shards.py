@@ -170,13 +170,12 @@ class ShardWriter:
             for field, name in enumerate(self.settings.search_fields):
                 filled[name] = sum(bool(text.strip()) for text in texts[in_field(PLAIN, field)])
             written = self.analysing.submit(texts, folder)
-        cut, bad = np.zeros(len(documents), np.bool_), []
+        cut = np.zeros(len(documents), np.bool_)
+        bad: dict[str, None] = {}
         for encoder, names in ((self.encoder, (VECTORS, ABSENT)), (self.local, (LOCAL_VECTORS, LOCAL_ABSENT))):
             if encoder is not None:
-                too_long, faulty = self._encode(folder, documents, encoder, names)
-                cut |= too_long
-                bad += faulty
-        clipped, unusable = self._weigh(folder, documents) if self.sparse else (0, [])
+                cut |= self._encode(folder, documents, encoder, names, bad)
+        clipped = self._weigh(folder, documents, bad) if self.sparse else 0
         self.records.replace(segment, first, documents, self.settings.fields, replaced)
         shard = Shard(
             source_documents=len(portion),
@@ -190,7 +189,7 @@ class ShardWriter:
             clipped=clipped,
             skipped=skipped,
             overwritten=len(replaced),
-            bad_vectors=bad + unusable,
+            bad_vectors=list(bad),
         )
         self._pending.append((number, shard, written))
         self._settle(self.analysing.most_pending if self.analysing else 0)
@@ -270,29 +269,42 @@ class ShardWriter:
                 raise _ambiguous(part.id, part.parent, new=part.parent)
         return chunks
 
-    def _weigh(self, folder: Path, documents: list[Document]) -> tuple[int, list[str]]:
-        """Write the learned term weights; return how many are cut off, and the ids of unusable documents."""
+    def _tolerate(self, bad: dict[str, None], found: list[str], complaint: str, advice: str) -> None:
+        """Add to a shard's `bad` ids those that one of the models could not encode.
+
+        Raises ModelFault when there are too many documents by now, each counted once.
+        """
+        bad.update(dict.fromkeys(found))
+        before = {id_ for shard in self.shards for id_ in shard.bad_vectors}
+        if len(before | bad.keys()) > self.settings.max_bad_vectors:
+            raise ModelFault(f"{complaint} for {len(found)} documents: {', '.join(found[:5])}. {advice}")
+
+    def _weigh(self, folder: Path, documents: list[Document], bad: dict[str, None]) -> int:
+        """Write the learned term weights; return how many are cut off. Unusable documents are added to `bad`."""
         assert self.sparse is not None
         filled = [i for i, document in enumerate(documents) if document.content.strip()]
         weights: list[dict[str, float]] = [{} for _ in documents]
         for i, terms in zip(filled, self.sparse.encode_documents([documents[i] for i in filled]), strict=True):
             weights[i] = terms
-        bad = [i for i, terms in enumerate(weights) if not all(map(math.isfinite, terms.values()))]
-        total = len(bad) + sum(len(shard.bad_vectors) for shard in self.shards)
-        if total > self.settings.max_bad_vectors:
-            raise ModelFault(
-                f"the sparse encoder gave unusable weights for {len(bad)} documents: "
-                f"{', '.join(documents[i].id for i in bad[:5])}. Allow some with --max-bad-vectors; "
-                "they stay findable by the other parts."
-            )
+        self._tolerate(
+            bad,
+            [documents[i].id for i, terms in enumerate(weights) if not all(map(math.isfinite, terms.values()))],
+            "the sparse encoder gave unusable weights",
+            "Allow some with --max-bad-vectors; they stay findable by the other parts.",
+        )
         for name in write_weights(folder, weights):
             sync(folder / name)
-        return count_clipped(weights, self.settings.sparse_step), [documents[i].id for i in bad]
+        return count_clipped(weights, self.settings.sparse_step)
 
     def _encode(
-        self, folder: Path, documents: list[Document], encoder: Encoder, names: tuple[str, str]
-    ) -> tuple[NDArray[np.bool_], list[str]]:
-        """Write the vectors; return which documents were cut, and the ids whose vector is not finite."""
+        self,
+        folder: Path,
+        documents: list[Document],
+        encoder: Encoder,
+        names: tuple[str, str],
+        bad: dict[str, None],
+    ) -> NDArray[np.bool_]:
+        """Write the vectors; return which documents were cut. Those whose vector is not finite are added to `bad`."""
         filled = [i for i, document in enumerate(documents) if document.content.strip()]
         texts = [documents[i] for i in filled]
         counts = encoder.count_tokens([document.content for document in texts])
@@ -300,13 +312,12 @@ class ShardWriter:
         if texts:
             vectors[filled] = encoder.encode_documents(texts)
         finite = np.isfinite(vectors).all(axis=1)
-        bad = [documents[i].id for i in np.flatnonzero(~finite)]
-        total = len(bad) + sum(len(shard.bad_vectors) for shard in self.shards)
-        if total > self.settings.max_bad_vectors:
-            raise ModelFault(
-                f"the encoder gave unusable vectors for {len(bad)} documents: {', '.join(bad[:5])}. "
-                "Use --precision float32, or allow some with --max-bad-vectors; they stay findable by BM25."
-            )
+        self._tolerate(
+            bad,
+            [documents[i].id for i in np.flatnonzero(~finite)],
+            "the encoder gave unusable vectors",
+            "Use --precision float32, or allow some with --max-bad-vectors; they stay findable by BM25.",
+        )
         present = np.zeros(len(documents), np.bool_)
         present[filled] = True
         write_vectors(folder, vectors, present, names)
@@ -314,7 +325,7 @@ class ShardWriter:
             sync(folder / name)
         cut = np.zeros(len(documents), np.bool_)
         cut[filled] = [count > encoder.max_tokens for count in counts]
-        return cut, bad
+        return cut
 
 
 def write_vectors(

@@ -15,7 +15,7 @@ from indexing.plan import BuildSettings
 from indexing.recoding import recode_index
 from indexing.verification import verify_index
 from retriever.cli import build_app
-from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
+from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput, ModelFault
 from retriever.index.form import Form
 from retriever.index.manifest import read_manifest
 from retriever.index.sealed import open_index
@@ -169,6 +169,44 @@ def test_local_vectors_survive_another_form_of_the_others(tmp_path):
     recode_index(path, tmp_path / "codes", Form(32, "binary", "none"))
     first = answers(tmp_path / "codes", pipeline="dense")
     assert_same(answers(tmp_path / "codes"), by_hand(first, DOCUMENTS, 1000))
+
+
+def test_the_window_fits_every_encoder(tmp_path):
+    short, long, settings = HashingEncoder(48), HashingEncoder(32), BuildSettings(window=32, overlap=8)
+    short.max_tokens = 16
+    chunks = settings.model_copy(update={"local_encoder": "second"})
+    with pytest.raises(InvalidInput, match="window of 32 tokens is longer than the local encoder's 16"):
+        build_index(ListCorpus(DOCUMENTS[:5]), tmp_path / "index", chunks, encoder=long, local_encoder=short)
+    with pytest.raises(InvalidInput, match="window of 32 tokens is longer than the encoder's 16"):
+        build_index(ListCorpus(DOCUMENTS[:5]), tmp_path / "index", settings, encoder=short)
+
+
+def test_an_encoder_object_has_a_name_of_its_own(tmp_path):
+    with pytest.raises(InvalidInput, match="set `local_encoder` in the settings"):
+        build_index(ListCorpus(DOCUMENTS[:5]), tmp_path / "index", encoder=GLOBAL, local_encoder=LOCAL)
+    named = HashingEncoder(48, seed="local")
+    named.name = "second"
+    build_index(ListCorpus(DOCUMENTS[:5]), tmp_path / "index", encoder=GLOBAL, local_encoder=named)
+    assert read_manifest(tmp_path / "index")[0].local.encoder == "second"
+
+
+def test_a_document_that_no_model_can_encode_counts_once(tmp_path):
+    settings = BuildSettings(local_encoder="second", shard_documents=10, max_bad_vectors=2)
+
+    def built(documents, one, other):
+        encoders = {
+            "encoder": HashingEncoder(broken=[one]),
+            "local_encoder": HashingEncoder(48, seed="local", broken=[other]),
+        }
+        return build_index(ListCorpus(documents), tmp_path / "index", settings, overwrite=True, **encoders)
+
+    some = [document for document in DOCUMENTS if document.content.strip()][:30]
+    poison, bane = Document("poison", "poison"), Document("bane", "bane")
+    assert built([poison, *some, bane], "poison", "poison")["bad_vectors"] == ["poison"]
+    assert built([poison, *some, bane], "poison", "bane")["bad_vectors"] == ["poison", "bane"]
+    third = Document("both", "bane poison")
+    with pytest.raises(ModelFault, match="unusable vectors for 1 documents: both"):
+        built([poison, *some[:15], bane, *some[15:], third], "poison", "bane")
 
 
 def test_bad_input(tmp_path):
