@@ -17,7 +17,7 @@ from retriever.errors import InvalidInput
 from retriever.models import resolve
 from retriever.storage import write_atomically
 from training.collection import read_corpus
-from training.decoders import DecoderSettings, base_of
+from training.decoders import DecoderSettings, base_of, open_decoder
 from training.encoders import open_base
 from training.evaluation import comparison
 from training.finished import publish, require_free
@@ -170,9 +170,16 @@ class _Run:
             shutil.copy(self.trained / TRAINING, folder / TRAINING)
             write_atomically(folder / REPORT, json.dumps(content, indent=1).encode())
 
-        kept = self.trained if decision["kept"] == "trained" else resolve(self.settings.base, offline=self.offline)
-        publish(kept, output, complete)
+        publish(self.trained if decision["kept"] == "trained" else self._base(), output, complete)
         shutil.rmtree(self.work)
+
+    def _base(self) -> Path:
+        """Return the folder of the base; of a language model as the encoder that the trained one was compared with."""
+        if not isinstance(self.settings, DecoderSettings):
+            return resolve(self.settings.base, offline=self.offline)
+        folder = self.work / "base"
+        open_decoder(self.settings, offline=self.offline).save_pretrained(str(folder), create_model_card=False)
+        return folder
 
 
 def _collection(corpus: str, pairs: Path | None, work: Path) -> Path:

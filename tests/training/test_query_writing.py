@@ -18,9 +18,12 @@ from retriever.llm.prompts import Prompt
 from retriever.llm.usage import Deadline, Usage
 from tests.retriever.llm.models import save_model
 from tests.training.test_decoders import first_states
+from tests.training.test_generation import FirstWords
 from tests.training.test_recipes import pydocs
+from training.adaptation import adapt_without_labels
 from training.collection import open_training_collection
 from training.decoders import DecoderSettings, open_decoder
+from training.generation import GenerationSettings
 from training.losses.query_likelihood import attention_mask, predicting
 from training.query_writing import LANGUAGE_MODEL, Writer, WritingCollator, corrupted, padded
 from training.recipe import run_recipe
@@ -269,3 +272,21 @@ def test_interrupted_while_saving_the_fitted_language_model_is_saved_later(pydoc
     start = AutoModelForCausalLM.from_pretrained(folder).base_model.state_dict()
     assert all(torch.equal(saved[name], value) for name, value in fitted.items())
     assert any(not torch.equal(start[name], value) for name, value in fitted.items())
+    # A training may go on from the causal model as it would from the stage's encoder.
+    base = settings.model_copy(update={"base": str(place / LANGUAGE_MODEL)})
+    vectors = [model.encode_query(["open a file"]) for model in (open_decoder(base, offline=True), open_model(place))]
+    assert np.abs(vectors[0] - vectors[1]).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_adapting_a_language_model_without_a_gain_leaves_it_as_the_encoder_it_was_compared_as(pydocs, folder, tmp_path):
+    changes = (f"base={folder}", *LITTLE, "fit.steps=1", "fit.learning_rate=1e-12")
+    settings = read_settings(recipe("repllama").settings, None, changes)
+    found = adapt_without_labels(
+        str(pydocs), tmp_path / "model", recipe("repllama"), settings, GenerationSettings(queries=1, documents=60),
+        offline=True, generator=FirstWords(),
+    )  # fmt: skip
+    assert (found["kept"], found["split"]) == ("base", "test")
+    kept = load_encoder(str(tmp_path / "model"), device="cpu").encode_queries(["open a file"])
+    base = open_decoder(settings, offline=True).encode_query(["open a file"], normalize_embeddings=True)
+    assert np.abs(kept - base).max() < 1e-5
