@@ -101,11 +101,24 @@ def encode_positions(positions: NDArray[np.integer], counts: NDArray[np.integer]
 
 @compiled
 def _starts(data, counts, order, starts):
+    """Return where the last posting ends, or -1 when it would be beyond the data."""
     at = 0
+    size = len(data)
     for term in order:
         starts[term] = at
-        for _ in range(counts[term]):
-            at = skip(data, at)
+        left = counts[term]
+        while left > 0:
+            if at >= size:
+                return -1
+            more = data[at] & 1
+            while data[at] >= 128:
+                at += 1
+                if at >= size:
+                    return -1
+            at += 1
+            if not more:
+                left -= 1
+    return at
 
 
 def term_starts(
@@ -115,7 +128,11 @@ def term_starts(
 
     counts  (V,) postings of each term
     order   (V,) the terms as they stand in `data`; by number without it
+
+    Raises ValueError unless these postings take up all of `data`: whoever then reads as many stays within it.
     """
     starts = np.zeros(len(counts), np.int64)
-    _starts(data, counts, np.arange(len(counts)) if order is None else order, starts)
+    end = _starts(data, counts, np.arange(len(counts)) if order is None else order, starts)
+    if end != len(data):
+        raise ValueError(f"{len(data)} bytes of positions are not those of {int(np.sum(counts))} postings")
     return starts

@@ -32,6 +32,7 @@ from kernels.positions import (
     require_sound_positions,
     term_starts,
 )
+from retriever.errors import IndexCorrupt
 from retriever.index.plain import PLAIN, PlainPositions, PlainPostings, in_field, scratch
 from retriever.index.posting_files import load_array, load_postings, save_array, save_postings
 
@@ -204,7 +205,10 @@ class InvertedReader:
     def _faulty_positions(self) -> bool:
         """Say whether a posting has not as many positions as its frequency, or some beyond its document's end."""
         assert self.positions is not None
-        plain = self.plain()
+        try:
+            plain = self.plain()
+        except ValueError:
+            return True
         order = list_order(self.postings.kinds)
         counts = np.diff(plain.offsets)[order]
         # Where each posting stands in the plain order, given in the order of the codes.
@@ -241,8 +245,13 @@ def read_plain(folder: Path, field: int | None = None, *, positions: bool = Fals
     """Return the plain postings of a shard or of a segment, those of a search field by its number.
 
     positions  whether they were written, and are to be read
+
+    Raises IndexCorrupt for a segment whose files do not fit together.
     """
     plain = in_field(PLAIN, field)
     if (folder / f"{plain}.offsets.npy").is_file():
         return PlainPostings.read(folder, plain, positions=positions)
-    return InvertedReader(folder, field=field, positions=positions).plain()
+    try:
+        return InvertedReader(folder, field=field, positions=positions).plain()
+    except ValueError as error:
+        raise IndexCorrupt(f"{folder} cannot be read: {error}; restore it or rebuild the index.") from error

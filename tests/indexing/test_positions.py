@@ -312,6 +312,17 @@ def test_a_flipped_bit_is_found(index, name):
     assert f"inverted.{name}.npy was altered: its sha256 is not the manifest's" in problem
 
 
+@pytest.mark.parametrize("bit", [0, 7])
+def test_damaged_positions_are_not_merged(index, bit):
+    path = sorted(index.glob("segments/*/inverted.positions.npy"))[0]
+    content = bytearray(path.read_bytes())
+    # The header is 128 bytes; the last byte is looked at in any case.
+    content[128 + 10] ^= 1 << bit
+    path.write_bytes(content)
+    with pytest.raises(IndexCorrupt, match="bytes of positions are not those of"):
+        compact_index(index)
+
+
 def test_positions_that_were_wrong_when_they_were_sealed(tmp_path, monkeypatch):
     original = inverted.lay_out_positions
 

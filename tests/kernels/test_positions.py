@@ -163,6 +163,18 @@ def test_merging_copies_what_is_kept(collection):
     assert decode_reference(bytes(out)) == wanted
 
 
+def test_positions_that_are_not_those_of_the_postings_have_no_starts():
+    data, counts = encoded([[0, 3], [200], [1]]), np.array([2, 1])
+    assert term_starts(data, counts).tolist() == [0, 4]
+    joined, split = data.copy(), data.copy()
+    joined[1] |= 1
+    split[0] &= 254
+    unended = np.append(data[:-1], data[-1] | 128).astype(np.uint8)
+    for damaged in (joined, split, unended, data[:-1], np.append(data, data[:1]), data[:0]):
+        with pytest.raises(ValueError, match="bytes of positions are not those of 3 postings"):
+            term_starts(damaged, counts)
+
+
 def in_order_of_codes(collection):
     order = list_order(collection.postings.kinds)
     places = np.concatenate([np.arange(collection.offsets[t], collection.offsets[t + 1]) for t in order])
