@@ -228,11 +228,12 @@ def dtypes(folder):
     ("name", "changes"),
     [
         ("repllama", ()),
-        ("llm_ql", WRITING),
-        ("llm_ql", (*WRITING, "attention=bidirectional")),
-        ("llm_ql", (*WRITING, "pooling=multi_layer", "latents=5")),
+        ("llm_ql", (*WRITING, "attention=bidirectional", "pooling=multi_layer", "latents=5")),
+        pytest.param("llm_ql", WRITING, marks=pytest.mark.slow),
+        pytest.param("llm_ql", (*WRITING, "attention=bidirectional"), marks=pytest.mark.slow),
+        pytest.param("llm_ql", (*WRITING, "pooling=multi_layer", "latents=5"), marks=pytest.mark.slow),
     ],
-    ids=["repllama", "llm_ql", "bidirectional", "multi_layer"],
+    ids=["repllama", "bidirectional multi_layer", "llm_ql", "bidirectional", "multi_layer"],
 )
 def test_the_recipes_make_encoders_and_a_ranker(pydocs, folder, tmp_path, name, changes):
     """The base is in bfloat16, as language models are published."""
