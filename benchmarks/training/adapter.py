@@ -141,7 +141,9 @@ def left_out(experiment: Experiment, arms: Sequence[str]) -> list[str]:
     seeds: dict[str, list[int]] = {}
     for path in sorted(experiment.records.glob("linear *.json")):
         arm, _, seed = path.stem.rpartition("-")
-        if arm not in arms:
+        # An interrupted run leaves arms without their gains.
+        beside = ("base", f"first place, {arm}", f"first 25, {arm}")
+        if arm not in arms and all(experiment.kept(name, int(seed)) for name in beside):
             seeds.setdefault(arm, []).append(int(seed))
     found = []
     for arm, known in seeds.items():

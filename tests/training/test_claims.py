@@ -105,6 +105,7 @@ def test_the_adapters_section_says_what_its_tables_do_not(pydocs, tmp_path):
     assert adapter.left_out(own, ("base", "linear 200")) == []
     own.keep("linear 4000", 1, {"test": {"nDCG@10": {"q": 0.75}}}, {})
     own.keep("first place, linear 4000", 1, {"test": {"gain": {"q": 0.25}}}, {})
+    assert adapter.left_out(own, ("base", "linear 200")) == []
     own.keep("first 25, linear 4000", 1, {"test": {"gain": {"q": -0.125}}}, {})
     (said,) = adapter.left_out(own, ("base", "linear 200"))
     assert "*linear 4000* with seed 1 has test nDCG@10 0.7500 (base 0.5000)" in said
