@@ -156,6 +156,7 @@ def test_without_queries_the_agreement_with_exact_search_is_measured(path):
     assert found.exact.ndcg.system == pytest.approx(1)
     assert trial(found, "binary", "none").ndcg.system < 0.95
     assert "agreement" in found.queries
+    assert not found.texts.keys() & set(GONE)
 
 
 def test_candidates_keep_to_the_bytes():
