@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.sparse import matrix
 from benchmarks.sparse.protocol import Driver, serve
 from kernels.impact import Segments, candidates, lay_out, locate
+from kernels.impact.postings import BLOCK
 
 
 class Impacts:
@@ -23,6 +24,7 @@ class Impacts:
         offsets = np.append(postings.indptr[:-1][lengths > 0], postings.indptr[-1])
         self._segments = Segments([lay_out(offsets, postings.indices, postings.values, documents)])
         self._values = np.arange(256, dtype=np.float64)[None]
+        self._slots = np.zeros(BLOCK, np.uint16)
 
     def search(
         self, terms: NDArray[np.int32], weights: NDArray[np.uint8], k: int
@@ -32,9 +34,11 @@ class Impacts:
         numbers = self._numbers[terms][None].astype(np.int64)
         if not (numbers >= 0).any():
             return np.zeros(0, np.int64), np.zeros(0, np.int32)
-        segments, documents = candidates(table, numbers, weights.astype(np.float64), self._values, self._values, k)
+        fields = np.zeros(len(terms), np.int64)
+        bounds = self._values[None]
+        segments, documents = candidates(table[:, None], fields, numbers, weights.astype(np.float64), bounds, bounds, k)
         positions = np.empty((len(terms), len(documents)), np.int64)
-        locate(table, numbers, segments, documents, positions)
+        locate(table[:, None], fields, numbers, segments, documents, positions, self._slots)
         codes = self._segments.parts[0].codes[positions]
         codes[positions < 0] = 0
         scores = weights.astype(np.int64) @ codes.astype(np.int64)
