@@ -24,7 +24,6 @@ class Impacts:
         offsets = np.append(postings.indptr[:-1][lengths > 0], postings.indptr[-1])
         self._segments = Segments([lay_out(offsets, postings.indices, postings.values, documents)])
         self._values = np.arange(256, dtype=np.float64)[None]
-        self._slots = np.zeros(BLOCK, np.uint16)
 
     def search(
         self, terms: NDArray[np.int32], weights: NDArray[np.uint8], k: int
@@ -38,7 +37,7 @@ class Impacts:
         bounds = self._values[None]
         segments, documents = candidates(table[:, None], fields, numbers, weights.astype(np.float64), bounds, bounds, k)
         positions = np.empty((len(terms), len(documents)), np.int64)
-        locate(table[:, None], fields, numbers, segments, documents, positions, self._slots)
+        locate(table[:, None], fields, numbers, segments, documents, positions, np.zeros(BLOCK, np.uint16))
         codes = self._segments.parts[0].codes[positions]
         codes[positions < 0] = 0
         scores = weights.astype(np.int64) @ codes.astype(np.int64)
