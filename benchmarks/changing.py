@@ -8,31 +8,27 @@ shares; then adds documents and measures until a search finds them. Adds lines t
 
 import argparse
 import contextlib
-import csv
 import itertools
 import json
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.sparse.protocol import read_corpus, read_queries
+from benchmarks.table import RESULTS, add_rows
 from indexing.build import add_documents, build_index
 from indexing.corpora import open_corpus
 from indexing.plan import BuildSettings
-from retriever.evaluation.records import environment
 from retriever.index.bm25 import Bm25
 from retriever.index.sealed import Index, open_index
 
-RESULTS = Path(__file__).parent / "results" / "changing.csv"
 ROUNDS = 3
 SHARES = (0.5, 0.1, 0.01, 0.001)
-COLUMNS = ["date", "what", "k", "segments", "documents", "mean_ms", "p50_ms", "p99_ms", "cpu", "cores", "versions"]
 
 
 class Timed:
@@ -125,19 +121,7 @@ def main() -> None:
             len(served.segments),
             np.array([time.perf_counter() - started]) * 1e3,
         )
-    machine = environment()
-    RESULTS.parent.mkdir(exist_ok=True)
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        if new:
-            writer.writeheader()
-        for row in rows:
-            versions = {name: machine["packages"][name] for name in ("retriever-engine", "numba", "numpy")}
-            writer.writerow(
-                {"date": datetime.now(UTC).isoformat(timespec="seconds"), "cpu": machine["cpu"],
-                 "cores": machine["cores"], "versions": json.dumps(versions), **row}
-            )  # fmt: skip
+    add_rows(RESULTS / "changing.csv", rows, ("retriever-engine", "numba", "numpy"))
 
 
 if __name__ == "__main__":

@@ -8,33 +8,26 @@ out of the times of both. Adds lines to benchmarks/results/phrases.csv.
 """
 
 import argparse
-import csv
 import itertools
 import json
 import random
 import re
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.sparse.protocol import read_corpus
+from benchmarks.table import RESULTS, add_rows
 from indexing.build import build_index
 from indexing.corpora import open_corpus
 from indexing.plan import BuildSettings
 from retriever.analysis import Analyser, analyser
-from retriever.evaluation.records import environment
 from retriever.index.sealed import Index, open_index
 
-RESULTS = Path(__file__).parent / "results" / "phrases.csv"
 KINDS = {"two words": (2, ""), "three words": (3, ""), "two words, slop 3": (2, "~3")}
 ROUNDS = 3
-COLUMNS = [
-    "date", "phrases", "positions", "queries", "cut", "documents", "mean_ms", "p50_ms", "p99_ms", "build_s",
-    "inverted_bytes", "positions_bytes", "bytes_per_position", "cpu", "cores", "versions",
-]  # fmt: skip
 
 
 def chosen(texts: list[str], words: int, count: int, analyse: Analyser, generator: random.Random) -> list[str]:
@@ -126,18 +119,7 @@ def main() -> None:
                 print({name: row[name] for name in ("phrases", "positions", "queries", "mean_ms", "p50_ms", "p99_ms")})
         for index in opened.values():
             index.close()
-    machine = environment()
-    versions = {name: machine["packages"][name] for name in ("retriever-engine", "numba", "numpy")}
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        for row in rows:
-            writer.writerow(
-                {"date": datetime.now(UTC).isoformat(timespec="seconds"), "cpu": machine["cpu"],
-                 "cores": machine["cores"], "versions": json.dumps(versions), **row}
-            )  # fmt: skip
+    add_rows(RESULTS / "phrases.csv", rows, ("retriever-engine", "numba", "numpy"))
 
 
 if __name__ == "__main__":

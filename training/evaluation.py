@@ -29,12 +29,17 @@ def dense_run(
     """
     if vectors is None:
         vectors = encoder.encode_documents(corpus.documents)
-    queries = collection.judged
-    encoded = encoder.encode_queries(list(queries.values()))
+    return vector_run(encoder.encode_queries(list(collection.judged.values())), vectors, corpus, collection)
+
+
+def vector_run(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], corpus: Corpus, collection: Collection
+) -> Run:
+    """Return the same from the vectors of the judged queries, in their order, and of the documents."""
     # One more, as the query's own document is taken out.
-    scores, found = nearest(encoded, vectors, min(DEPTH + 1, len(vectors)))
+    scores, found = nearest(queries, vectors, min(DEPTH + 1, len(vectors)))
     run: Run = {}
-    for row, query in enumerate(queries):
+    for row, query in enumerate(collection.judged):
         ranked = [(corpus.documents[d].id, float(s)) for s, d in zip(scores[row], found[row], strict=True)]
         run[query] = [pair for pair in ranked if pair[0] != query][:DEPTH]
     return run

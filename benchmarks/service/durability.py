@@ -10,7 +10,6 @@ way when the process died. Counted as failed: every answer but 200 before the ki
 
 import argparse
 import contextlib
-import csv
 import json
 import random
 import shutil
@@ -23,18 +22,16 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from benchmarks.table import RESULTS, add_rows
 from indexing.build import build_index
 from indexing.corpora import open_corpus
 from indexing.plan import BuildSettings
-from retriever.evaluation.records import environment
 
-RESULTS = Path(__file__).parent.parent / "results" / "durability.csv"
 # fmt: off
 WORDS = [
     "amber", "basalt", "cedar", "delta", "ember", "fjord", "garnet", "harbour", "indigo", "jasper", "kelp", "lagoon",
@@ -312,22 +309,15 @@ def main() -> None:
         problems = [problem for name in ("docs", "other") for problem in unsound(root / name)]
     for line in [*count.examples, *problems]:
         print(line)
-    machine = environment()
     row = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": count.rounds, "parts": arguments.parts,
+        "rounds": count.rounds, "parts": arguments.parts,
         "writers": arguments.writers, "searchers": arguments.searchers, "acknowledged": count.acknowledged,
         "lost": count.lost, "not_searchable": count.not_searchable, "failed_writes": count.failed_writes,
         "refused": count.refused, "searches": count.searches, "failed_searches": count.failed_searches,
         "swaps": count.swaps, "failed_swaps": count.failed_swaps, "unsound_files": len(problems),
         "restart_seconds": round(sorted(count.restart_seconds)[len(count.restart_seconds) // 2], 2),
-        "cpu": machine["cpu"], "cores": machine["cores"],
     }  # fmt: skip
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    add_rows(RESULTS / "durability.csv", [row], ("retriever-engine", "numba", "numpy"))
     if problems or count.lost or count.not_searchable or count.failed_searches or count.failed_writes:
         sys.exit(1)
 

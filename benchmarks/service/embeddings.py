@@ -10,7 +10,6 @@ compared with the library's. Adds lines to benchmarks/results/embeddings.csv.
 import argparse
 import base64
 import contextlib
-import csv
 import itertools
 import json
 import statistics
@@ -18,7 +17,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +26,16 @@ from sentence_transformers import SentenceTransformer
 from benchmarks.service import infinity
 from benchmarks.service.load import Measured, post_all
 from benchmarks.service.serving import HOST, free_port, serve, serving
+from benchmarks.table import RESULTS, add_rows
 from indexing.build import build_index
 from indexing.corpora import open_corpus
 from indexing.corpora.pydocs import entries
 from indexing.plan import BuildSettings
-from retriever.evaluation.records import environment
 from retriever.models import DEFAULT_ENCODER, resolve
 
-RESULTS = Path(__file__).parents[1] / "results" / "embeddings.csv"
+PACKAGES = ("retriever-engine", "torch", "sentence-transformers", "transformers")
 # Of a component of a unit vector; float32 sums in another order, Infinity's libraries are older.
 TOLERANCE = 1e-4
-COLUMNS = [
-    "date", "texts", "kind", "mean_tokens", "texts_per_request", "clients", "who", "texts_per_second", "of_library",
-    "p50_ms", "p99_ms", "cpu", "cores", "versions",
-]  # fmt: skip
 
 LIBRARY, OURS, INFINITY = "sentence-transformers encode", "retriever serve", "infinity"
 
@@ -139,31 +133,8 @@ def main() -> None:
                          "texts_per_second": round(rate[who], 2), "of_library": round(rate[who] / rate[LIBRARY], 3),
                          "p50_ms": p50 if p50 == "" else round(p50, 1), "p99_ms": p99 if p99 == "" else round(p99, 1)}
                     )  # fmt: skip
-                _write(rows)
+                add_rows(RESULTS / "embeddings.csv", rows, PACKAGES, {"peers": " ".join(infinity.PACKAGES)})
                 rows.clear()
-
-
-def _write(rows: list[dict[str, Any]]) -> None:
-    machine = environment()
-    names = ("retriever-engine", "torch", "sentence-transformers", "transformers")
-    versions = {name: machine["packages"][name] for name in names} | {"peers": " ".join(infinity.PACKAGES)}
-    RESULTS.parent.mkdir(exist_ok=True)
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        for row in rows:
-            date = datetime.now(UTC).isoformat(timespec="seconds")
-            writer.writerow(
-                {
-                    "date": date,
-                    "cpu": machine["cpu"],
-                    "cores": machine["cores"],
-                    "versions": json.dumps(versions),
-                    **row,
-                }
-            )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ Adds lines to benchmarks/results/service.csv.
 
 import argparse
 import asyncio
-import csv
 import http.client
 import itertools
 import json
@@ -26,7 +25,6 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +32,13 @@ import numpy as np
 
 from benchmarks.index import write_corpus
 from benchmarks.service.serving import HOST, free_port, serve, serving
+from benchmarks.table import RESULTS, add_rows
 from indexing.build import build_index
 from indexing.corpora import open_corpus
 from indexing.corpora.pydocs import entries
 from indexing.plan import BuildSettings
-from retriever.evaluation.records import environment
 from retriever.index.sealed import open_index
 
-RESULTS = Path(__file__).parents[1] / "results" / "service.csv"
 SEARCH = "/v1/search"
 BATCH = 64
 Measures = dict[str, float]
@@ -215,18 +212,13 @@ def soak(port: int, process: int, queries: list[str], seconds: float) -> Measure
 
 
 def write_rows(part: str, documents: int, measures: Measures) -> None:
-    machine = environment()
-    names = ("retriever-engine", "numba", "numpy")
-    versions = json.dumps({name: machine["packages"][name] for name in names})
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["date", "part", "documents", "measure", "value", "cpu", "cores", "versions"])
-        for name, value in measures.items():
-            print(f"  {name}: {value:.4g}", flush=True)
-            writer.writerow([date, part, documents, name, f"{value:.5g}", machine["cpu"], machine["cores"], versions])
+    for name, value in measures.items():
+        print(f"  {name}: {value:.4g}", flush=True)
+    rows = [
+        {"part": part, "documents": documents, "measure": name, "value": f"{value:.5g}"}
+        for name, value in measures.items()
+    ]
+    add_rows(RESULTS / "service.csv", rows, ("retriever-engine", "numba", "numpy"))
 
 
 def main() -> None:

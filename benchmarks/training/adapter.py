@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.training.claims import MEASURES, Claim, Experiment, arguments, write_csv, write_section
 from retriever.evaluation.collections import Collection
 from training.encoders import as_encoder, open_base
-from training.evaluation import PerQuery, dense_run, measured
+from training.evaluation import PerQuery, measured, vector_run
 from training.recipes.low_rank_adapter import DOCUMENTS, QUERIES, LowRankAdapterSettings, adapted, train
 from training.stages import DONE, Stages
 from training.task import Task
@@ -47,16 +47,6 @@ CLAIMS = (
 )
 
 
-class Known:
-    """An encoder whose vectors of the texts asked for are known."""
-
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        self.vectors = vectors
-
-    def encode_queries(self, texts: list[str]) -> NDArray[np.float32]:
-        return self.vectors
-
-
 @cache
 def encoded(experiment: Experiment) -> tuple[Any, NDArray[np.float32], dict[str, NDArray[np.float32]]]:
     """Return the base's encoder, its vectors of all documents, and of the queries of each split."""
@@ -75,7 +65,7 @@ def encoded(experiment: Experiment) -> tuple[Any, NDArray[np.float32], dict[str,
 def measures(
     experiment: Experiment, split: Collection, queries: NDArray[np.float32], documents: NDArray[np.float32]
 ) -> PerQuery:
-    run = dense_run(Known(queries), experiment.corpus, split, documents)  # type: ignore[arg-type]
+    run = vector_run(queries, documents, experiment.corpus, split)
     return measured(run, split, (*MEASURES, *SUCCESS))
 
 

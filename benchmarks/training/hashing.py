@@ -23,7 +23,7 @@ from kernels.hamming import nearest_codes, packed, sign_scores
 from retriever.codebook import Codebook, train_codebook
 from retriever.encoder import DenseEncoder, load_encoder
 from retriever.types import Run
-from training.evaluation import DEPTH, dense_run, measured
+from training.evaluation import DEPTH, measured, vector_run
 from training.quantisation import CODEBOOK
 
 COMMON: dict[str, Any] = {"document_tokens": 64, "query_tokens": 32}
@@ -54,17 +54,6 @@ CLAIMS = (
 Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-class Changed:
-    """An encoder whose vectors of queries are changed."""
-
-    def __init__(self, encoder: DenseEncoder, change: Callable[..., Any]) -> None:
-        self.encoder = encoder
-        self.change = change
-
-    def encode_queries(self, texts: list[str]) -> NDArray[np.float32]:
-        return self.change(self.encoder.encode_queries(texts))
-
-
 def signs(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(vectors >= 0, 1, -1).astype(np.float32)
 
@@ -91,10 +80,10 @@ def keep(
         return
     encoder, vectors = encoded(experiment, model)
     vectors = documents(vectors)
-    found = {
-        split.split: measured(dense_run(Changed(encoder, queries), experiment.corpus, split, vectors), split)
-        for split in experiment.held_out
-    }
+    found = {}
+    for split in experiment.held_out:
+        asked = queries(encoder.encode_queries(list(split.judged.values())))
+        found[split.split] = measured(vector_run(asked, vectors, experiment.corpus, split), split)
     experiment.keep(name, seed, found, {"model": model.name})
 
 

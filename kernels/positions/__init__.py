@@ -8,7 +8,7 @@ from kernels.positions.layout import (
     list_order,
     require_sound_positions,
 )
-from kernels.positions.matching import phrase_frequencies, sloppy_frequency
+from kernels.positions.matching import exact_frequency, phrase_frequencies, sloppy_frequency
 from kernels.positions.merging import copy_kept_bytes, count_kept_bytes
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "copy_kept_bytes",
     "count_kept_bytes",
     "encode_positions",
+    "exact_frequency",
     "first_fault",
     "lay_out_positions",
     "list_order",

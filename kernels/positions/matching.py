@@ -60,8 +60,8 @@ def sloppy_frequency(positions, starts, same, slop):
 
 
 @compiled
-def _exact_frequency(positions, starts):
-    """Return at how many places the words stand one after another."""
+def exact_frequency(positions, starts):
+    """Return at how many places the words stand one after another; the arguments are those of `sloppy_frequency`."""
     words = len(starts) - 1
     at = starts[:-1].copy()
     frequency = 0.0
@@ -119,7 +119,7 @@ def _frequencies(codes, data, marks, entries, same, slop, frequencies):
         if not enough:
             frequencies[document] = 0
         elif slop == 0:
-            frequencies[document] = _exact_frequency(positions, starts)
+            frequencies[document] = exact_frequency(positions, starts)
         else:
             frequencies[document] = sloppy_frequency(positions, starts, same, slop)
 

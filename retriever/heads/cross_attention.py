@@ -1,6 +1,5 @@
 """Attention from one set of states to another, with a feed-forward layer behind it: the body of trained poolers."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,7 +30,8 @@ class CrossAttention(nn.Module):
         found = functional.scaled_dot_product_attention(query, self._split(key, batch), self._split(value, batch))
         read: Tensor = asking + self.output(found.transpose(1, 2).flatten(2))
         gate, value = self.widening(self.norm_between(read)).chunk(2, dim=-1)
-        return read + torch.as_tensor(self.narrowing(value * functional.gelu(gate)))
+        changed: Tensor = self.narrowing(value * functional.gelu(gate))
+        return read + changed
 
     def _split(self, rows: Tensor, batch: int) -> Tensor:
         """Return (batch, heads, rows, H / heads)."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.positions import phrase_frequencies, sloppy_frequency
+from kernels.positions import exact_frequency, phrase_frequencies, sloppy_frequency
 from retriever.analysis import Analyser
 from retriever.errors import InvalidInput
 from retriever.fields import CONTENTS
@@ -667,14 +667,11 @@ def phrase_frequency(words: Sequence[str], positions: Mapping[str, Sequence[int]
     counts = Counter(words)
     if any(len(positions.get(word, ())) < count for word, count in counts.items()):
         return 0.0
+    places = np.concatenate([np.array(positions[word], np.int64) for word in words])
+    starts = np.cumsum([0, *(len(positions[word]) for word in words)])
     if slop == 0:
-        places = set(positions[words[0]])
-        for number, word in enumerate(words[1:], 1):
-            places &= {position - number for position in positions[word]}
-        return float(len(places))
-    found = [np.array(positions[word], np.int64) for word in words]
-    starts = np.cumsum([0, *map(len, found)])
-    return float(sloppy_frequency(np.concatenate(found), starts, _same(words), slop))
+        return float(exact_frequency(places, starts))
+    return float(sloppy_frequency(places, starts, _same(words), slop))
 
 
 def _same(words: Sequence[str]) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.training.test_recipes import settings_of
+from tests.training.tasks import settings_of
 from training.candidates import Candidates
 from training.choice_settings import ChoiceSettings, mined_negatives
 from training.mined import Mined

@@ -8,26 +8,23 @@ import pytest
 
 from benchmarks.training import adapter, domains, soft_prompt
 from benchmarks.training.claims import Experiment
-from tests.training.test_recipes import pydocs
 from training.recipes.low_rank_adapter import LowRankAdapterSettings
-
-__all__ = ["pydocs"]
 
 MEASURED = {"test": {"nDCG@10": {"q": 0.5}}}
 
 
 @pytest.fixture
-def other(pydocs, tmp_path):
+def other(split_pydocs, tmp_path):
     """Return the same collection with one document less."""
-    folder = shutil.copytree(pydocs, tmp_path / "other")
+    folder = shutil.copytree(split_pydocs, tmp_path / "other")
     lines = (folder / "corpus.jsonl").read_text().splitlines()
     (folder / "corpus.jsonl").write_text("\n".join(lines[1:]) + "\n")
     return folder
 
 
-def test_a_record_of_other_data_is_refused(pydocs, other, tmp_path):
+def test_a_record_of_other_data_is_refused(split_pydocs, other, tmp_path):
     work = tmp_path / "work"
-    own, stranger = Experiment(pydocs, work), Experiment(other, work)
+    own, stranger = Experiment(split_pydocs, work), Experiment(other, work)
     assert not own.kept("base", 1)
     own.keep("base", 1, MEASURED, {})
     assert own.kept("base", 1)
@@ -41,16 +38,16 @@ def test_a_record_of_other_data_is_refused(pydocs, other, tmp_path):
     assert stranger.by_seed("base", [1], "test", "nDCG@10") == [0.5]
 
 
-def test_other_judgments_are_other_data(pydocs, other, tmp_path):
-    shutil.copy(pydocs / "corpus.jsonl", other / "corpus.jsonl")
+def test_other_judgments_are_other_data(split_pydocs, other, tmp_path):
+    shutil.copy(split_pydocs / "corpus.jsonl", other / "corpus.jsonl")
     (other / "qrels" / "test.tsv").write_text((other / "qrels" / "test.tsv").read_text().replace("\t1", "\t2"))
-    Experiment(pydocs, tmp_path / "work").keep("base", 1, MEASURED, {})
+    Experiment(split_pydocs, tmp_path / "work").keep("base", 1, MEASURED, {})
     with pytest.raises(SystemExit, match="test"):
         Experiment(other, tmp_path / "work").read("base", 1)
 
 
-def test_an_arm_of_other_data_recipe_or_settings_is_refused(pydocs, other, tmp_path):
-    own = Experiment(pydocs, tmp_path / "work")
+def test_an_arm_of_other_data_recipe_or_settings_is_refused(split_pydocs, other, tmp_path):
+    own = Experiment(split_pydocs, tmp_path / "work")
     settings = {"base": "splade-tiny", "query_tokens": 12}
     own.keep(
         "arm", 1, MEASURED, {"recipe": "contrastive", "settings": settings | {"base": "/moved/splade-tiny", "seed": 1}}
@@ -64,8 +61,8 @@ def test_an_arm_of_other_data_recipe_or_settings_is_refused(pydocs, other, tmp_p
         Experiment(other, tmp_path / "work").arm("arm", 1, "contrastive", settings)
 
 
-def test_a_shared_stage_of_other_data_is_refused(pydocs, other, tmp_path):
-    own = Experiment(pydocs, tmp_path / "work", splits=("test",))
+def test_a_shared_stage_of_other_data_is_refused(split_pydocs, other, tmp_path):
+    own = Experiment(split_pydocs, tmp_path / "work", splits=("test",))
     settings = {
         "base": "splade-tiny", "query_tokens": 12, "document_tokens": 12, "hard": "mined",
         "fit": {"steps": 1, "batch_size": 4, "save_steps": 0},
@@ -77,8 +74,8 @@ def test_a_shared_stage_of_other_data_is_refused(pydocs, other, tmp_path):
         stranger.arm("second", 1, "contrastive", settings, shared={"mine": "mine-1"})
 
 
-def test_experiments_that_keep_arms_of_their_own_check_them_too(pydocs, other, tmp_path):
-    own = Experiment(pydocs, tmp_path / "work", splits=("test",))
+def test_experiments_that_keep_arms_of_their_own_check_them_too(split_pydocs, other, tmp_path):
+    own = Experiment(split_pydocs, tmp_path / "work", splits=("test",))
     about = {"settings": LowRankAdapterSettings(max_queries=200, seed=1).model_dump(mode="json")}
     own.keep("base", 1, MEASURED, {})
     own.keep("linear 200", 1, MEASURED, about)
@@ -96,8 +93,8 @@ def test_experiments_that_keep_arms_of_their_own_check_them_too(pydocs, other, t
         soft_prompt.keep_arms(own, 1, 30)
 
 
-def test_the_adapters_section_says_what_its_tables_do_not(pydocs, tmp_path):
-    own = Experiment(pydocs, tmp_path / "work", splits=("test",))
+def test_the_adapters_section_says_what_its_tables_do_not(split_pydocs, tmp_path):
+    own = Experiment(split_pydocs, tmp_path / "work", splits=("test",))
     for seed in (1, 2):
         own.keep("base", seed, MEASURED, {})
         own.keep("linear 200", seed, {"test": {"nDCG@10": {"q": 0.6}}}, {})
@@ -126,10 +123,10 @@ def test_all_experiments_are_run_by_make_claims():
     assert [name for name in experiments if f"benchmarks.training.{name} " not in makefile] == []
 
 
-def test_codes_across_domains_are_kept_by_source_and_documents(pydocs, other, tmp_path):
+def test_codes_across_domains_are_kept_by_source_and_documents(split_pydocs, other, tmp_path):
     work = tmp_path / "work"
-    few, many = (shutil.copytree(pydocs, work / f"pydocs-{count}") for count in (20, 30))
-    found = [domains.experiments(*pair, work) for pair in ((pydocs, few), (other, few), (pydocs, many))]
+    few, many = (shutil.copytree(split_pydocs, work / f"pydocs-{count}") for count in (20, 30))
+    found = [domains.experiments(*pair, work) for pair in ((split_pydocs, few), (other, few), (split_pydocs, many))]
     assert len({clean.records for _, clean, _ in found}) == 3
     assert len({source.records for source, _, _ in found}) == 2
     assert all(clean.records == hurt.records for _, clean, hurt in found)

@@ -13,7 +13,7 @@ from retriever.encoder import load_encoder
 from retriever.errors import InvalidInput
 from retriever.heads.product import ProductHead
 from retriever.heads.sign import SignHead
-from tests.training.test_recipes import pydocs, task_of
+from tests.training.tasks import task_of
 from training.batch import Batch, BatchLoss
 from training.candidates import Candidates
 from training.encoders import as_encoder, head_of, open_base, scale_of, with_head
@@ -28,8 +28,6 @@ from training.recipes.repconc import constrained
 from training.settings import EncoderSettings
 from training.task import Task
 
-__all__ = ["pydocs"]
-
 
 def batch_of(queries, documents):
     relevant = torch.eye(len(queries), len(documents), dtype=torch.bool)
@@ -41,8 +39,8 @@ def batch_of(queries, documents):
     [(), ("slope=straight-through",), ("binary=none", "hard=none"), ("dense=false", "hard=random"),
      ("binary=cross_entropy", "hard=none", "similarity=dot")],
 )  # fmt: skip
-def test_bpr_gives_signs_of_documents_and_float_queries(pydocs, tmp_path, changes):
-    task = task_of(tmp_path / "work", pydocs, "bpr", "depth=20", "fit.steps=1", *changes)
+def test_bpr_gives_signs_of_documents_and_float_queries(split_pydocs, tmp_path, changes):
+    task = task_of(tmp_path / "work", split_pydocs, "bpr", "depth=20", "fit.steps=1", *changes)
     encoder = load_encoder(recipe("bpr").train(task))
     assert encoder.codes == "sign"
     assert not encoder.normalises
@@ -55,25 +53,25 @@ def test_bpr_gives_signs_of_documents_and_float_queries(pydocs, tmp_path, change
 
 
 @pytest.mark.slow
-def test_bpr_lowers_its_loss(pydocs, tmp_path):
-    task = task_of(tmp_path / "work", pydocs, "bpr", "hard=none", "fit.steps=100", "fit.warmup=0")
+def test_bpr_lowers_its_loss(split_pydocs, tmp_path):
+    task = task_of(tmp_path / "work", split_pydocs, "bpr", "hard=none", "fit.steps=100", "fit.warmup=0")
     recipe("bpr").train(task)
     losses = [loss for _, loss in task.stages.reports["bpr"]["losses"]]
     assert losses[1] < 0.9 * losses[0]
 
 
-def test_bpr_refuses_settings_without_a_loss_and_a_base_with_a_head(pydocs, tmp_path):
+def test_bpr_refuses_settings_without_a_loss_and_a_base_with_a_head(split_pydocs, tmp_path):
     with pytest.raises(InvalidInput, match="leaves no loss"):
-        task_of(tmp_path / "work", pydocs, "bpr", "dense=false", "binary=none")
+        task_of(tmp_path / "work", split_pydocs, "bpr", "dense=false", "binary=none")
     model = open_base(EncoderSettings(base="splade-tiny"), offline=True)
     with_head(model, SignHead(128)).save(str(tmp_path / "base"))
     with pytest.raises(InvalidInput, match="SignHead already"):
-        recipe("bpr").train(task_of(tmp_path / "work", pydocs, "bpr", f"base={tmp_path / 'base'}"))
+        recipe("bpr").train(task_of(tmp_path / "work", split_pydocs, "bpr", f"base={tmp_path / 'base'}"))
 
 
-def test_the_softmax_begins_at_the_scores_of_the_base(pydocs, tmp_path):
+def test_the_softmax_begins_at_the_scores_of_the_base(split_pydocs, tmp_path):
     # tanh is the identity near 0, so that soft codes of the first step are nearly the scaled embeddings.
-    task = task_of(tmp_path / "work", pydocs, "bpr")
+    task = task_of(tmp_path / "work", split_pydocs, "bpr")
     model = open_base(task.settings, offline=True)
     tokens = model.preprocess(["sort a list", "open a file", "a socket"])
     embeddings = torch.nn.functional.normalize(model(dict(tokens))["sentence_embedding"].detach(), dim=1)
@@ -104,8 +102,8 @@ def test_each_term_of_bpr_can_be_left_out():
     assert float(other) == pytest.approx(float(torch.nn.functional.cross_entropy(scores, torch.arange(3))))
 
 
-def test_beta_goes_on_from_the_step_that_a_training_was_interrupted_at(pydocs, tmp_path):
-    task = task_of(tmp_path / "work", pydocs, "bpr", "hard=none", "fit.steps=4", "fit.save_steps=3")
+def test_beta_goes_on_from_the_step_that_a_training_was_interrupted_at(split_pydocs, tmp_path):
+    task = task_of(tmp_path / "work", split_pydocs, "bpr", "hard=none", "fit.steps=4", "fit.save_steps=3")
     draw = positives_only(task.collection.judgments)
 
     def fitted(folder, stop):
@@ -142,8 +140,8 @@ def test_beta_goes_on_from_the_step_that_a_training_was_interrupted_at(pydocs, t
 QUICK_CODES = ("parts=8", "fit.steps=3", "depth=20")
 
 
-def test_jpq_trains_queries_and_centroids_and_leaves_codes_as_they_are(pydocs, tmp_path):
-    task = task_of(tmp_path / "work", pydocs, "jpq", *QUICK_CODES, "centroid_rate=1e-3")
+def test_jpq_trains_queries_and_centroids_and_leaves_codes_as_they_are(split_pydocs, tmp_path):
+    task = task_of(tmp_path / "work", split_pydocs, "jpq", *QUICK_CODES, "centroid_rate=1e-3")
     documents = task.collection.documents
     before = as_encoder(task.open_base())
     start = before.encode_documents(documents)
@@ -160,16 +158,16 @@ def test_jpq_trains_queries_and_centroids_and_leaves_codes_as_they_are(pydocs, t
     assert not np.allclose(encoder.encode_queries(queries), book.rotated(before.encode_queries(queries)), atol=1e-3)
 
 
-def test_jpq_goes_on_from_a_model_with_a_codebook(pydocs, tmp_path):
-    first = recipe("jpq").train(task_of(tmp_path / "first", pydocs, "jpq", *QUICK_CODES, "centroid_rate=1e-3"))
+def test_jpq_goes_on_from_a_model_with_a_codebook(split_pydocs, tmp_path):
+    first = recipe("jpq").train(task_of(tmp_path / "first", split_pydocs, "jpq", *QUICK_CODES, "centroid_rate=1e-3"))
     changes = ("depth=20", "fit.steps=1", "fit.learning_rate=1e-9", "centroid_rate=1e-9", f"base={first}")
-    task = task_of(tmp_path / "second", pydocs, "jpq", *changes)
+    task = task_of(tmp_path / "second", split_pydocs, "jpq", *changes)
     start, end = load_encoder(first), load_encoder(recipe("jpq").train(task))
     documents, queries = task.collection.documents[:20], task.collection.queries[:5]
     np.testing.assert_allclose(end.encode_documents(documents), start.encode_documents(documents), atol=1e-6)
     np.testing.assert_allclose(end.encode_queries(queries), start.encode_queries(queries), atol=1e-5)
     with pytest.raises(InvalidInput, match="8 parts already; leave out parts=4"):
-        recipe("jpq").train(task_of(tmp_path / "third", pydocs, "jpq", *changes, "parts=4"))
+        recipe("jpq").train(task_of(tmp_path / "third", split_pydocs, "jpq", *changes, "parts=4"))
 
 
 def test_codes_are_searched_as_what_they_stand_for():
@@ -194,8 +192,8 @@ def test_codes_are_searched_as_what_they_stand_for():
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_centroids_have_a_rate_of_their_own_and_no_decay(pydocs, tmp_path):
-    task = task_of(tmp_path / "work", pydocs, "jpq", *QUICK_CODES, "centroid_rate=1e-3", "fit.weight_decay=0.5")
+def test_centroids_have_a_rate_of_their_own_and_no_decay(split_pydocs, tmp_path):
+    task = task_of(tmp_path / "work", split_pydocs, "jpq", *QUICK_CODES, "centroid_rate=1e-3", "fit.weight_decay=0.5")
     seen = []
 
     class Groups(TrainerCallback):
@@ -219,10 +217,10 @@ def test_centroids_have_a_rate_of_their_own_and_no_decay(pydocs, tmp_path):
 
 
 @pytest.mark.parametrize("balanced", ["true", "false"])
-def test_repconc_settles_on_its_trained_centroids(pydocs, tmp_path, balanced):
+def test_repconc_settles_on_its_trained_centroids(split_pydocs, tmp_path, balanced):
     changes = ("parts=4", "fit.steps=1", "fit.batch_size=128", "fit.warmup=0", "depth=5", "centroid_rate=0.01",
                f"balanced={balanced}")  # fmt: skip
-    task = task_of(tmp_path / "work", pydocs, "repconc", *changes)
+    task = task_of(tmp_path / "work", split_pydocs, "repconc", *changes)
     encoder = load_encoder(recipe("repconc").train(task))
     start = Codebook.load(tmp_path / "work" / "codebook" / "codebook.safetensors")
     assert not np.allclose(encoder.codes.centroids, start.centroids, atol=1e-3)
@@ -260,14 +258,14 @@ def test_repconc_assigns_within_the_batch_and_gradients_reach_both_sides():
         assert value.abs().sum() > 0
 
 
-def test_settings_that_cannot_quantise_are_refused(pydocs, tmp_path):
+def test_settings_that_cannot_quantise_are_refused(split_pydocs, tmp_path):
     with pytest.raises(InvalidInput, match="batch of 128 documents cannot use 256 centroids"):
-        task_of(tmp_path / "a", pydocs, "repconc", "fit.batch_size=64")
+        task_of(tmp_path / "a", split_pydocs, "repconc", "fit.batch_size=64")
     with pytest.raises(InvalidInput, match="depth=100 does not reach"):
-        task_of(tmp_path / "b", pydocs, "bidr", "depth=100")
+        task_of(tmp_path / "b", split_pydocs, "bidr", "depth=100")
     with pytest.raises(InvalidInput, match="5 parts do not divide the width 128"):
-        recipe("jpq").train(task_of(tmp_path / "c", pydocs, "jpq", "parts=5"))
-    task = task_of(tmp_path / "d", pydocs, "jpq", "parts=8")
+        recipe("jpq").train(task_of(tmp_path / "c", split_pydocs, "jpq", "parts=5"))
+    task = task_of(tmp_path / "d", split_pydocs, "jpq", "parts=8")
     few = replace(task.collection.corpus, documents=task.collection.documents[:200])
     with pytest.raises(InvalidInput, match="from 200 vectors"):
         start_codebook(task.on(replace(task.collection, corpus=few)), task.open_base(), 8)
@@ -278,8 +276,8 @@ SMALL_BIDR = ("parts=8", "depth=40", "near=[0,20]", "far=[20,40]", "fit.steps=2"
               "local_fit.batch_size=16", "local_fit.steps=2")  # fmt: skip
 
 
-def test_bidr_leaves_two_encoders(pydocs, tmp_path):
-    task = task_of(tmp_path / "work", pydocs, "bidr", *SMALL_BIDR, "error_weight=1e-3")
+def test_bidr_leaves_two_encoders(split_pydocs, tmp_path):
+    task = task_of(tmp_path / "work", split_pydocs, "bidr", *SMALL_BIDR, "error_weight=1e-3")
     folder = recipe("bidr").train(task)
     assert list(task.stages.reports) == ["global", "codebook", "quantise", "mine", "local"]
     light, local = load_encoder(folder), load_encoder(folder / "local")
@@ -311,8 +309,8 @@ def test_contrastive_quantisation_trains_encoder_and_centroids():
         assert value.abs().sum() > 0
 
 
-def test_negatives_of_a_walk_are_those_by_which_queries_were_left(pydocs, tmp_path):
-    task = task_of(tmp_path / "work", pydocs, "bidr", *SMALL_BIDR)
+def test_negatives_of_a_walk_are_those_by_which_queries_were_left(split_pydocs, tmp_path):
+    task = task_of(tmp_path / "work", split_pydocs, "bidr", *SMALL_BIDR)
     collection = task.collection
     count = len(collection.queries)
     generator = np.random.default_rng(0)

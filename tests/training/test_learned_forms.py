@@ -28,27 +28,24 @@ from retriever.storage import exclusive_lock
 from retriever.types import Document
 from tests.factories import ListCorpus
 from tests.training.test_generation import FirstWords
-from tests.training.test_recipes import pydocs
 from training.collection import read_corpus
 from training.encoders import open_base
 from training.learned_forms import learned_forms
 from training.settings import EncoderSettings
-
-__all__ = ["pydocs"]
 
 QUICK = [f"{name}.{change}" for name in ("bpr", "jpq") for change in ("fit.steps=2", "fit.batch_size=16", "depth=10",
          "document_tokens=24", "query_tokens=12")]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def path(pydocs, tmp_path_factory):
+def path(split_pydocs, tmp_path_factory):
     """Return an index by a real encoder of two layers, with deleted and overwritten documents and a deleted segment."""
     folder = tmp_path_factory.mktemp("learned")
     open_base(EncoderSettings(base="splade-tiny"), offline=True).save(str(folder / "encoder"))
     settings = BuildSettings(encoder=str(folder / "encoder"), shard_documents=100, segment_documents=200)
-    build_index(open_corpus(str(pydocs)), folder / "index", settings, offline=True)
-    judged = set().union(*open_collection(str(pydocs), "test").qrels.values())
-    unjudged = [document.id for document in read_corpus(pydocs).documents if document.id not in judged]
+    build_index(open_corpus(str(split_pydocs)), folder / "index", settings, offline=True)
+    judged = set().union(*open_collection(str(split_pydocs), "test").qrels.values())
+    unjudged = [document.id for document in read_corpus(split_pydocs).documents if document.id not in judged]
     delete_documents(folder / "index", unjudged[:20:2])
     for id_ in ("short", unjudged[1]):
         document = Document(id_, "a text that takes another's place")
@@ -57,7 +54,7 @@ def path(pydocs, tmp_path_factory):
     return folder / "index"
 
 
-def test_learned_codes_are_tried_and_written_with_their_model(path, pydocs, tmp_path):
+def test_learned_codes_are_tried_and_written_with_their_model(path, split_pydocs, tmp_path):
     work, output = tmp_path / "work", tmp_path / "small"
     options = {"times": 32, "changes": QUICK, "offline": True, "generator": FirstWords()}
     options["generation"] = ["queries=1", "documents=100"]
@@ -65,7 +62,7 @@ def test_learned_codes_are_tried_and_written_with_their_model(path, pydocs, tmp_
     assert [model.name for model in learned] == ["bpr", "jpq16"]
     reports = [work / model.name / "training_report.json" for model in learned]
     written = [report.stat().st_mtime_ns for report in reports]
-    collection = open_collection(str(pydocs), "test")
+    collection = open_collection(str(split_pydocs), "test")
     for model in learned:
         found = try_forms(
             path, target=32, max_loss=0.99, by_mean=True, collection=collection, forms=[], learned=[model]
@@ -124,8 +121,8 @@ def _disk_full(*_):
 
 
 @pytest.mark.slow
-def test_the_command_trains_on_one_split_and_compares_on_another(path, pydocs, tmp_path):
-    arguments = ["compress", path, "--output", tmp_path / "small", "--queries", pydocs, "--train", "--offline",
+def test_the_command_trains_on_one_split_and_compares_on_another(path, split_pydocs, tmp_path):
+    arguments = ["compress", path, "--output", tmp_path / "small", "--queries", split_pydocs, "--train", "--offline",
                  "--max-loss", "0.9", "--mean", "--json", "--quiet"]  # fmt: skip
     for change in QUICK:
         arguments += ["--set", change]
@@ -141,13 +138,13 @@ def test_the_command_trains_on_one_split_and_compares_on_another(path, pydocs, t
     assert read_manifest(tmp_path / "small")[0].dense.stored == "none"
     assert not (tmp_path / ".small.learned").exists()
     with pytest.raises(InvalidInput, match="compare on another"):
-        learned_forms(path, tmp_path / "work", times=32, queries=str(pydocs), split="train")
+        learned_forms(path, tmp_path / "work", times=32, queries=str(split_pydocs), split="train")
 
 
-def test_bad_input(path, pydocs, tmp_path):
+def test_bad_input(path, split_pydocs, tmp_path):
     for changes, message in ((["fit.steps=1"], "RECIPE.key=value"), (["bpr.nonesuch=1"], "nonesuch")):
         with pytest.raises(InvalidInput, match=message):
-            learned_forms(path, tmp_path / "w", times=32, queries=str(pydocs), split="test", changes=changes)
+            learned_forms(path, tmp_path / "w", times=32, queries=str(split_pydocs), split="test", changes=changes)
     with pytest.raises(InvalidInput, match="no learned code is 1000 times smaller"):
         learned_forms(path, tmp_path / "w", times=1000)
     arguments = ["compress", str(path), "--output", str(tmp_path / "x"), "--set", "bpr.fit.steps=1"]

@@ -8,15 +8,13 @@ import torch
 from transformers import Trainer
 
 from retriever.errors import InvalidInput
-from tests.training.test_recipes import pydocs, task_of
+from tests.training.tasks import task_of
 from training.batch import Batch
 from training.judgments import Judgments
 from training.losses.contrastive import info_nce
 from training.memory_queue import MemoryQueue
 from training.recipes import contrastive
 from training.recipes.registry import recipe
-
-__all__ = ["pydocs"]
 
 
 def batch_of(queries, documents, query_rows, document_rows):
@@ -67,7 +65,7 @@ def test_what_is_saved_is_found_again(tmp_path):
     assert torch.equal(other.vectors, queue.vectors)
 
 
-def test_killed_between_a_checkpoint_and_what_follows_the_queue_is_found_again(pydocs, tmp_path, monkeypatch):
+def test_killed_between_a_checkpoint_and_what_follows_the_queue_is_found_again(split_pydocs, tmp_path, monkeypatch):
     changes = ("queue=32", "fit.steps=5", "fit.save_steps=2")
     save, widths, loss = Trainer._save_checkpoint, [], contrastive.info_nce
 
@@ -77,7 +75,7 @@ def test_killed_between_a_checkpoint_and_what_follows_the_queue_is_found_again(p
             raise KeyboardInterrupt
 
     def train():
-        return recipe("contrastive").train(task_of(tmp_path / "work", pydocs, "contrastive", *changes))
+        return recipe("contrastive").train(task_of(tmp_path / "work", split_pydocs, "contrastive", *changes))
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_save_checkpoint", killed)
@@ -98,7 +96,7 @@ def test_killed_between_a_checkpoint_and_what_follows_the_queue_is_found_again(p
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_goes_on_with_the_same_queue(pydocs, tmp_path, monkeypatch):
+def test_an_interrupted_training_goes_on_with_the_same_queue(split_pydocs, tmp_path, monkeypatch):
     changes = ("queue=40", "fit.steps=6", "fit.save_steps=2")
     widths = []
     loss = contrastive.info_nce
@@ -110,13 +108,13 @@ def test_an_interrupted_training_goes_on_with_the_same_queue(pydocs, tmp_path, m
         return loss(scores, relevant)
 
     monkeypatch.setattr(contrastive, "info_nce", interrupted)
-    whole = recipe("contrastive").train(task_of(tmp_path / "whole", pydocs, "contrastive", *changes))
+    whole = recipe("contrastive").train(task_of(tmp_path / "whole", split_pydocs, "contrastive", *changes))
     assert widths == [16, 32, 48, 56, 56, 56]
     with pytest.raises(KeyboardInterrupt):
-        recipe("contrastive").train(task_of(tmp_path / "broken", pydocs, "contrastive", *changes))
-    again = recipe("contrastive").train(task_of(tmp_path / "broken", pydocs, "contrastive", *changes))
+        recipe("contrastive").train(task_of(tmp_path / "broken", split_pydocs, "contrastive", *changes))
+    again = recipe("contrastive").train(task_of(tmp_path / "broken", split_pydocs, "contrastive", *changes))
     assert json.loads((again / "fit.json").read_text())["resumed_from"] == 4
     assert widths[12:] == [56, 56]
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    plain = recipe("contrastive").train(task_of(tmp_path / "plain", pydocs, "contrastive", "fit.steps=6"))
+    plain = recipe("contrastive").train(task_of(tmp_path / "plain", split_pydocs, "contrastive", "fit.steps=6"))
     assert (plain / "model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes()

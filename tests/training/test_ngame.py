@@ -7,13 +7,11 @@ import pytest
 import torch
 
 from retriever.errors import InvalidInput
-from tests.training.test_recipes import pydocs, settings_of, task_of
+from tests.training.tasks import settings_of, task_of
 from training.batch import Batch
 from training.embedding_memory import EmbeddingMemory
 from training.recipes import ngame
 from training.recipes.registry import recipe
-
-__all__ = ["pydocs"]
 
 
 def test_the_memory_holds_the_latest_and_encodes_only_what_had_no_turn(tmp_path):
@@ -52,8 +50,8 @@ def test_it_compares_by_cosine_whatever_the_lengths():
     assert torch.allclose(ngame.cosines(batch), torch.tensor([[1.0, 0.8], [0.0, 0.6]]))
 
 
-def test_embeddings_come_from_training_itself(pydocs, tmp_path):
-    task = task_of(tmp_path, pydocs, "ngame", "doublings=[1, 2]", "refresh=1", "fit.epochs=3")
+def test_embeddings_come_from_training_itself(split_pydocs, tmp_path):
+    task = task_of(tmp_path, split_pydocs, "ngame", "doublings=[1, 2]", "refresh=1", "fit.epochs=3")
     recipe("ngame").train(task)
     report = task.stages.reports["ngame"]
     # What the incomplete batch of the first epoch left out, and nothing else.
@@ -64,19 +62,19 @@ def test_embeddings_come_from_training_itself(pydocs, tmp_path):
         "clusters-000001.npy", "clusters-000002.npy"]  # fmt: skip
 
 
-def test_clusters_bring_negatives_that_are_nearer(pydocs, tmp_path):
+def test_clusters_bring_negatives_that_are_nearer(split_pydocs, tmp_path):
     found = {}
     for name, changes in (("random", ["batches=random"]), ("clustered", ["doublings=[0, 0, 0, 0]"])):
-        task = task_of(tmp_path / name, pydocs, "ngame", "fit.epochs=1", "fit.learning_rate=1e-9", *changes)
+        task = task_of(tmp_path / name, split_pydocs, "ngame", "fit.epochs=1", "fit.learning_rate=1e-9", *changes)
         recipe("ngame").train(task)
         found[name] = task.stages.reports["ngame"]["negative_cosine_by_epoch"]["0"]
     assert found["clustered"] > found["random"]
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_clusters_what_the_whole_one_does(pydocs, tmp_path, monkeypatch):
+def test_an_interrupted_training_clusters_what_the_whole_one_does(split_pydocs, tmp_path, monkeypatch):
     changes = ("doublings=[1, 1]", "fit.epochs=2", "fit.save_steps=3")
-    whole = recipe("ngame").train(task_of(tmp_path / "whole", pydocs, "ngame", *changes))
+    whole = recipe("ngame").train(task_of(tmp_path / "whole", split_pydocs, "ngame", *changes))
     steps = json.loads((whole / "fit.json").read_text())["steps"]
     calls = []
     loss = ngame.triplet_hard_mining
@@ -91,8 +89,8 @@ def test_an_interrupted_training_clusters_what_the_whole_one_does(pydocs, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(ngame, "triplet_hard_mining", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            recipe("ngame").train(task_of(tmp_path / "broken", pydocs, "ngame", *changes))
-    task = task_of(tmp_path / "broken", pydocs, "ngame", *changes)
+            recipe("ngame").train(task_of(tmp_path / "broken", split_pydocs, "ngame", *changes))
+    task = task_of(tmp_path / "broken", split_pydocs, "ngame", *changes)
     again = recipe("ngame").train(task)
     assert task.stages.reports["ngame"]["resumed_from"] == (steps // 2 + 4) // 3 * 3
     name = "clusters-000001.npy"

@@ -19,7 +19,6 @@ from retriever.llm.usage import Deadline, Usage
 from tests.retriever.llm.models import save_model
 from tests.training.test_decoders import first_states
 from tests.training.test_generation import FirstWords
-from tests.training.test_recipes import pydocs
 from training.adaptation import adapt_without_labels
 from training.collection import open_training_collection
 from training.decoders import DecoderSettings, open_decoder
@@ -32,8 +31,6 @@ from training.recipes.registry import recipe
 from training.settings import read_settings
 from training.stages import Stages
 from training.task import Task
-
-__all__ = ["pydocs"]
 
 SEQUENCES = [([5, 9, 11, 2], [21, 22, 2]), ([7, 2], [31, 32, 33, 34, 2]), ([4, 4, 4, 4, 4, 2], [41, 2])]
 
@@ -180,8 +177,8 @@ def test_an_encoder_reads_the_last_token_whatever_the_batch(model, folder, tmp_p
     assert np.abs(functional.normalize(state, dim=0).numpy() - alone[0]).max() < 1e-4
 
 
-def test_sequences_are_document_end_query_end(model, pydocs):
-    collection = open_training_collection(pydocs, split="train")
+def test_sequences_are_document_end_query_end(model, split_pydocs):
+    collection = open_training_collection(split_pydocs, split="train")
     collator = WritingCollator(model, collection, query_tokens=8, document_tokens=12, share=0.5, seed=1)
     features = [{"row": 0}, {"row": 3}]
     batch = collator(features)
@@ -195,7 +192,7 @@ def test_sequences_are_document_end_query_end(model, pydocs):
     assert not torch.equal(collator(features)["pair_input_ids"], batch["pair_input_ids"])
 
 
-def test_a_query_inside_a_sequence_has_no_beginning_of_its_own(folder, pydocs, tmp_path):
+def test_a_query_inside_a_sequence_has_no_beginning_of_its_own(folder, split_pydocs, tmp_path):
     start = shutil.copytree(folder, tmp_path / "start")
     tokenizer = AutoTokenizer.from_pretrained(start)
     first = tokenizer.convert_tokens_to_ids("<|im_start|>")
@@ -204,7 +201,7 @@ def test_a_query_inside_a_sequence_has_no_beginning_of_its_own(folder, pydocs, t
     )
     tokenizer.save_pretrained(start)
     model = open_decoder(DecoderSettings(), folder=start)
-    collection = open_training_collection(pydocs, split="train")
+    collection = open_training_collection(split_pydocs, split="train")
     batch = WritingCollator(model, collection, query_tokens=5, document_tokens=12, share=0, seed=1)([{"row": 0}])
     ids, end = batch["pair_input_ids"][0].tolist(), int(batch["pair_ends"][0])
     assert ids[0] == first
@@ -235,14 +232,14 @@ def dtypes(folder):
     ],
     ids=["repllama", "bidirectional multi_layer", "llm_ql", "bidirectional", "multi_layer"],
 )
-def test_the_recipes_make_encoders_and_a_ranker(pydocs, folder, tmp_path, name, changes):
+def test_the_recipes_make_encoders_and_a_ranker(split_pydocs, folder, tmp_path, name, changes):
     """The base is in bfloat16, as language models are published."""
     base = tmp_path / "base"
     AutoModelForCausalLM.from_pretrained(folder).bfloat16().save_pretrained(base)
     AutoTokenizer.from_pretrained(folder).save_pretrained(base)
     assert dtypes(base) == {"BF16"}
     settings = read_settings(recipe(name).settings, None, [f"base={base}", *LITTLE, *changes])
-    report = run_recipe(recipe(name), settings, pydocs, tmp_path / "out", offline=True, keep_work=True)
+    report = run_recipe(recipe(name), settings, split_pydocs, tmp_path / "out", offline=True, keep_work=True)
     assert [stage["steps"] for stage in report["stages"].values()] == [4] * len(report["stages"])
     assert 0 <= report["evaluation"]["test"]["nDCG@10"]["end"] <= 1
     assert dtypes(tmp_path / "out") == {"F32"}
@@ -259,9 +256,9 @@ def test_the_recipes_make_encoders_and_a_ranker(pydocs, folder, tmp_path, name, 
         assert np.isfinite(ranker.likelihoods([prompt], ["open a file"], Deadline(None), usage)[0]).all()
 
 
-def test_interrupted_while_saving_the_fitted_language_model_is_saved_later(pydocs, folder, tmp_path, monkeypatch):
+def test_interrupted_while_saving_the_fitted_language_model_is_saved_later(split_pydocs, folder, tmp_path, monkeypatch):
     settings = read_settings(recipe("llm_ql").settings, None, [f"base={folder}", *LITTLE, *WRITING])
-    task = Task(open_training_collection(pydocs), settings, Stages(tmp_path / "work", {}), True)
+    task = Task(open_training_collection(split_pydocs), settings, Stages(tmp_path / "work", {}), True)
     place = tmp_path / "stage"
     with monkeypatch.context() as patched:
         patched.setattr(Writer, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -280,11 +277,13 @@ def test_interrupted_while_saving_the_fitted_language_model_is_saved_later(pydoc
 
 
 @pytest.mark.slow
-def test_adapting_a_language_model_without_a_gain_leaves_it_as_the_encoder_it_was_compared_as(pydocs, folder, tmp_path):
+def test_adapting_a_language_model_without_a_gain_leaves_it_as_the_encoder_it_was_compared_as(
+    split_pydocs, folder, tmp_path
+):
     changes = (f"base={folder}", *LITTLE, "fit.steps=1", "fit.learning_rate=1e-12")
     settings = read_settings(recipe("repllama").settings, None, changes)
     found = adapt_without_labels(
-        str(pydocs), tmp_path / "model", recipe("repllama"), settings, GenerationSettings(queries=1, documents=60),
+        str(split_pydocs), tmp_path / "model", recipe("repllama"), settings, GenerationSettings(queries=1, documents=60),
         offline=True, generator=FirstWords(),
     )  # fmt: skip
     assert (found["kept"], found["split"]) == ("base", "test")

@@ -19,8 +19,8 @@ from retriever.encoder import load_encoder
 from retriever.errors import InvalidInput, ModelFault
 from retriever.index.sealed import open_index
 from retriever.rerank import CrossEncoderReranker
+from tests.training.tasks import QUICK, settings_of, task_of
 from training.batch import BatchLoss
-from training.collection import open_training_collection
 from training.encoders import as_encoder, open_base
 from training.judgments import Judgments
 from training.negatives import positives_only
@@ -31,29 +31,6 @@ from training.settings import EncoderSettings, read_settings
 from training.stages import Stages
 from training.task import Task
 
-QUICK = ("base=splade-tiny", "document_tokens=24", "query_tokens=12", "fit.batch_size=16", "fit.learning_rate=3e-4")
-
-
-@pytest.fixture(scope="module")
-def pydocs(pydocs, tmp_path_factory):
-    """Return the small *pydocs* with two thirds of its judgments for training."""
-    folder = tmp_path_factory.mktemp("split") / "pydocs"
-    shutil.copytree(pydocs, folder)
-    head, *lines = (folder / "qrels" / "test.tsv").read_text().splitlines()
-    (folder / "qrels" / "train.tsv").write_text("\n".join([head, *(line for i, line in enumerate(lines) if i % 3)]))
-    (folder / "qrels" / "test.tsv").write_text("\n".join([head, *lines[::3]]))
-    return folder
-
-
-def settings_of(name, *changes):
-    return read_settings(recipe(name).settings, None, [*QUICK, *changes])
-
-
-def task_of(folder, pydocs, name, *changes):
-    settings = settings_of(name, *changes)
-    collection = open_training_collection(pydocs)
-    return Task(collection, settings, Stages(folder, {"settings": settings.model_dump()}), True)
-
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_has_a_file_of_its_defaults(name):
@@ -63,19 +40,23 @@ def test_every_recipe_has_a_file_of_its_defaults(name):
     assert read.model_fields_set >= {"base"}
 
 
-def test_training_lifts_the_measures_and_the_index_takes_the_model(pydocs, tmp_path):
-    report = run_recipe(recipe("contrastive"), settings_of("contrastive", "fit.steps=12"), pydocs, tmp_path / "model")
+def test_training_lifts_the_measures_and_the_index_takes_the_model(split_pydocs, tmp_path):
+    report = run_recipe(
+        recipe("contrastive"), settings_of("contrastive", "fit.steps=12"), split_pydocs, tmp_path / "model"
+    )
     found = report["evaluation"]["test"]["nDCG@10"]
     assert found["end"] > found["start"]
     assert (tmp_path / "model" / "README.md").read_text().startswith("---\nlibrary_name")
     assert not (tmp_path / ".model.work").exists()
     build_index(
-        open_corpus(str(pydocs)), tmp_path / "index", BuildSettings(parts=("dense",), encoder=str(tmp_path / "model"))
+        open_corpus(str(split_pydocs)),
+        tmp_path / "index",
+        BuildSettings(parts=("dense",), encoder=str(tmp_path / "model")),
     )
     with open_index(tmp_path / "index") as index:
         assert index.search("read a file", 3).hits
     with pytest.raises(InvalidInput, match="finished training"):
-        run_recipe(recipe("contrastive"), settings_of("contrastive"), pydocs, tmp_path / "model")
+        run_recipe(recipe("contrastive"), settings_of("contrastive"), split_pydocs, tmp_path / "model")
 
 
 def test_weights_are_trained_in_float32_whatever_the_base_is_saved_in(tmp_path):
@@ -86,8 +67,8 @@ def test_weights_are_trained_in_float32_whatever_the_base_is_saved_in(tmp_path):
         assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 
-def test_adore_changes_queries_and_leaves_documents_to_the_bit(pydocs, tmp_path):
-    task = task_of(tmp_path / "work", pydocs, "adore", "fit.steps=4", "depth=20", "scale=20")
+def test_adore_changes_queries_and_leaves_documents_to_the_bit(split_pydocs, tmp_path):
+    task = task_of(tmp_path / "work", split_pydocs, "adore", "fit.steps=4", "depth=20", "scale=20")
     folder = recipe("adore").train(task)
     before, after = as_encoder(task.open_base()), load_encoder(folder)
     documents = task.collection.documents[:40]
@@ -109,8 +90,8 @@ def test_adore_changes_queries_and_leaves_documents_to_the_bit(pydocs, tmp_path)
         ("ance", ("cycles=1", "fit.steps=2", "in_batch=true", "choose.by=gaussian")),
     ],
 )
-def test_recipes_train(pydocs, tmp_path, name, changes):
-    task = task_of(tmp_path / "work", pydocs, name, *changes)
+def test_recipes_train(split_pydocs, tmp_path, name, changes):
+    task = task_of(tmp_path / "work", split_pydocs, name, *changes)
     folder = recipe(name).train(task)
     vectors = load_encoder(folder).encode_queries(["open a socket"])
     assert np.isfinite(vectors).all()
@@ -120,7 +101,7 @@ SMALL_RANKER = ("ranker=splade-tiny", "ranker_tokens=40", "depth=10", "count=3",
                 "ranker_warmup.batch_size=8", "ranker_warmup.steps=2", "ranker_fit.batch_size=8", "ranker_fit.steps=2")  # fmt: skip
 
 
-def test_ar2_trains_retriever_and_ranker_in_turns(pydocs, tmp_path, monkeypatch):
+def test_ar2_trains_retriever_and_ranker_in_turns(split_pydocs, tmp_path, monkeypatch):
     seeds, fit = {}, Task.fit_ranker
 
     def noted(task, name, *args):
@@ -128,7 +109,7 @@ def test_ar2_trains_retriever_and_ranker_in_turns(pydocs, tmp_path, monkeypatch)
         return fit(task, name, *args)
 
     monkeypatch.setattr(Task, "fit_ranker", noted)
-    task = task_of(tmp_path / "work", pydocs, "ar2", *SMALL_RANKER, "cycles=2", "adversarial_reduction=mean")
+    task = task_of(tmp_path / "work", split_pydocs, "ar2", *SMALL_RANKER, "cycles=2", "adversarial_reduction=mean")
     folder = recipe("ar2").train(task)
     stages = ["mine-0", "ranker-warmup", "ranker-0", "retriever-0", "mine-1", "ranker-1", "retriever-1"]
     assert list(task.stages.reports) == stages
@@ -147,19 +128,19 @@ def test_ar2_trains_retriever_and_ranker_in_turns(pydocs, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_ar2_weighs_its_two_terms(pydocs, tmp_path):
+def test_ar2_weighs_its_two_terms(split_pydocs, tmp_path):
     folders = []
     for number, weight in enumerate((0, 0.5, 1)):
         changes = (*SMALL_RANKER, "cycles=1", f"adversarial={weight}", "adversarial_reduction=mean")
-        folders.append(recipe("ar2").train(task_of(tmp_path / str(number), pydocs, "ar2", *changes)))
+        folders.append(recipe("ar2").train(task_of(tmp_path / str(number), split_pydocs, "ar2", *changes)))
     assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 3
     # The ranker's own training comes first, and does not depend on lambda.
     assert len({(folder / "ranker" / "model.safetensors").read_bytes() for folder in folders}) == 1
 
 
-def test_cornstack_drops_mismatched_pairs_and_keeps_right_ones(pydocs, tmp_path):
+def test_cornstack_drops_mismatched_pairs_and_keeps_right_ones(split_pydocs, tmp_path):
     planted = tmp_path / "planted"
-    shutil.copytree(pydocs, planted)
+    shutil.copytree(split_pydocs, planted)
     head, *lines = (planted / "qrels" / "train.tsv").read_text().splitlines()
     documents = [line.split("\t")[1] for line in lines]
     wrong = set(range(0, len(lines), 4))
@@ -186,16 +167,16 @@ def test_cornstack_drops_mismatched_pairs_and_keeps_right_ones(pydocs, tmp_path)
     assert kept[right].mean() > 0.6
 
 
-def test_trans_encoder_leaves_both_models_and_does_not_look_at_judgments(pydocs, tmp_path):
+def test_trans_encoder_leaves_both_models_and_does_not_look_at_judgments(split_pydocs, tmp_path):
     changes = ("cross_encoder=splade-tiny", "cross_tokens=40", "depth=10", "cycles=2", "fit.steps=2",
                "cross_fit.batch_size=8", "cross_fit.steps=2")  # fmt: skip
-    task = task_of(tmp_path / "work", pydocs, "trans_encoder", *changes)
+    task = task_of(tmp_path / "work", split_pydocs, "trans_encoder", *changes)
     folder = recipe("trans_encoder").train(task)
     assert list(task.stages.reports) == ["pairs", "cross-0-0", "bi-0-0", "cross-1-0", "bi-1-0"]
     reranker = CrossEncoderReranker(folder / "cross_encoder", offline=True)
     assert np.isfinite(reranker.score_pairs([("open a socket", "a file")])).all()
     # Other judgments of the same queries change nothing.
-    other = task_of(tmp_path / "other", pydocs, "trans_encoder", *changes)
+    other = task_of(tmp_path / "other", split_pydocs, "trans_encoder", *changes)
     first = Judgments.of_lists([[0]] * len(other.collection.queries))
     other = other.on(replace(other.collection, judgments=first))
     again = recipe("trans_encoder").train(other)
@@ -203,15 +184,15 @@ def test_trans_encoder_leaves_both_models_and_does_not_look_at_judgments(pydocs,
 
 
 @pytest.mark.slow
-def test_the_mutual_form_of_trans_encoder_has_two_of_each(pydocs, tmp_path):
+def test_the_mutual_form_of_trans_encoder_has_two_of_each(split_pydocs, tmp_path):
     changes = ("second=splade-tiny", "cross_encoder=splade-tiny", "cross_tokens=40", "depth=10", "cycles=1", "fit.steps=2",
                "cross_fit.batch_size=8", "cross_fit.steps=2")  # fmt: skip
-    task = task_of(tmp_path / "work", pydocs, "trans_encoder", *changes)
+    task = task_of(tmp_path / "work", split_pydocs, "trans_encoder", *changes)
     recipe("trans_encoder").train(task)
     assert list(task.stages.reports) == ["pairs", "cross-0-0", "cross-0-1", "bi-0-0", "bi-0-1"]
 
 
-def test_cycles_see_other_batches(pydocs, tmp_path, monkeypatch):
+def test_cycles_see_other_batches(split_pydocs, tmp_path, monkeypatch):
     seen = []
     loss = BatchLoss.forward
 
@@ -220,14 +201,14 @@ def test_cycles_see_other_batches(pydocs, tmp_path, monkeypatch):
         return loss(self, features, labels)
 
     monkeypatch.setattr(BatchLoss, "forward", noted)
-    recipe("ance").train(task_of(tmp_path, pydocs, "ance", "cycles=2", "fit.steps=2", "depth=10"))
+    recipe("ance").train(task_of(tmp_path, split_pydocs, "ance", "cycles=2", "fit.steps=2", "depth=10"))
     assert len(seen) == 4
     assert seen[0] != seen[2]
 
 
-def test_an_interruption_at_any_stage_changes_nothing(pydocs, tmp_path, monkeypatch):
+def test_an_interruption_at_any_stage_changes_nothing(split_pydocs, tmp_path, monkeypatch):
     changes = ("cycles=2", "fit.steps=3", "depth=10")
-    whole = recipe("ance").train(task_of(tmp_path / "whole", pydocs, "ance", *changes))
+    whole = recipe("ance").train(task_of(tmp_path / "whole", split_pydocs, "ance", *changes))
     run = Stages.run
     interrupted = []
 
@@ -243,13 +224,13 @@ def test_an_interruption_at_any_stage_changes_nothing(pydocs, tmp_path, monkeypa
     monkeypatch.setattr(Stages, "run", interrupt)
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt):
-            recipe("ance").train(task_of(tmp_path / "broken", pydocs, "ance", *changes))
-    again = recipe("ance").train(task_of(tmp_path / "broken", pydocs, "ance", *changes))
+            recipe("ance").train(task_of(tmp_path / "broken", split_pydocs, "ance", *changes))
+    again = recipe("ance").train(task_of(tmp_path / "broken", split_pydocs, "ance", *changes))
     assert interrupted == ["mine-0", "fit-0", "mine-1", "fit-1"]
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(pydocs, tmp_path):
+def test_a_killed_training_goes_on_to_the_same_weights(split_pydocs, tmp_path):
     command = (
         "import sys; from pathlib import Path; from training.recipe import run_recipe; "
         "from training.recipes.registry import recipe; from training.settings import read_settings; "
@@ -257,7 +238,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(pydocs, tmp_path):
         " Path(sys.argv[1]), Path(sys.argv[2]), splits=(), keep_work=True)"
     )
     changes = [*QUICK, "hard=random", "fit.steps=24", "fit.save_steps=4"]
-    arguments = [sys.executable, "-c", command, str(pydocs)]
+    arguments = [sys.executable, "-c", command, str(split_pydocs)]
     whole = tmp_path / "whole"
     subprocess.run([*arguments, str(whole), *changes], check=True, capture_output=True, timeout=240)
     killed = tmp_path / "killed"
@@ -277,26 +258,26 @@ def test_a_killed_training_goes_on_to_the_same_weights(pydocs, tmp_path):
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-def test_what_no_training_made_is_never_replaced(pydocs, tmp_path):
+def test_what_no_training_made_is_never_replaced(split_pydocs, tmp_path):
     mine = tmp_path / "thesis"
     mine.mkdir()
     (mine / "chapter1.tex").write_text("years of work")
     for restart in (False, True):
         with pytest.raises(InvalidInput, match="no finished training"):
-            run_recipe(recipe("contrastive"), settings_of("contrastive"), pydocs, mine, restart=restart)
+            run_recipe(recipe("contrastive"), settings_of("contrastive"), split_pydocs, mine, restart=restart)
     assert (mine / "chapter1.tex").read_text() == "years of work"
 
 
-def test_another_base_of_the_same_name_is_another_training(pydocs, tmp_path):
+def test_another_base_of_the_same_name_is_another_training(split_pydocs, tmp_path):
     base = tmp_path / "base"
     open_base(settings_of("contrastive"), offline=True).save(str(base))
     settings = settings_of("contrastive", f"base={base}", "fit.steps=1")
-    run_recipe(recipe("contrastive"), settings, pydocs, tmp_path / "model", splits=(), keep_work=True)
+    run_recipe(recipe("contrastive"), settings, split_pydocs, tmp_path / "model", splits=(), keep_work=True)
     shutil.rmtree(tmp_path / "model")
     modules = json.loads((base / "modules.json").read_text())
     (base / "modules.json").write_text(json.dumps(modules, indent=3))
     with pytest.raises(InvalidInput, match="other settings or data .base: "):
-        run_recipe(recipe("contrastive"), settings, pydocs, tmp_path / "model", splits=())
+        run_recipe(recipe("contrastive"), settings, split_pydocs, tmp_path / "model", splits=())
 
 
 def test_other_settings_do_not_go_on_in_the_same_work_folder(tmp_path):
@@ -305,8 +286,8 @@ def test_other_settings_do_not_go_on_in_the_same_work_folder(tmp_path):
         Stages(tmp_path, {"settings": {"seed": 2}})
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_batch(pydocs, tmp_path):
-    task = task_of(tmp_path / "work", pydocs, "contrastive", "fit.steps=3")
+def test_a_loss_that_is_not_finite_stops_and_names_the_batch(split_pydocs, tmp_path):
+    task = task_of(tmp_path / "work", split_pydocs, "contrastive", "fit.steps=3")
     model = task.open_base()
     calls = []
 

@@ -16,7 +16,6 @@ from transformers import (
 
 from indexing.corpora import open_corpus
 from retriever.errors import BackendUnavailable, InvalidInput
-from tests.training.test_recipes import pydocs
 from training.collection import read_corpus
 from training.generation import GenerationSettings, generate_queries
 from training.generation.job import open_generator
@@ -35,11 +34,9 @@ from training.recipes.registry import CONFIGS, recipe
 from training.recipes.soft_prompt import LIKELIHOOD, start_of
 from training.settings import read_settings
 
-__all__ = ["pydocs"]
-
 
 @pytest.fixture(scope="module")
-def tiny(pydocs, tmp_path_factory):
+def tiny(split_pydocs, tmp_path_factory):
     """Return the folder of a causal model of two layers over bytes that has read the documents of *pydocs*."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -53,7 +50,7 @@ def tiny(pydocs, tmp_path_factory):
         num_key_value_heads=2, eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    text = tokenizer("\n".join(document.content for document in read_corpus(pydocs).documents))["input_ids"]
+    text = tokenizer("\n".join(document.content for document in read_corpus(split_pydocs).documents))["input_ids"]
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for start in range(0, 120 * 512, 512):
         ids = torch.tensor(text[start % (len(text) - 512) :][:512]).reshape(8, 64)
@@ -70,14 +67,14 @@ def settings_of(*changes):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny, pydocs, tmp_path_factory):
+def trained(tiny, split_pydocs, tmp_path_factory):
     """Return the report and the folder of a soft prompt."""
     changes = (f"base={tiny}", "tokens=6", "max_queries=60", "document_tokens=40", "query_tokens=40", "tried=2",
                "fit.epochs=12", "fit.batch_size=4", "held_out=20")  # fmt: skip
     settings = settings_of(*changes)
     folder = tmp_path_factory.mktemp("soft") / "prompt"
     before = {path.name: path.read_bytes() for path in tiny.iterdir()}
-    report = run_recipe(recipe("soft_prompt"), settings, pydocs, folder, splits=("test",), offline=True)
+    report = run_recipe(recipe("soft_prompt"), settings, split_pydocs, folder, splits=("test",), offline=True)
     assert before == {path.name: path.read_bytes() for path in tiny.iterdir()}
     return report, folder
 
@@ -133,9 +130,9 @@ def test_likelihoods_are_those_of_the_words(tiny):
     assert mean_log_likelihoods(model, rows, prompt) == pytest.approx(mean_log_likelihoods(model, hard), abs=1e-4)
 
 
-def test_a_trained_prompt_writes_queries(trained, pydocs, tmp_path):
+def test_a_trained_prompt_writes_queries(trained, split_pydocs, tmp_path):
     _, folder = trained
-    documents = list(open_corpus(str(pydocs)))[:12]
+    documents = list(open_corpus(str(split_pydocs)))[:12]
     settings = GenerationSettings(model=str(folder), queries=2, new_tokens=24)
     generate_queries(documents, tmp_path / "q.parquet", settings, offline=True)
     pairs = read_pairs(tmp_path / "q.parquet")
@@ -149,7 +146,7 @@ def test_a_trained_prompt_writes_queries(trained, pydocs, tmp_path):
     assert greedy.answers(texts, 1, seed=0) == [greedy.answers([text], 1, seed=0)[0] for text in texts]
 
 
-def test_bad_input(trained, tiny, pydocs, tmp_path):
+def test_bad_input(trained, tiny, split_pydocs, tmp_path):
     _, folder = trained
     with pytest.raises(InvalidInput, match="its own examples"):
         open_generator(GenerationSettings(model=str(folder), examples=(("a", "b"),)))
@@ -167,4 +164,4 @@ def test_bad_input(trained, tiny, pydocs, tmp_path):
         SoftPrompt.load(other)
     settings = settings_of(f"base={tiny}", "max_queries=4")
     with pytest.raises(InvalidInput, match="pairs are too few"):
-        run_recipe(recipe("soft_prompt"), settings, pydocs, tmp_path / "x", splits=(), offline=True)
+        run_recipe(recipe("soft_prompt"), settings, split_pydocs, tmp_path / "x", splits=(), offline=True)

@@ -11,7 +11,7 @@ from retriever.encoder import load_encoder
 from retriever.errors import InvalidInput
 from retriever.models import resolve
 from tests.retriever.test_rerank import save_model
-from tests.training.test_recipes import pydocs, settings_of, task_of
+from tests.training.tasks import settings_of, task_of
 from training.batch import Batch
 from training.candidates import Candidates
 from training.collection import open_training_collection
@@ -25,12 +25,10 @@ from training.settings import EncoderSettings
 from training.teacher_settings import TeacherSettings, open_teacher, score_matrix, stage_of
 from training.vector_teacher import VectorTeacher
 
-__all__ = ["pydocs"]
 
-
-def small_task(folder, pydocs, queries, *changes):
-    task = task_of(folder, pydocs, "tas_b", *changes)
-    task.collection = open_training_collection(pydocs, max_queries=queries)
+def small_task(folder, split_pydocs, queries, *changes):
+    task = task_of(folder, split_pydocs, "tas_b", *changes)
+    task.collection = open_training_collection(split_pydocs, max_queries=queries)
     return task
 
 
@@ -108,8 +106,8 @@ def test_batch_mates_matter_only_to_in_batch_supervision(supervision):
 
 
 @pytest.fixture(scope="module")
-def collection(pydocs):
-    return open_training_collection(pydocs)
+def collection(split_pydocs):
+    return open_training_collection(split_pydocs)
 
 
 def mined_of(collection, depth):
@@ -193,9 +191,9 @@ def folders(tmp_path_factory):
         ("random", "none", "bi_encoder", "bi_encoder"),
     ],
 )
-def test_it_trains_and_tells_its_stages(pydocs, tmp_path, folders, sampling, supervision, pair, batch):
+def test_it_trains_and_tells_its_stages(split_pydocs, tmp_path, folders, sampling, supervision, pair, batch):
     task = small_task(
-        tmp_path, pydocs, 48, f"sampling={sampling}", f"supervision={supervision}", "fit.steps=2", "depth=4",
+        tmp_path, split_pydocs, 48, f"sampling={sampling}", f"supervision={supervision}", "fit.steps=2", "depth=4",
         "queries_per_cluster=40", f"pair_teacher.kind={pair}", f"pair_teacher.model={folders[pair]}",
         f"batch_teacher.kind={batch}", f"batch_teacher.model={folders[batch]}", "fit.batch_size=4",
     )  # fmt: skip
@@ -213,8 +211,8 @@ def test_it_trains_and_tells_its_stages(pydocs, tmp_path, folders, sampling, sup
         assert stages["score"]["pairs"] == 4 * queries + len(task.collection.judgments.documents)
 
 
-def test_scores_of_a_matrix_are_those_of_its_pairs(pydocs, tmp_path, folders):
-    task = small_task(tmp_path, pydocs, 6)
+def test_scores_of_a_matrix_are_those_of_its_pairs(split_pydocs, tmp_path, folders):
+    task = small_task(tmp_path, split_pydocs, 6)
     queries, documents = np.array([4, 0, 4]), np.array([7, 2])
     for kind, model in folders.items():
         settings = TeacherSettings(kind=kind, model=model)
@@ -226,7 +224,7 @@ def test_scores_of_a_matrix_are_those_of_its_pairs(pydocs, tmp_path, folders):
     assert list(task.stages.reports) == [stage_of(TeacherSettings(kind="bi_encoder", model=folders["bi_encoder"]))]
 
 
-def test_interrupted_scoring_asks_only_for_what_is_missing(pydocs, tmp_path, folders, monkeypatch):
+def test_interrupted_scoring_asks_only_for_what_is_missing(split_pydocs, tmp_path, folders, monkeypatch):
     model = ("supervision=pair", "sampling=random", "depth=3", "pair_teacher.kind=bi_encoder",
              f"pair_teacher.model={folders['bi_encoder']}", "pair_teacher.scale=20")  # fmt: skip
     monkeypatch.setattr(tas_b, "PORTION", 10)
@@ -239,7 +237,7 @@ def test_interrupted_scoring_asks_only_for_what_is_missing(pydocs, tmp_path, fol
         asked.append(len(queries))
         return ask(self, queries, documents)
 
-    task = small_task(tmp_path, pydocs, 8, *model)
+    task = small_task(tmp_path, split_pydocs, 8, *model)
     mined = task.mine("mine", task.open_base(), 3).candidates
     with monkeypatch.context() as patch:
         patch.setattr(VectorTeacher, "scores", scores)
@@ -255,8 +253,8 @@ def test_interrupted_scoring_asks_only_for_what_is_missing(pydocs, tmp_path, fol
     np.testing.assert_array_equal(found(queries, documents), np.float32(20) * teacher.scores(queries, documents))
 
 
-def test_a_bi_encoder_is_no_late_interaction_model(pydocs, tmp_path):
-    task = small_task(tmp_path, pydocs, 6)
+def test_a_bi_encoder_is_no_late_interaction_model(split_pydocs, tmp_path):
+    task = small_task(tmp_path, split_pydocs, 6)
     with pytest.raises(InvalidInput, match=r"no late-interaction model \(BertModel\)"):
         open_teacher(TeacherSettings(kind="late_interaction", model="all-MiniLM-L6-v2"), task)
 
