@@ -94,12 +94,15 @@ class SparseWeights(BaseModel):
 
 
 class Embedding(BaseModel):
-    """One vector, as numbers or as base64 of little-endian float32; or the weights of a learned sparse encoder."""
+    """One vector, as numbers or as base64 of little-endian float32; or what else the model gives."""
 
     object: Literal["embedding"] = "embedding"
     index: int
-    embedding: list[float] | str = Field(description="Empty for a learned sparse encoder.")
+    embedding: list[float] | str = Field(description="Empty unless the output is dense.")
     sparse: SparseWeights | None = None
+    multi_vector: list[list[float] | str] | None = Field(
+        default=None, description="Of a late-interaction encoder, a vector for each token that is scored, in order."
+    )
 
 
 class EmbeddingUsage(BaseModel):
@@ -127,7 +130,9 @@ class ModelBody(BaseModel):
     created: int
     owned_by: str = "retriever"
     task: Literal["embedding", "rerank"]
-    output: Literal["dense", "sparse"] | None = Field(default=None, description="What an encoder gives.")
+    output: Literal["dense", "sparse", "multi_vector"] | None = Field(
+        default=None, description="What an encoder gives."
+    )
     dimensions: int | None = Field(default=None, description="The width of an encoder's vectors.")
     max_model_len: int = Field(description="The longest input in tokens; what is over is cut off and said so.")
 

@@ -17,6 +17,7 @@ from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.index.sealed import Index, Loader
 from retriever.models import CATALOGUE, resolve
 from retriever.models.folder import read_object
+from retriever.multi_vector_encoder import TokenVectorEncoder, load_multi_vector_encoder
 from retriever.pipeline import Rerank
 from retriever.protocols import Encoder, Reranker, TermEncoder
 from retriever.rerank import CrossEncoderReranker
@@ -30,9 +31,9 @@ from server.settings import Settings
 Side = Literal["query", "document", "plain"]
 """Which of the model's prompts stands before a text; `plain` is none."""
 
-Output = Literal["dense", "sparse"]
+Output = Literal["dense", "sparse", "multi_vector"]
 
-Inner = TypeVar("Inner", bound=Encoder | TermEncoder)
+Inner = TypeVar("Inner", bound=Encoder | TermEncoder | TokenVectorEncoder)
 
 # Of models that do not say what fits into one forward pass.
 BATCH_TOKENS = 4096
@@ -42,7 +43,7 @@ CORES_A_BATCH = 4
 
 
 class BatchedModel(Generic[Inner]):
-    """An encoder of either kind behind the batcher that all requests for it share."""
+    """An encoder of any kind behind the batcher that all requests for it share."""
 
     output: ClassVar[Output]
 
@@ -53,6 +54,10 @@ class BatchedModel(Generic[Inner]):
     @property
     def max_tokens(self) -> int:
         return self.inner.max_tokens
+
+    def longest(self, side: Side) -> int:
+        """Return how many tokens of a text on that side are read; what is over is cut off."""
+        return self.max_tokens
 
     def fingerprint(self) -> dict[str, str]:
         return self.inner.fingerprint()
@@ -71,9 +76,13 @@ class BatchedModel(Generic[Inner]):
         self, side: Side, texts: Sequence[str], counts: Sequence[int], deadline: float = math.inf
     ) -> Ticket[Any]:
         """Queue texts whose tokens were counted, longer ones with the tokens that the model reads of them."""
-        tokens = [min(count, self.max_tokens) for count in counts]
+        tokens = self.computed_tokens(side, counts)
         characters = sum(map(len, texts))
         return self.batcher.submit(side, texts, tokens, characters=characters, deadline=deadline)
+
+    def computed_tokens(self, side: Side, counts: Sequence[int]) -> list[int]:
+        """Return the tokens that the model computes for texts of so many tokens."""
+        return [min(count, self.longest(side)) for count in counts]
 
     def rows_until(self, queries: Sequence[str], deadline: float) -> list[Any] | None:
         """Return what is made of queries, or None when it is not there by the deadline.
@@ -130,7 +139,24 @@ class BatchedTermEncoder(BatchedModel[TermEncoder]):
         return self.submit("document", texts, self.count_tokens(texts)).wait()
 
 
-Embedder = BatchedEncoder | BatchedTermEncoder
+class BatchedTokenVectorEncoder(BatchedModel[TokenVectorEncoder]):
+    """The same for late-interaction encoders, which no index uses yet."""
+
+    output = "multi_vector"
+
+    @property
+    def width(self) -> int:
+        return self.inner.width
+
+    def longest(self, side: Side) -> int:
+        return self.inner.max_query_tokens if side == "query" else self.max_tokens
+
+    def computed_tokens(self, side: Side, counts: Sequence[int]) -> list[int]:
+        least = self.inner.min_query_tokens if side == "query" else 0
+        return [max(least, tokens) for tokens in super().computed_tokens(side, counts)]
+
+
+Embedder = BatchedEncoder | BatchedTermEncoder | BatchedTokenVectorEncoder
 
 
 def result_until(ticket: Ticket[Any], deadline: float) -> list[Any] | None:
@@ -143,7 +169,7 @@ def result_until(ticket: Ticket[Any], deadline: float) -> list[Any] | None:
 
 
 def encoding(inner: Any) -> Callable[[str, list[str]], Sequence[Any]]:
-    """Return the function that computes a batch of an encoder of either kind."""
+    """Return the function that computes a batch of an encoder of any kind."""
 
     def compute(side: str, texts: list[str]) -> Sequence[Any]:
         found: Sequence[Any]
@@ -282,10 +308,9 @@ class Models(Loader):
         """Load the models that the settings name. Raises BackendUnavailable or InvalidInput."""
         settings = self._settings
         for name in settings.embedding_models:
-            if is_sparse(name, settings.offline):
-                self.term_encoder(name, device=settings.device, offline=settings.offline)
-            else:
-                self.encoder(name, device=settings.device, offline=settings.offline)
+            offered = {"dense": self.encoder, "sparse": self.term_encoder, "multi_vector": self.multi_vector_encoder}
+            offer = offered[output_of(name, settings.offline)]
+            offer(name, device=settings.device, offline=settings.offline)
         rerank = Rerank.read(settings.reranker) if settings.reranker else None
         if rerank is not None and rerank.kind != "cross_encoder":
             self.ranker(rerank, device=settings.device, offline=settings.offline)
@@ -298,7 +323,7 @@ class Models(Loader):
                 self.add_encoder(name, load_encoder(name, device=device, offline=offline))
             found = self._by_name[name]
         if not isinstance(found, BatchedEncoder):
-            raise BackendUnavailable(f"{name} is a learned sparse encoder; it gives no dense vectors.")
+            raise BackendUnavailable(f"{name} is an encoder of {found.output} output; it gives no dense vectors.")
         return found
 
     def term_encoder(self, name: str, *, device: str | None, offline: bool) -> TermEncoder:
@@ -308,7 +333,18 @@ class Models(Loader):
                 self._by_name[name] = self._offer(name, inner, BatchedTermEncoder)
             found = self._by_name[name]
         if not isinstance(found, BatchedTermEncoder):
-            raise BackendUnavailable(f"{name} is a dense encoder; it gives no weights of terms.")
+            raise BackendUnavailable(f"{name} is an encoder of {found.output} output; it gives no weights of terms.")
+        return found
+
+    def multi_vector_encoder(self, name: str, *, device: str | None, offline: bool) -> BatchedTokenVectorEncoder:
+        """Return the late-interaction encoder of that name or folder, loaded once. Raises BackendUnavailable."""
+        with self._loading:
+            if name not in self._by_name:
+                inner = load_multi_vector_encoder(name, device=device, offline=offline)
+                self._by_name[name] = self._offer(name, inner, BatchedTokenVectorEncoder)
+            found = self._by_name[name]
+        if not isinstance(found, BatchedTokenVectorEncoder):
+            raise BackendUnavailable(f"{name} is an encoder of {found.output} output; it gives one vector at most.")
         return found
 
     def reranker(self, name: str, *, device: str | None, offline: bool) -> Reranker:
@@ -437,10 +473,16 @@ def known_name(asked: str, offered: dict[str, Any]) -> str:
     )
 
 
-def is_sparse(name: str, offline: bool) -> bool:
-    """Tell whether a model is a learned sparse encoder. Raises BackendUnavailable when it cannot be found."""
+def output_of(name: str, offline: bool) -> Output:
+    """Return what a model's folder says that it gives. Raises BackendUnavailable when it cannot be found."""
     folder = resolve(name, offline=offline)
-    return read_object(folder / "config_sentence_transformers.json").get("model_type") == "SparseEncoder"
+    kind = read_object(folder / "config_sentence_transformers.json").get("model_type")
+    if kind == "SparseEncoder":
+        return "sparse"
+    # PyLate's own folders say ColBERT, those of Stanford's ColBERT only name their network so.
+    networks = read_object(folder / "config.json").get("architectures")
+    late = kind in ("MultiVectorEncoder", "ColBERT") or (isinstance(networks, list) and "HF_ColBERT" in networks)
+    return "multi_vector" if late else "dense"
 
 
 def public_name(model: str) -> str:

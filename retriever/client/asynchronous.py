@@ -175,7 +175,7 @@ class AsyncClient:
         *,
         model: str,
         input_type: Literal["query", "document"] = "document",
-        output: Literal["dense", "sparse"] = "dense",
+        output: Literal["dense", "sparse", "multi_vector"] = "dense",
         dimensions: int | None = None,
         truncate: bool = True,
     ) -> Embeddings:

@@ -35,6 +35,8 @@ CONNECT_SECONDS = 5.0
 PORTION_LINES = 500
 PORTION_BYTES = 1024 * 1024
 PORTION_TEXTS = 256
+# Each token has a vector: 64 texts of 512 tokens, 128 wide, are all that the service gives at once.
+PORTION_TOKEN_TEXTS = 64
 
 
 class SearchOptions(TypedDict, total=False):
@@ -289,9 +291,10 @@ def rerank(query: str, documents: Sequence[str], model: str | None, top_n: int |
 def embed(texts: Iterable[str], **options: Any) -> Iterator[tuple[int, Call[Embeddings]]]:
     """Yield requests for portions of the texts, each with the position of its first one; at least one request."""
     given = {name: value for name, value in options.items() if value is not None}
+    most = PORTION_TOKEN_TEXTS if options.get("output") == "multi_vector" else PORTION_TEXTS
     start, portion, size = 0, list[str](), 0
     for text in texts:
-        if portion and (len(portion) == PORTION_TEXTS or size + len(text) > PORTION_BYTES // 4):
+        if portion and (len(portion) == most or size + len(text) > PORTION_BYTES // 4):
             yield start, _embed(portion, given)
             start, portion, size = start + len(portion), [], 0
         portion.append(text)

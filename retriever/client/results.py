@@ -116,10 +116,11 @@ class Model:
 class Embeddings:
     """What an encoder made of N texts, in the order given.
 
-    vectors    (N, H) float32; H is 0 for a learned sparse encoder
-    sparse     its terms with their weights, heaviest first, one mapping a text; empty for a dense encoder
-    tokens     that the model read
-    truncated  positions of texts that were cut to the model's length
+    vectors       (N, H) float32; H is 0 unless the output is dense
+    sparse        terms with their weights, heaviest first, one mapping a text; empty for other outputs
+    tokens        that the model read
+    truncated     positions of texts that were cut to the model's length
+    multi_vector  (T, H) float32 for each text, a row for each token that is scored; empty for other outputs
     """
 
     model: str
@@ -127,6 +128,7 @@ class Embeddings:
     sparse: list[dict[str, float]]
     tokens: int
     truncated: list[int]
+    multi_vector: list[NDArray[np.float32]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ class Client:
         *,
         model: str,
         input_type: Literal["query", "document"] = "document",
-        output: Literal["dense", "sparse"] = "dense",
+        output: Literal["dense", "sparse", "multi_vector"] = "dense",
         dimensions: int | None = None,
         truncate: bool = True,
     ) -> Embeddings:

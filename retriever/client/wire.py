@@ -116,6 +116,7 @@ class _Sparse:
 class _Embedding:
     embedding: str | list[float]
     sparse: _Sparse | None = None
+    multi_vector: list[str | list[float]] | None = None
 
 
 @dataclass(slots=True)
@@ -257,7 +258,7 @@ def reranking(content: bytes) -> Reranking:
 
 
 def embeddings(content: bytes) -> Embeddings:
-    """Return vectors or term weights; vectors come as base64 of little-endian float32."""
+    """Return what an encoder gave; vectors come as base64 of little-endian float32."""
     body = _EMBEDDINGS.validate_json(content)
     rows = [_vector(part.embedding) for part in body.data]
     return Embeddings(
@@ -266,7 +267,12 @@ def embeddings(content: bytes) -> Embeddings:
         sparse=[dict(zip(p.sparse.terms, p.sparse.weights, strict=True)) for p in body.data if p.sparse],
         tokens=body.usage.total_tokens,
         truncated=body.truncated,
+        multi_vector=[_matrix(part.multi_vector) for part in body.data if part.multi_vector is not None],
     )
+
+
+def _matrix(rows: Sequence[str | list[float]]) -> NDArray[np.float32]:
+    return np.stack([_vector(row) for row in rows]) if rows else np.empty((0, 0), np.float32)
 
 
 def _vector(embedding: str | list[float]) -> NDArray[np.float32]:
@@ -283,6 +289,7 @@ def joined(portions: Sequence[tuple[int, Embeddings]]) -> Embeddings:
         sparse=[weights for _, part in portions for weights in part.sparse],
         tokens=sum(part.tokens for _, part in portions),
         truncated=[start + position for start, part in portions for position in part.truncated],
+        multi_vector=[rows for _, part in portions for rows in part.multi_vector],
     )
 
 

@@ -13,7 +13,7 @@ from retriever.errors import InvalidInput, ModelFault
 from server.dependencies import PreparedService, Service
 from server.errors import Refusal, responses_of
 from server.model_schemas import EmbeddingRequest, EmbeddingResponse, EmbedRequest
-from server.models import BatchedEncoder, Embedder, Side
+from server.models import BatchedEncoder, BatchedTokenVectorEncoder, Embedder, Side
 from server.schemas import MAX_INPUTS
 
 router = APIRouter()
@@ -23,6 +23,9 @@ PATHS = frozenset({"/v1/embeddings", "/embed"})
 # How many numbers are written in the time in which one character is counted.
 NUMBERS_PER_CHARACTER = 8
 
+# Of all token vectors of one answer: 16 MiB of float32, five times as much as text.
+MAX_NUMBERS = 4 * 1024 * 1024
+
 
 @router.post(
     "/v1/embeddings", responses=responses_of("/v1/embeddings"), response_model=EmbeddingResponse, tags=["models"]
@@ -31,14 +34,19 @@ async def embeddings(body: EmbeddingRequest, request: Request, service: Prepared
     """Return what an encoder makes of texts, in the form of OpenAI's API."""
     name, model = service.models.embedder(body.model)
     if body.output != model.output:
-        raise InvalidInput(f"{name} gives {model.output} output; ask for it with output={model.output!r}.")
+        raise InvalidInput(
+            f"{name} gives {model.output} output and no {body.output} one; ask for it with output={model.output!r}."
+        )
     texts, counts = await service.waiting.counted(lambda: measured(model, body.inputs), size_of(body.inputs))
-    truncated = [position for position, count in enumerate(counts) if count > model.max_tokens]
+    longest = model.longest(body.input_type)
+    truncated = [position for position, count in enumerate(counts) if count > longest]
     if truncated and not body.truncate:
-        raise InvalidInput(_too_long(model, counts, truncated))
+        raise InvalidInput(_too_long(longest, counts, truncated))
     keep = _kept(name, model, body.dimensions)
+    if isinstance(model, BatchedTokenVectorEncoder):
+        require_few_numbers(model, body.input_type, counts)
     rows = await _computed(service, request, model, body.input_type, texts, counts)
-    tokens = sum(min(count, model.max_tokens) for count in counts)
+    tokens = sum(min(count, longest) for count in counts)
 
     def written() -> bytes:
         data = [_item(i, row, keep, body.encoding_format) for i, row in enumerate(rows)]
@@ -60,7 +68,7 @@ async def embed(body: EmbedRequest, request: Request, service: PreparedService) 
         raise Refusal(400, "`inputs` cannot be empty", code="empty")
     truncated = [position for position, count in enumerate(counts) if count > model.max_tokens]
     if truncated and not body.truncate:
-        raise Refusal(413, _too_long(model, counts, truncated), code="too_long")
+        raise Refusal(413, _too_long(model.max_tokens, counts, truncated), code="too_long")
     assert isinstance(model, BatchedEncoder)
     if model.normalises and not body.normalize:
         raise InvalidInput(f"unit length is part of the recipe of {name}; normalize must be true.")
@@ -89,11 +97,19 @@ def require_some(count: int, most: int, what: str) -> None:
         raise Refusal(413, f"batch size {count} > maximum allowed batch size {most}", code="too_many")
 
 
-def _too_long(model: Embedder, counts: Sequence[int], truncated: Sequence[int]) -> str:
+def require_few_numbers(model: BatchedTokenVectorEncoder, side: Side, counts: Sequence[int]) -> None:
+    """Raise InvalidInput for texts whose vectors, one a token, would be more than an answer may hold."""
+    numbers = sum(model.computed_tokens(side, counts)) * model.width
+    if numbers > MAX_NUMBERS:
+        raise InvalidInput(
+            f"a vector for each token of these {len(counts)} texts is up to {numbers} numbers, {MAX_NUMBERS} are given "
+            "at once; send fewer or shorter texts."
+        )
+
+
+def _too_long(longest: int, counts: Sequence[int], truncated: Sequence[int]) -> str:
     place = truncated[0]
-    return (
-        f"input {place} has {counts[place]} tokens, {model.max_tokens} are read; shorten it, or set truncate to true."
-    )
+    return f"input {place} has {counts[place]} tokens, {longest} are read; shorten it, or set truncate to true."
 
 
 async def _computed(
@@ -101,9 +117,10 @@ async def _computed(
 ) -> list[Any]:
     with request.state.stages.timed("embed", inputs=len(texts)):
         rows = await service.waiting.results(model.submit(side, texts, counts), request)
-    cut = sum(count > model.max_tokens for count in counts)
+    longest = model.longest(side)
+    cut = sum(count > longest for count in counts)
     service.metrics.truncated.labels("embedding").inc(cut)
-    tokens = sum(min(count, model.max_tokens) for count in counts)
+    tokens = sum(min(count, longest) for count in counts)
     request.state.notes |= {"inputs": len(texts), "tokens": tokens, "truncated": cut}
     values = [list(row.values()) for row in rows] if model.output == "sparse" else rows
     if not all(np.isfinite(row).all() for row in values):
@@ -112,8 +129,12 @@ async def _computed(
 
 
 async def _answer(service: Service, rows: Sequence[Any], written: Callable[[], bytes]) -> Response:
-    content = await service.waiting.counted(written, sum(map(len, rows)) // NUMBERS_PER_CHARACTER)
+    content = await service.waiting.counted(written, sum(map(_numbers, rows)) // NUMBERS_PER_CHARACTER)
     return Response(content, media_type="application/json")
+
+
+def _numbers(row: Any) -> int:
+    return row.size if isinstance(row, np.ndarray) else len(row)
 
 
 Keep = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -123,7 +144,7 @@ def _kept(name: str, model: Embedder, dimensions: int | None, *, normalise: bool
     """Return what shortens and scales a vector. Raises InvalidInput for more dimensions than the model has."""
     if not isinstance(model, BatchedEncoder):
         if dimensions is not None:
-            raise InvalidInput(f"{name} gives weights of terms; dimensions is for dense vectors.")
+            raise InvalidInput(f"{name} gives {model.output} output; dimensions is for dense vectors.")
         return lambda row: row
     if dimensions is not None and dimensions > model.width:
         raise InvalidInput(f"dimensions must be at most {model.width}, the width of {name}; got {dimensions}.")
@@ -143,8 +164,13 @@ def _item(index: int, row: Any, keep: Keep, form: str) -> dict[str, Any]:
         weights = dict(sorted(row.items(), key=lambda pair: (-pair[1], pair[0])))
         sparse = {"terms": list(weights), "weights": list(weights.values())}
         return {"object": "embedding", "index": index, "embedding": [], "sparse": sparse}
-    vector = keep(row)
-    packed: Any = vector.tolist()
+    if row.ndim == 2:
+        vectors = [_packed(vector, form) for vector in row]
+        return {"object": "embedding", "index": index, "embedding": [], "multi_vector": vectors}
+    return {"object": "embedding", "index": index, "embedding": _packed(keep(row), form)}
+
+
+def _packed(vector: NDArray[np.float32], form: str) -> Any:
     if form == "base64":
-        packed = base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
-    return {"object": "embedding", "index": index, "embedding": packed}
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
+    return vector.tolist()

@@ -98,6 +98,31 @@ def reranking_client(make_client: MakeClient, tiny_reranker: Path) -> Client:
     return make_client(reranker=str(tiny_reranker), rerank_depth=8)
 
 
+@pytest.fixture(scope="session")
+def late_interaction(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a multi-vector encoder: the real body of all-MiniLM-L6-v2 and a projection of chance.
+
+    Queries are filled up to 16 tokens, documents cut at 24, and punctuation in documents has no vector.
+    """
+    import torch
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    from retriever.models import resolve
+
+    torch.manual_seed(0)
+    expansion = {"strategy": "fixed", "attend": False, "length": 16}
+    body = Transformer(str(resolve("all-MiniLM-L6-v2")), document_length=24, query_expansion=expansion)
+    inner = {"module_input_name": "token_embeddings"}
+    projection = Dense(384, 32, bias=False, activation_function=torch.nn.Identity(), **inner)
+    modules = [body, projection, MultiVectorMask(skiplist_words=list(".,;")), Normalize(**inner)]
+    prompts = {"query": "query: ", "document": "document: "}
+    folder = tmp_path_factory.mktemp("models") / "late-interaction"
+    MultiVectorEncoder(modules=modules, device="cpu", prompts=prompts).save_pretrained(str(folder))
+    return folder
+
+
 @pytest.fixture
 def own_index(small_index: Path, tmp_path: Path) -> Path:
     """Return a copy of the index that a test may change."""

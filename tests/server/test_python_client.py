@@ -56,7 +56,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def writable_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def writable_url(late_interaction: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of a service with two small indexes, which those with the key may change, and SPLADE."""
     root = tmp_path_factory.mktemp("writable")
     for name in ("words", "other"):
@@ -67,7 +67,8 @@ def writable_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for name, key in (("API_KEY", READ_KEY), ("WRITE_KEY", WRITE_KEY))
     }
     with (root / "log").open("w") as log:
-        flags = ("--writable", "--default-index", "words", "--embedding-model", "splade-tiny")
+        flags = ["--writable", "--default-index", "words"]
+        flags += ["--embedding-model", "splade-tiny", "--embedding-model", str(late_interaction)]
         process = serve_process(root / "indexes", log, *flags, **digests)
         try:
             yield wait_for_address(process, root / "log")
@@ -271,6 +272,17 @@ def test_a_learned_sparse_encoder_gives_terms(writer: Client) -> None:
     assert list(found.sparse[0].values()) == sorted(found.sparse[0].values(), reverse=True)
     with pytest.raises(Refused, match="sparse"):
         writer.embed(["a"], model="splade-tiny")
+
+
+def test_a_late_interaction_encoder_gives_a_vector_for_each_token(writer: Client) -> None:
+    texts = ["zip " * (number % 20 + 1) for number in range(calls.PORTION_TOKEN_TEXTS + 2)]
+    found = writer.embed(texts, model="late-interaction", output="multi_vector")
+    assert found.vectors.shape == (len(texts), 0)
+    # Beside the words: [CLS], two of the prompt, [SEP].
+    assert [rows.shape for rows in found.multi_vector] == [(len(text.split()) + 4, 32) for text in texts]
+    np.testing.assert_allclose(np.linalg.norm(found.multi_vector[-1], axis=1), 1, atol=1e-5)
+    alone = writer.embed(texts[-1:], model="late-interaction", output="multi_vector").multi_vector[0]
+    np.testing.assert_allclose(found.multi_vector[-1], alone, atol=TOLERANCE)
 
 
 def test_indexes_and_the_service_are_described(client: Client) -> None:
