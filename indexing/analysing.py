@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from retriever.analysis import Analyser, analyser
+from retriever.analysis.term_numbers import WordAnalyser, numbered_terms, portions
 from retriever.fields import field_text
 from retriever.index.plain import PLAIN, PlainWriter, in_field
 from retriever.storage import sync
@@ -36,8 +37,12 @@ def write_postings(
 ) -> None:
     """Analyse texts and write their plain postings, with positions if asked, durably."""
     writer = PlainWriter(positions=positions)
-    for text in texts:
-        writer.add(found.terms(text))
+    if isinstance(found, WordAnalyser):
+        for portion in portions(texts):
+            writer.add_numbered(*numbered_terms(found, portion))
+    else:
+        for text in texts:
+            writer.add(found.terms(text))
     for name in writer.postings().write(folder, part):
         sync(folder / name)
 

@@ -2,15 +2,19 @@
 
     python -m benchmarks.training.ar2 --data nl2bash
 
-Both models have the body of splade-tiny (BERT-tiny). The mixed-in reduction is "mean", since the batch is not the
-original's. All arms of a seed share warm-up, first mining and the ranker's warm-up.
+Both models have the body of splade-tiny (BERT-tiny). The ranker begins as the warmed-up retriever itself, whose layers
+have copies that read query and document together (`retriever.models.joint_bert`): a body of this size with a new head
+stays behind the retriever that it is to teach. The mixed-in reduction is "mean", since the batch is not the original's.
+All arms of a seed share warm-up, first mining and the ranker's warm-up.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from benchmarks.training.claims import Claim, Experiment, arguments, write_csv, write_section
 from benchmarks.training.reranking import reranked
+from retriever.models.joint_bert import from_bi_encoder
 from training.encoders import as_encoder, open_base
 from training.evaluation import dense_run
 from training.settings import EncoderSettings
@@ -26,6 +30,7 @@ CLAIMS = (
     Claim("ranker lambda 0.5", "ranker warm-up"),
 )
 DEPTH = 20
+LAYERS = 2
 
 
 def warm_up(experiment: Experiment, seed: int) -> Path:
@@ -34,14 +39,29 @@ def warm_up(experiment: Experiment, seed: int) -> Path:
     return experiment.arm("warm-up", seed, "contrastive", COMMON | {"base": "splade-tiny", "fit": fit})
 
 
+def ranker_start(experiment: Experiment, seed: int, warm: Path) -> Path:
+    """Return the ranker to begin with, made unless it is there."""
+    from transformers import AutoTokenizer
+
+    folder = experiment.models / f"joint-{seed}"
+    if not folder.is_dir():
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        from_bi_encoder(str(warm), LAYERS).save_pretrained(part)
+        AutoTokenizer.from_pretrained(str(warm), local_files_only=True).save_pretrained(part)
+        part.replace(folder)
+    return folder
+
+
 def train(experiment: Experiment, seed: int) -> None:
     """Train every arm of a seed."""
     warm = warm_up(experiment, seed)
+    start = ranker_start(experiment, seed, warm)
     ranker = {"batch_size": 16, "save_steps": 0}
     for weight in (0.0, 0.5, 1.0):
         arm = f"lambda {weight:g}"
         folder = experiment.arm(arm, seed, "ar2", COMMON | {
-            "base": str(warm), "ranker": "splade-tiny", "ranker_tokens": 96, "depth": 50, "count": 7, "cycles": 2,
+            "base": str(warm), "ranker": str(start), "ranker_tokens": 96, "depth": 50, "count": 7, "cycles": 2,
             "adversarial": weight, "adversarial_reduction": "mean",
             "fit": {"batch_size": 16, "learning_rate": 1e-4, "steps": 150, "save_steps": 0},
             "ranker_warmup": ranker | {"learning_rate": 3e-4, "steps": 300},

@@ -3,6 +3,8 @@
 StandardTokenizer, possessive 's removed, lower case, 33 stop words, Porter stemmer.
 """
 
+from collections.abc import Sequence
+
 from retriever.analysis.analyser import Token
 from retriever.analysis.porter import stem
 from retriever.analysis.standard_tokenizer import spans, words
@@ -31,6 +33,9 @@ class EnglishAnalyser:
 
     def terms(self, text: str) -> list[str]:
         return self._cache.terms(words(text))
+
+    def word_terms(self, words: Sequence[str]) -> list[str]:
+        return self._cache.each(words)
 
     def tokens(self, text: str) -> list[Token]:
         found = ((self._cache.term(text[start:end]), start, end) for start, end in spans(text))

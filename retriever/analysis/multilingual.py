@@ -16,7 +16,7 @@ compatibility character ("㌀") share a place.
 """
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from operator import add
 
@@ -56,6 +56,9 @@ class MultilingualAnalyser:
             if RUN.search(text):
                 return self._run_terms(text)
         return self._cache.terms(words(text))
+
+    def word_terms(self, words: Sequence[str]) -> list[str]:
+        return self._cache.each(words)
 
     def tokens(self, text: str) -> list[Token]:
         normal, starts, ends = _aligned(text)

@@ -9,6 +9,7 @@ its stemmers change.
 import importlib
 import threading
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 from retriever.analysis.analyser import Token
@@ -67,6 +68,9 @@ class SnowballAnalyser:
 
     def terms(self, text: str) -> list[str]:
         return self._cache.terms(words(text))
+
+    def word_terms(self, words: Sequence[str]) -> list[str]:
+        return self._cache.each(words)
 
     def tokens(self, text: str) -> list[Token]:
         found = ((self._cache.term(text[start:end]), start, end) for start, end in spans(text))

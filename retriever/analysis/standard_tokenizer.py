@@ -9,6 +9,7 @@ Lucene has the classes of Unicode 12.1, whatever the Unicode of Python and its m
 
 import re
 from collections.abc import Generator, Iterator
+from itertools import groupby
 
 from retriever.analysis.word_breaks import RANGES
 
@@ -133,5 +134,9 @@ def words(text: str) -> list[str]:
             return [token for token in tokens if token.strip("_")] if "_" in text else tokens
     elif NARROW_SPACE not in text and len(pieces := text.split()) > 1:
         # No token reaches across other white space, and most words are ASCII even where a text is not.
-        return [token for piece in pieces for token in words(piece)]
+        found: list[str] = []
+        for plain, some in groupby(pieces, str.isascii):
+            for piece in [" ".join(some)] if plain else some:
+                found += words(piece)
+        return found
     return [text[start:end] for start, end in spans(text)]

@@ -1,6 +1,7 @@
 """Terms of tokens seen before: text repeats its words, and a stemmer is slow."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 SIZE = 1_000_000
 
@@ -24,9 +25,13 @@ class TermCache:
 
     def terms(self, tokens: Sequence[str]) -> list[str]:
         """Return the terms of tokens in order, without those that have none."""
+        return list(filter(None, self.each(tokens)))
+
+    def each(self, tokens: Sequence[str]) -> list[str]:
+        """Return the term of each token, or ""."""
         terms = list(map(self._terms.get, tokens))
-        if None in terms:
-            # Each new token once, and without the cache in between: it may be emptied on the way.
-            made = {token: self.term(token) for token, term in zip(tokens, terms, strict=True) if term is None}
-            terms = [made[token] if term is None else term for token, term in zip(tokens, terms, strict=True)]
-        return list(filter(None, terms))
+        if None not in terms:
+            return cast(list[str], terms)
+        # Each new token once, and without the cache in between: it may be emptied on the way.
+        made = {token: self.term(token) for token, term in zip(tokens, terms, strict=True) if term is None}
+        return [made[token] if term is None else term for token, term in zip(tokens, terms, strict=True)]

@@ -104,11 +104,22 @@ class PlainWriter:
         self._terms.extend(map(self._vocabulary.__getitem__, terms))
         self._lengths.append(len(terms))
 
+    def add_numbered(self, terms: Sequence[str], numbers: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        """Add the next documents, whose terms one after another are `numbers` of `terms`; `lengths` of them in each."""
+        used = np.zeros(len(terms), np.bool_)
+        used[numbers] = True
+        own = np.zeros(len(terms), np.uint32)
+        for number in np.flatnonzero(used).tolist():
+            own[number] = self._vocabulary[terms[number]]
+        self._terms.frombytes(own[numbers].tobytes())
+        self._lengths.frombytes(lengths.astype(np.uint32).tobytes())
+
     def postings(self) -> PlainPostings:
         """Return what was collected."""
-        vocabulary = sorted((term.encode("utf-8"), number) for term, number in self._vocabulary.items())
+        # In the order of their UTF-8 bytes, too.
+        vocabulary = sorted(self._vocabulary)
         rank = np.empty(len(vocabulary), np.int64)
-        rank[[number for _, number in vocabulary]] = np.arange(len(vocabulary))
+        rank[list(map(self._vocabulary.__getitem__, vocabulary))] = np.arange(len(vocabulary))
         lengths = np.array(self._lengths, np.int32)
         terms = rank[np.array(self._terms, np.int64)]
         documents = np.repeat(np.arange(len(lengths)), lengths)
@@ -128,7 +139,7 @@ class PlainWriter:
             data = encode_positions(places, frequencies)
             positions = PlainPositions(data, term_starts(data, np.diff(offsets)))
         return PlainPostings(
-            [term for term, _ in vocabulary],
+            [term.encode("utf-8") for term in vocabulary],
             offsets,
             (keys & 0xFFFFFFFF).astype(np.int32),
             frequencies.astype(np.min_scalar_type(largest)),
