@@ -41,12 +41,16 @@ from retriever.index.manifest import (
 from retriever.index.records import Records, RecordWriter
 from retriever.index.segment import segment_folder
 from retriever.index.tombstones import write_tombstones
-from retriever.pipeline import PipelineSpec, default_pipelines
+from retriever.llm.bottleneck import load_local_encoder
+from retriever.pipeline import Local, PipelineSpec, default_pipelines
 from retriever.progress import Progress
 from retriever.protocols import Encoder, TermEncoder
 from retriever.storage import disk_errors, exclusive_lock, require_writable, sync
 from retriever.term_encoder import load_term_encoder
 from retriever.types import Document
+
+# Documents whose local vectors a language model reads, in the pipeline that an index offers by itself.
+READ_BY_A_MODEL = 100
 
 
 class Corpus(Protocol):
@@ -113,7 +117,7 @@ def build_index(
                 "or replace it with --overwrite."
             )
         parts = _load_parts(settings, encoder, sparse_encoder, local_encoder, device, offline)
-        offered = default_pipelines(settings.parts, local=parts.local is not None) | (pipelines or {})
+        offered = default_pipelines(settings.parts, local=_local_stage(parts)) | (pipelines or {})
         _require_known(default_pipeline, offered)
         for spec in offered.values():
             require_known(spec.field_weights or {}, (CONTENTS, *settings.search_fields))
@@ -129,8 +133,7 @@ def build_index(
             fields=settings.fields,
             chunking=Chunking(window=settings.window, overlap=settings.overlap) if settings.window else None,
             pipelines=offered,
-            default_pipeline=default_pipeline
-            or list(default_pipelines(settings.parts, local=parts.local is not None))[-1],
+            default_pipeline=default_pipeline or list(default_pipelines(settings.parts, local=_local_stage(parts)))[-1],
             # What the index held is replaced, and must not come back out of the journal.
             applied=current.applied if current else 0,
         )
@@ -255,7 +258,7 @@ def _load_parts(
     if "sparse" in settings.parts and sparse is None:
         sparse = load_term_encoder(settings.sparse_encoder, device=device, offline=offline)
     if settings.local_encoder is not None and local is None:
-        local = load_encoder(settings.local_encoder, device=device, precision=settings.precision, offline=offline)
+        local = load_local_encoder(settings.local_encoder, device=device, precision=settings.precision, offline=offline)
     parts = _Parts(
         encoder if "dense" in settings.parts else None,
         sparse if "sparse" in settings.parts else None,
@@ -317,6 +320,13 @@ def _dense_part(settings: BuildSettings, parts: _Parts) -> DensePart | None:
         canaries="",
         canary_texts=CANARY_TEXTS,
     )
+
+
+def _local_stage(parts: _Parts) -> Local | None:
+    if parts.local is None:
+        return None
+    # A language model reads the query once for each document.
+    return Local(depth=READ_BY_A_MODEL) if hasattr(parts.local, "likelihoods") else Local()
 
 
 def _local_part(settings: BuildSettings, parts: _Parts) -> LocalPart | None:

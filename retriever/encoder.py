@@ -289,8 +289,8 @@ def recipe_of(model: Any, normalisation: str) -> dict[str, str]:
         for side, names in {"query": ("query",), "document": ("document", "passage", "corpus")}.items()
     }
     return {
-        "weights": _hash_weights(model),
-        "tokenizer": _hash_tokenizer(model.tokenizer),
+        "weights": hash_weights(model),
+        "tokenizer": hash_tokenizer(model.tokenizer),
         "modules": " > ".join(_describe_module(module) for module in model),
         "prompts": json.dumps(prompts, sort_keys=True, ensure_ascii=False),
         "normalisation": normalisation,
@@ -299,7 +299,8 @@ def recipe_of(model: Any, normalisation: str) -> dict[str, str]:
     }
 
 
-def _hash_weights(model: Any) -> str:
+def hash_weights(model: Any) -> str:
+    """Return a sha256 over the names, shapes and numbers of a model's weights."""
     import torch
 
     digest = hashlib.sha256()
@@ -309,7 +310,8 @@ def _hash_weights(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _hash_tokenizer(tokenizer: Any) -> str:
+def hash_tokenizer(tokenizer: Any) -> str:
+    """Return a sha256 over a fast tokenizer's rules. Raises InvalidInput for another one."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise InvalidInput(f"{type(tokenizer).__name__} is not a fast tokenizer; convert it to tokenizer.json.")

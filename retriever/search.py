@@ -17,6 +17,7 @@ from retriever.feedback import Frequencies, rm3, rocchio
 from retriever.fusion import ordered, reciprocal_rank, weighted_minmax
 from retriever.highlight import highlights
 from retriever.index.fielded import in_fields
+from retriever.llm.usage import OutOfTime
 from retriever.pipeline import Fusion, Local, PipelineSpec, Rerank, Rm3, Rocchio
 from retriever.types import Answer, Document, Explanation, Facets, Hit
 
@@ -137,7 +138,7 @@ def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> 
         if request.facets:
             _count(index, state, request, mask)
         if request.pipeline.local is not None and vectors is not None:
-            _local(index, state, request.pipeline.local, vectors[number])
+            _local(index, state, request.pipeline.local, vectors[number], request.deadline_ms)
         if request.pipeline.rerank is not None:
             _rerank(index, state, request.pipeline.rerank, request.deadline_ms)
         _finish(index, state, request, calibration)
@@ -375,16 +376,24 @@ def _local_vectors(index: "Index", states: Sequence[_State], request: Request) -
             state.answer.degraded.append(fault)
         else:
             _note_unencoded(index, state)
-            state.answer.truncated |= count > encoder.max_tokens
+            state.answer.truncated |= count > getattr(encoder, "max_query_tokens", encoder.max_tokens)
             state.answer.timings["encode_local"] = (time.perf_counter() - started) * 1e3 / len(states)
     return None if fault else vectors
 
 
-def _local(index: "Index", state: _State, local: Local, vector: NDArray[np.float32]) -> None:
+def _local(index: "Index", state: _State, local: Local, vector: NDArray[np.float32], deadline_ms: float | None) -> None:
     """Order the best `depth` by their local and their present scores; the rest, and what has no vector, follow."""
     head = state.ranking[: local.depth]
     with state.timed("local"):
-        found = index.local_scores(vector, [state.rows[id_] for id_, _ in head]).tolist()
+        deadline = None if deadline_ms is None else state.started + deadline_ms / 1e3
+        try:
+            found = index.local_scores(vector, [state.rows[id_] for id_, _ in head], deadline).tolist()
+        except OutOfTime:
+            state.answer.degraded.append("local_timeout")
+            return
+        except FAULTS:
+            state.answer.degraded.append("local_failed")
+            return
         scores: dict[str, float] = {}
         for (id_, before), score in zip(head, found, strict=True):
             if not math.isnan(score):

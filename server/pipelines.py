@@ -72,7 +72,7 @@ def _require_allowed(spec: PipelineSpec, pipelines: dict[str, PipelineSpec], set
 
 
 def _said(loaded: tuple[str, str, str]) -> str:
-    kind, backend, model = loaded
+    kind, added, model = loaded
     if kind == "cross_encoder":
         return model
-    return f"{kind}{'+endpoint' if backend == 'endpoint' else ''}:{model}"
+    return f"{kind}{f'+{added}' if added else ''}:{model}"

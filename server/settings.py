@@ -88,9 +88,9 @@ class Settings(BaseSettings):
     )
     reranker: str | None = Field(
         default=None,
-        description="What reranks: name or folder of a cross-encoder, or a language model as KIND:MODEL or "
-        "KIND+endpoint:MODEL with KIND pairwise, yes_no or query_likelihood, for searches alone. Without a "
-        "cross-encoder /v1/rerank answers 503.",
+        description="What reranks: name or folder of a cross-encoder, or a language model as KIND:MODEL, "
+        "KIND+bfloat16:MODEL or KIND+endpoint:MODEL with KIND pairwise, yes_no or query_likelihood, for searches "
+        "alone. Without a cross-encoder /v1/rerank answers 503.",
     )
     rerank_depth: int = Field(
         default=50, ge=1, le=1000, description="How many documents of a search the configured reranker reads."

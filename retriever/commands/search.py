@@ -47,7 +47,7 @@ def search(
         str | None,
         typer.Option(
             help="Cross-encoder that reorders the top: name or folder; or a language model: pairwise:MODEL, "
-            "yes_no:MODEL, query_likelihood:MODEL, pairwise+endpoint:MODEL."
+            "yes_no:MODEL, query_likelihood:MODEL, query_likelihood+bfloat16:MODEL, pairwise+endpoint:MODEL."
         ),
     ] = None,
     rerank_depth: Annotated[

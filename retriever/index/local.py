@@ -4,15 +4,20 @@
     local.absent.npy    int32 ordinals of documents without a vector (no text, or not finite)
 
 BiDR's two granularities (arXiv:2201.05409): codes of one encoder in memory find candidates among all documents, and an
-encoder trained on just such candidates tells them apart. Nothing is searched by these vectors.
+encoder trained on just such candidates tells them apart. Nothing is searched by these vectors. Those of a model that
+writes queries (`retriever.llm.bottleneck`) are no vectors in a space but what it needs to know of a document.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 LOCAL_VECTORS, LOCAL_ABSENT = "local.vectors.npy", "local.absent.npy"
+
+Compare = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+"""Returns (n,) scores of a query's vector (H,) and (n, H) of documents."""
 
 
 class LocalReader:
@@ -26,11 +31,17 @@ class LocalReader:
     def documents(self) -> int:
         return len(self.vectors)
 
-    def scores(self, query: NDArray[np.float32], ordinals: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return (n,) inner products of a query (H,) and documents; NaN where a document has no vector."""
+    def scores(
+        self, query: NDArray[np.float32], ordinals: NDArray[np.int64], compare: Compare | None = None
+    ) -> NDArray[np.float32]:
+        """Return (n,) scores of a query (H,) and documents; NaN where a document has no vector.
+
+        compare  None for inner products
+        """
         # In order, for memory that is read forwards is read faster.
         order = np.argsort(ordinals)
         scores = np.empty(len(ordinals), np.float32)
-        scores[order] = np.asarray(self.vectors[ordinals[order]], np.float32) @ query
+        vectors = np.asarray(self.vectors[ordinals[order]], np.float32)
+        scores[order] = vectors @ query if compare is None else compare(query, vectors)
         scores[np.isin(ordinals, self._absent)] = np.nan
         return scores

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -27,6 +27,7 @@ from retriever.index.bm25 import Bm25, inverse_document_frequencies
 from retriever.index.facets import column_of, count_values
 from retriever.index.fielded import FieldedBm25, FieldTerm, in_fields
 from retriever.index.impacts import Impacts
+from retriever.index.local import Compare
 from retriever.index.manifest import (
     DensePart,
     ImpactPart,
@@ -41,6 +42,8 @@ from retriever.index.manifest import (
 from retriever.index.query import Execution, QuerySearch
 from retriever.index.records import FieldType, Records
 from retriever.index.segment import SegmentReader, require_size
+from retriever.llm.usage import Deadline
+from retriever.models import resolve
 from retriever.pipeline import PipelineSpec, Rerank
 from retriever.protocols import Encoder, Reranker, TermEncoder
 from retriever.storage import sha256_of
@@ -96,8 +99,9 @@ class Loader:
     def __init__(self) -> None:
         self._encoders: dict[tuple[str, str | None], Encoder] = {}
         self._term_encoders: dict[tuple[str, str | None], TermEncoder] = {}
+        self._writers: dict[tuple[str, str | None], Encoder] = {}
         self.rerankers: dict[str, Reranker] = {}
-        self._judges: dict[tuple[str, str], Judge] = {}
+        self._judges: dict[tuple[str, str, str | None], Judge] = {}
         self._lock = threading.Lock()
 
     def encoder(self, name: str, *, device: str | None, offline: bool) -> Encoder:
@@ -106,6 +110,17 @@ class Loader:
             if (name, device) not in self._encoders:
                 self._encoders[name, device] = load_encoder(name, device=device, offline=offline)
             return self._encoders[name, device]
+
+    def local_encoder(self, name: str, *, device: str | None, offline: bool) -> Encoder:
+        """Return what makes local vectors, an encoder or a model that writes queries. Raises BackendUnavailable."""
+        from retriever.llm.bottleneck import Bottleneck, is_query_writer
+
+        if not is_query_writer(resolve(name, offline=offline)):
+            return self.encoder(name, device=device, offline=offline)
+        with self._lock:
+            if (name, device) not in self._writers:
+                self._writers[name, device] = Bottleneck(name, device=device, offline=offline)
+            return self._writers[name, device]
 
     def term_encoder(self, name: str, *, device: str | None, offline: bool) -> TermEncoder:
         """Return the encoder of terms of that name or folder. Raises BackendUnavailable."""
@@ -124,13 +139,18 @@ class Loader:
             return self.rerankers[name]
 
     def ranker(self, rerank: Rerank, *, device: str | None, offline: bool) -> Reranker:
-        """Return a ranking language model; those of one name share weights and answers. Raises BackendUnavailable."""
+        """Return a ranking language model; those of one name and precision share weights and answers.
+
+        Raises BackendUnavailable.
+        """
         from retriever.llm.rankers import LanguageRanker, open_judge
 
         with self._lock:
-            key = (rerank.backend, rerank.model)
+            key = (rerank.backend, rerank.model, rerank.precision)
             if key not in self._judges:
-                self._judges[key] = open_judge(rerank.model, rerank.backend, device=device, offline=offline)
+                self._judges[key] = open_judge(
+                    rerank.model, rerank.backend, device=device, offline=offline, precision=rerank.precision
+                )
             return LanguageRanker(self._judges[key], rerank)
 
 
@@ -184,7 +204,7 @@ def open_index(
     """
     loader = loader or Loader()
     dense, sparse = _Model(encoder, loader.encoder), _Model(sparse_encoder, loader.term_encoder)
-    local = _Model(local_encoder, loader.encoder)
+    local = _Model(local_encoder, loader.local_encoder)
     return Index(Path(path), _Models(dense, sparse, local, device, offline, loader))
 
 
@@ -342,7 +362,7 @@ class Index:
         with self._models.lock:
             self._models.encoder.load = loader.encoder
             self._models.sparse_encoder.load = loader.term_encoder
-            self._models.local_encoder.load = loader.encoder
+            self._models.local_encoder.load = loader.local_encoder
             self._models.loader = loader
 
     def check_canaries(self) -> float | None:
@@ -608,15 +628,25 @@ class Index:
                 answers.append(answer)
         return [self._merge(answers, k) for answers in per_query], all_exact
 
-    def local_scores(self, query: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.float32]:
-        """Return (n,) inner products of a local query vector (H,) and documents by row; NaN for those without one."""
+    def local_scores(
+        self, query: NDArray[np.float32], rows: Sequence[int], deadline: float | None = None
+    ) -> NDArray[np.float32]:
+        """Return (n,) scores of a local query vector (H,) and documents by row; NaN for those without a vector.
+
+        They are inner products, or what the local encoder itself makes of vectors, as `retriever.llm.bottleneck` does.
+        deadline  moment of time.perf_counter(), which only the latter heed: raises OutOfTime
+        """
+        compare: Compare | None = None
+        own = getattr(self.local_encoder, "likelihoods", None)
+        if own is not None:
+            compare = partial(own, deadline=Deadline(deadline))
         given = np.array(rows, np.int64)
         scores = np.full(len(given), np.nan, np.float32)
         for segment in self.segments:
             ordinals = given - segment.row(0)
             inside = (ordinals >= 0) & (ordinals < segment.documents)
             if segment.local is not None and inside.any():
-                scores[inside] = segment.local.scores(query, ordinals[inside])
+                scores[inside] = segment.local.scores(query, ordinals[inside], compare)
         return scores
 
     def _merge(self, found: Sequence[tuple[NDArray[Any], NDArray[Any]]], k: int) -> Candidates:

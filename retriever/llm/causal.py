@@ -25,6 +25,9 @@ BATCH_TOKENS = {"cuda": 32_768, "cpu": 2_048}
 # Shorter beginnings are not worth the copies of their keys and values.
 LEAST_SHARED = 16
 
+# Fewer prompts do not pay for a pass over a beginning of their own.
+LEAST_ALIKE = 4
+
 # What is read of models that state no length.
 DEFAULT_WINDOW = 2_048
 
@@ -47,7 +50,7 @@ class CausalModel:
     max_batch_tokens  padded tokens of one forward pass; a longer sequence goes alone
     padding           where shorter sequences of a batch are filled up; scores do not depend on it
 
-    The beginning that all prompts of a call have in common is computed once, and of logits only those that are read.
+    The beginning that prompts of a call have in common is computed once, and of logits only those that are read.
     Safe to call from many threads; calls wait for each other.
     Raises BackendUnavailable for a folder that is no causal model or lacks weights.
     """
@@ -195,15 +198,17 @@ class CausalModel:
             self._require_room(len(row.ids) + 1)
         found: list[Any] = [None] * len(rows)
         with torch.inference_mode():
-            shared, cache = self._prefix(rows)
-            lengths = [len(row.ids) - shared for row in rows]
-            for batch in length_batches(lengths, self._batch_tokens):
-                deadline.require()
-                logits = self._forward([rows[place] for place in batch], shared, cache)
-                for place, own in zip(batch, logits, strict=True):
-                    if not torch.isfinite(own).all():
-                        raise ModelFault(f"{self.name} gave a logit that is not finite; try precision='float32'.")
-                    found[place] = read(own, place)
+            for group in alike([row.ids for row in rows]):
+                shared, cache = self._prefix([rows[place] for place in group])
+                lengths = [len(rows[place].ids) - shared for place in group]
+                for batch in length_batches(lengths, self._batch_tokens):
+                    deadline.require()
+                    places = [group[number] for number in batch]
+                    logits = self._forward([rows[place] for place in places], shared, cache)
+                    for place, own in zip(places, logits, strict=True):
+                        if not torch.isfinite(own).all():
+                            raise ModelFault(f"{self.name} gave a logit that is not finite; try precision='float32'.")
+                        found[place] = read(own, place)
         return found
 
     def _prefix(self, rows: Sequence[_Row]) -> tuple[int, Any]:
@@ -226,7 +231,7 @@ class CausalModel:
             if "logits_to_keep" in self._takes:
                 inputs["logits_to_keep"] = 1
             cache = getattr(self._model(**inputs, use_cache=True), "past_key_values", None)
-            if not _can_be_shared(cache):
+            if not can_be_shared(cache):
                 return 0, None
             self._shared, kept = (ids, cache), shared
         return kept, cache
@@ -312,13 +317,31 @@ def load_language_model(folder: Path, kind: Any) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _can_be_shared(cache: Any) -> bool:
+def can_be_shared(cache: Any) -> bool:
     """Tell whether keys and values can be cut and repeated: not those of sliding windows, nor recurrent states."""
     from transformers import DynamicCache
 
     if not isinstance(cache, DynamicCache):
         return False
     return all(getattr(layer, "keys", None) is not None and not layer.is_sliding for layer in cache.layers)
+
+
+def alike(sequences: Sequence[list[int]]) -> list[list[int]]:
+    """Return the places of sequences in groups that begin alike for more than half of their length.
+
+    Those that are alike with fewer than LEAST_ALIKE are one group together, the last one.
+    """
+    order = sorted(range(len(sequences)), key=sequences.__getitem__)
+    groups: list[list[int]] = []
+    for number, place in enumerate(order):
+        pair = [sequences[order[number - 1]], sequences[place]]
+        if number and 2 * _common(pair) > max(map(len, pair)):
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    rest = [place for group in groups if len(group) < LEAST_ALIKE for place in group]
+    large = [group for group in groups if len(group) >= LEAST_ALIKE]
+    return [*large, rest] if rest else large
 
 
 def _common(sequences: Sequence[Sequence[int]]) -> int:

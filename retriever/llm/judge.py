@@ -15,8 +15,10 @@ from retriever.llm.usage import Deadline, Usage
 Mode = Literal["scoring", "generation"]
 Reduction = Literal["sum", "mean"]
 
-# Prompts that are given to the model at a time: it makes batches of them, and what it found is kept when time runs out.
+# Prompts that are given to the model at a time where there is a deadline, so that what was found in time is kept.
 PORTION = 32
+# And without one: what is found is in the cache when a call ends, for the next one if this one is broken off.
+MOST_TOGETHER = 512
 
 NAMED = re.compile(r"^\W*passage\W+([ab])\b", re.IGNORECASE)
 LETTER = re.compile(r"^\W*([ab])\W*$", re.IGNORECASE)
@@ -40,7 +42,7 @@ class Judge:
             return [math.fsum(tokens) / (len(tokens) if reduction == "mean" else 1) for tokens in found]
 
         questions = [prompts.likelihood(document) for document in documents]
-        return self._answers(f"likelihood {reduction}", query, questions, ask, usage)
+        return self._answers(f"likelihood {reduction}", query, questions, ask, deadline, usage)
 
     def relevance(self, query: str, documents: Sequence[str], deadline: Deadline, usage: Usage) -> list[float]:
         """Return log p(Yes) - log p(No) to whether each document answers the query."""
@@ -49,7 +51,7 @@ class Judge:
             return self.model.choose(asked, prompts.YES_NO, deadline, usage)
 
         questions = [prompts.yes_no(query, document) for document in documents]
-        return self._answers("yes or no", query, questions, ask, usage)
+        return self._answers("yes or no", query, questions, ask, deadline, usage)
 
     def preferences(
         self, query: str, pairs: Sequence[tuple[str, str]], mode: Mode, deadline: Deadline, usage: Usage
@@ -67,7 +69,7 @@ class Judge:
 
         questions = [prompts.pair(query, first, second) for first, second in pairs]
         ask = score if mode == "scoring" else generate
-        found = self._answers(f"pair {mode}", query, questions, ask, usage)
+        found = self._answers(f"pair {mode}", query, questions, ask, deadline, usage)
         usage.invalid += sum(value == 0 for value in found)
         return found
 
@@ -77,6 +79,7 @@ class Judge:
         query: str,
         questions: Sequence[Prompt],
         ask: Callable[[Sequence[Prompt]], list[float]],
+        deadline: Deadline,
         usage: Usage,
     ) -> list[float]:
         """Return the answer to each question; equal questions are asked once. Raises OutOfTime, ModelFault."""
@@ -85,8 +88,10 @@ class Judge:
         unknown = {key: question for key, question in zip(keys, questions, strict=True) if values[key] is None}
         usage.cached += len(questions) - len(unknown)
         waiting = list(unknown)
-        for start in range(0, len(waiting), PORTION):
-            portion = waiting[start : start + PORTION]
+        # Without one, the more there are the less of a batch is padding.
+        size = PORTION if deadline.moment is not None else MOST_TOGETHER
+        for start in range(0, len(waiting), size):
+            portion = waiting[start : start + size]
             found = ask([unknown[key] for key in portion])
             usage.calls += len(portion)
             for key, value in zip(portion, found, strict=True):

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from retriever.encoder import Precision
 from retriever.errors import InvalidInput
 from retriever.llm import orders
 from retriever.llm.judge import Judge
@@ -169,7 +170,12 @@ def _agreed(shown_first: float, shown_second: float) -> float:
 
 
 def open_judge(
-    model: str, backend: Literal["transformers", "endpoint"], *, device: str | None = None, offline: bool = False
+    model: str,
+    backend: Literal["transformers", "endpoint"],
+    *,
+    device: str | None = None,
+    offline: bool = False,
+    precision: Precision | None = None,
 ) -> Judge:
     """Return a language model with a cache for its answers. Raises BackendUnavailable."""
     if backend == "endpoint":
@@ -178,4 +184,4 @@ def open_judge(
         return Judge(EndpointModel(model))
     from retriever.llm.causal import CausalModel
 
-    return Judge(CausalModel(model, device=device, offline=offline))
+    return Judge(CausalModel(model, device=device, offline=offline, precision=precision))

@@ -9,7 +9,7 @@ import torch
 
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault, PromptTooLong
 from retriever.llm import prompts
-from retriever.llm.causal import TOLERANCE, CausalModel
+from retriever.llm.causal import TOLERANCE, CausalModel, alike
 from retriever.llm.prompts import Prompt
 from retriever.llm.usage import Deadline, OutOfTime, Usage
 from tests.retriever.llm.models import save_model
@@ -87,6 +87,27 @@ def test_the_document_is_a_shared_beginning_too(folder, model):
     assert len(model._shared[0]) >= len(model._prompt_ids(prompt)) - 1
     for query, values in zip(QUERIES, found, strict=True):
         assert values == pytest.approx(one_by_one(folder, prompt, query), abs=TOLERANCE / 10)
+
+
+def test_sequences_that_begin_alike_are_found():
+    long, other = [1, 2, 3, 4, 5, 6], [9, 8, 7, 6]
+    sequences = [[*long, 7], [*other, 1], [*long, 9, 9], [5], [*long, 8], [*other, 2], long, [*long[:3], 0, 0, 0]]
+    assert alike(sequences) == [[6, 0, 4, 2], [7, 3, 1, 5]]
+    assert alike([[3], [1], [2]]) == [[1, 2, 0]]
+    assert alike([]) == []
+
+
+def test_pairs_that_share_a_passage_give_what_they_give_alone(model, monkeypatch):
+    asked = [prompts.pair("read", DOCUMENTS[2], second) for second in QUERIES]
+    asked += [prompts.pair("read", first, DOCUMENTS[2]) for first in DOCUMENTS[:2]]
+    asked += [prompts.pair("read", "word " * 60, second) for second in QUERIES]
+    passes = []
+    forward = model._forward
+    monkeypatch.setattr(model, "_forward", lambda rows, *given: (passes.append(len(rows)), forward(rows, *given))[1])
+    found = model.choose(asked[::-1], prompts.PASSAGES, FOREVER, Usage())
+    assert sorted(passes) == [2, 6, 6]
+    alone = [model.choose([prompt], prompts.PASSAGES, FOREVER, Usage())[0] for prompt in asked[::-1]]
+    assert found == pytest.approx(alone, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])

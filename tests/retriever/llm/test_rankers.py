@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from retriever.errors import InvalidInput, ModelFault
-from retriever.index.sealed import open_index
+from retriever.index.sealed import Loader, open_index
 from retriever.llm.cache import AnswerCache, key_of
 from retriever.llm.causal import CausalModel
 from retriever.llm.judge import Judge, preferred
@@ -218,6 +218,8 @@ def test_what_an_answer_names(answer, value):
         ({"kind": "pairwise", "depth": 51, "strategy": "all_pairs"}, "use sliding or heap"),
         ({"kind": "pairwise", "debias": True, "mode": "generation"}, "debias needs the numbers"),
         ({"kind": "query_likelihood", "backend": "endpoint"}, "does not tell how likely"),
+        ({"kind": "yes_no", "backend": "endpoint", "precision": "float32"}, "its own precision; leave out float32"),
+        ({"precision": "bfloat16"}, "precision is no option of kind cross_encoder"),
         ({"kind": "listwise"}, "cross_encoder"),
         ({"kind": "pairwise", "passes": 21}, "less than or equal to 20"),
     ],
@@ -232,6 +234,9 @@ def test_a_stage_is_read_from_a_text_or_a_file(tmp_path):
     assert Rerank.read("folder:with/colon", depth=5) == Rerank(model="folder:with/colon", depth=5)
     assert Rerank.read("pairwise:org/m") == Rerank(model="org/m", kind="pairwise", depth=20)
     assert Rerank.read("yes_no+endpoint:gpt") == Rerank(model="gpt", kind="yes_no", backend="endpoint")
+    halved = Rerank.read("query_likelihood+bfloat16:m")
+    assert halved == Rerank(model="m", kind="query_likelihood", precision="bfloat16")
+    assert halved.loaded != Rerank.read("query_likelihood:m").loaded
     with pytest.raises(InvalidInput, match="backend"):
         Rerank.read("yes_no+cloud:gpt")
     file = tmp_path / "p.yaml"
@@ -239,6 +244,16 @@ def test_a_stage_is_read_from_a_text_or_a_file(tmp_path):
     (spec,) = read_pipelines(file).values()
     assert spec.rerank == Rerank(model="m", kind="pairwise", depth=20, passes=2, mode="generation")
     assert PipelineSpec.model_validate(spec.model_dump()) == spec
+
+
+def test_one_model_is_loaded_once_for_each_precision(tmp_path):
+    loader, folder = Loader(), str(save_model(tmp_path / "m"))
+    stages = [
+        Rerank(model=folder, kind=kind, precision=p) for kind in ("yes_no", "pairwise") for p in (None, "bfloat16")
+    ]
+    judges = [loader.ranker(stage, device="cpu", offline=True)._judge for stage in stages]
+    assert [judge.model.precision for judge in judges] == ["float32", "bfloat16"] * 2
+    assert judges[:2] == judges[2:]
 
 
 @pytest.fixture
@@ -249,7 +264,7 @@ def index(small_index):
 
 def put(index, model):
     """Make the pipelines of an index ask `model`."""
-    index._models.loader._judges["transformers", "stub"] = Judge(model)
+    index._models.loader._judges["transformers", "stub", None] = Judge(model)
 
 
 class Longest(Stub):
