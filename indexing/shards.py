@@ -36,6 +36,7 @@ from retriever.types import Document
 
 # A shard closes at this many characters too, so that long documents do not fill the memory.
 SHARD_CHARACTERS = 32_000_000
+METADATA = json.JSONEncoder(sort_keys=True)
 
 
 class Shard(BaseModel):
@@ -78,7 +79,7 @@ def digest_of(documents: Iterable[Document]) -> str:
     """Return the sha256 of what a shard takes from the corpus."""
     digest = hashlib.sha256()
     for document in documents:
-        metadata = json.dumps(dict(document.metadata), sort_keys=True) if document.metadata else ""
+        metadata = METADATA.encode(dict(document.metadata)) if document.metadata else ""
         digest.update(canonical(document.id, document.title, document.text, metadata))
     return digest.hexdigest()
 

@@ -120,8 +120,8 @@ class Experiment:
     def kept(self, name: str, seed: int, settings: EncoderSettings | None = None, method: str | None = None) -> bool:
         """Return whether there is a record of an arm; one of other data, recipe or settings ends the run.
 
-        Bases are compared by their names, since the work folder may have moved; settings that a record is older than
-        have their defaults.
+        Models in folders are compared by the folders' names, since the work folder may have moved; settings that a
+        record is older than have their defaults.
         """
         if not self._record(name, seed).is_file():
             return False
@@ -165,7 +165,13 @@ class Experiment:
 
 
 def _comparable(settings: EncoderSettings) -> dict[str, Any]:
-    return {**settings.model_dump(mode="json"), "base": Path(settings.base).name}
+    return {name: _by_name(value) for name, value in settings.model_dump(mode="json").items()}
+
+
+def _by_name(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _by_name(inner) for name, inner in value.items()}
+    return Path(value).name if isinstance(value, str) else value
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -50,6 +50,8 @@ CREATE INDEX IF NOT EXISTS field_rows ON fields (row);
 
 COLUMNS = "row, id, title, text, metadata, parent, span_start, span_end"
 ORDINAL_BITS = 32
+# json.dumps with arguments would make an encoder for each document.
+METADATA = json.JSONEncoder(ensure_ascii=False)
 FieldType = Literal["keyword", "number"]
 
 
@@ -230,8 +232,8 @@ class Records:
 def canonical(*values: str | int | None) -> bytes:
     """Return bytes that differ whenever the values do, for digests."""
     texts = ["" if value is None else str(value) for value in values]
-    kinds = "".join("n" if value is None else "v" for value in values)
-    return f"{kinds}{','.join(map(str, map(len, texts)))};{''.join(texts)}".encode()
+    kinds = "".join(["n" if value is None else "v" for value in values])
+    return f"{kinds}{','.join([str(len(text)) for text in texts])};{''.join(texts)}".encode()
 
 
 def reassemble(chunks: Sequence[Document]) -> Document:
@@ -307,7 +309,7 @@ class RecordWriter:
         for ordinal, document in enumerate(documents, first):
             row = row_of(segment, ordinal)
             start, end = document.span or (None, None)
-            metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
+            metadata = METADATA.encode(dict(document.metadata))
             rows.append(
                 (row, document.id, document.title, document.text, metadata, document.parent, start, end,
                  self.generation)
