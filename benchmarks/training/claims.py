@@ -99,8 +99,11 @@ class Experiment:
         trained = found.train(task)
         seconds = time.monotonic() - started
         for stage, folder in kept.items():
-            write_atomically(task.stages.folder / stage / DATA, json.dumps(self.digests).encode())
-            _copy(task.stages.folder / stage, folder)
+            made = task.stages.folder / stage
+            # An arm may do without one of them.
+            if made.is_dir():
+                write_atomically(made / DATA, json.dumps(self.digests).encode())
+                _copy(made, folder)
         self.keep(name, seed, measure_splits(task.open_base(trained), self.corpus, self.held_out), plan | {
             "training_seconds": round(seconds, 1), "stages": task.stages.reports})  # fmt: skip
         copy_model(trained, model)
