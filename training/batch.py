@@ -107,8 +107,13 @@ class RowCollator:
         batch |= self._tokens(contents, "document", self.document_tokens)
         return {**batch, "label": torch.from_numpy(np.concatenate([queries, rows]))}
 
+    def prompt(self, side: str) -> str | None:
+        """Return what stands before the texts of a side in the batch that is being made."""
+        prompt: str | None = self.model.prompts.get(side)
+        return prompt
+
     def _tokens(self, texts: list[str], side: str, most: int) -> dict[str, Any]:
-        inputs = self.model.preprocess(texts, prompt=self.model.prompts.get(side), task=side, max_length=most)
+        inputs = self.model.preprocess(texts, prompt=self.prompt(side), task=side, max_length=most)
         return {f"{side}_{key}": value for key, value in inputs.items()} | {f"{side}_task": side}
 
 

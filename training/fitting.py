@@ -59,11 +59,13 @@ def fit(
     batch_sampler: Callable[..., Any] = ShuffledBatchSampler,
     callbacks: Sequence[Any] = (),
     rates: Mapping[str, float] | None = None,
+    finish: Callable[[Any], None] | None = None,
 ) -> dict[str, Any]:
     """Fit a model on rows 0 ... examples - 1 and save it in `folder`; returns steps, seconds and losses.
 
     trainers, arguments  the trainer's class and that of its arguments
     rates  learning rates of parameters whose names match a pattern; these have no weight decay
+    finish  changes the fitted model before it is saved
 
     An interrupted fit goes on from the newest checkpoint in `folder`, with the same data in the same order.
     Raises ModelFault when the loss is not finite; the model as it was before that batch lies in folder/stopped.
@@ -90,6 +92,8 @@ def fit(
         trainer.add_callback(callback)
     report = run(trainer, model, folder)
     model.eval()
+    if finish is not None:
+        finish(model)
     with without_transformers_bars():
         model.save_pretrained(str(folder), create_model_card=False)
     write_atomically(folder / FINISHED, json.dumps(report, indent=1).encode())

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from retriever.llm.bottleneck import QueryWriter, save_query_writer
 from retriever.llm.causal import load_language_model
 from training.batch import finite
 from training.collection import TrainingCollection
@@ -136,10 +137,11 @@ class Writer(nn.Module):
         ends = np.cumsum([len(query) for _, query in sequences])
         return [float(part.sum()) for part in np.split(found.double().cpu().numpy(), ends[:-1])]
 
-    def save(self, folder: Path) -> None:
-        """Save the causal model, such as for ranking by the likelihood of the query."""
+    def save(self, folder: Path, taught: QueryWriter) -> None:
+        """Save the causal model and how it was taught, for ranking by the likelihood of the query."""
         self.causal.save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
+        save_query_writer(folder, taught)
 
 
 class WritingLoss(nn.Module):

@@ -82,7 +82,7 @@ class Task(Generic[Settings]):
     ) -> Path:
         """Fit a model as the stage `name`; returns its folder.
 
-        options  callbacks and rates of `training.fitting.fit`
+        options  collator of `fit_loss`, and callbacks, rates and finish of `training.fitting.fit`
         """
         return self.fit_loss(
             name,
@@ -103,19 +103,21 @@ class Task(Generic[Settings]):
         *,
         settings: FitSettings | None = None,
         batch_sampler: Callable[..., Any] = ShuffledBatchSampler,
+        collator: RowCollator | None = None,
         **options: Any,
     ) -> Path:
         """Fit a model by a loss module of its own as the stage `name`; returns its folder.
 
-        options  callbacks and rates of `training.fitting.fit`
+        collator  makes the batches, None for rows and draws as the settings say
+        options  callbacks, rates and finish of `training.fitting.fit`
         """
-        collator = self.collator(model, draw)
+        made = self.collator(model, draw) if collator is None else collator
 
         def work(folder: Path) -> dict[str, Any]:
             return fit_encoder(
                 model,
                 loss,
-                collator,
+                made,
                 folder,
                 settings=settings or self.settings.fit,
                 seed=self.settings.seed,

@@ -13,9 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from retriever.encoder import load_encoder
 from retriever.errors import InvalidInput
 from retriever.heads import open_model
+from retriever.llm.bottleneck import Bottleneck
 from retriever.llm.causal import CausalModel
 from retriever.llm.prompts import Prompt
 from retriever.llm.usage import Deadline, Usage
+from retriever.types import Document
 from tests.retriever.llm.models import save_model
 from tests.training.test_decoders import first_states
 from tests.training.test_generation import FirstWords
@@ -254,6 +256,10 @@ def test_the_recipes_make_encoders_and_a_ranker(split_pydocs, folder, tmp_path, 
         ranker = CausalModel(written, offline=True)
         prompt, usage = Prompt("", "parse a file"), Usage()
         assert np.isfinite(ranker.likelihoods([prompt], ["open a file"], Deadline(None), usage)[0]).all()
+        kept = Bottleneck(tmp_path / "out" / LANGUAGE_MODEL, device="cpu")
+        assert (kept.max_tokens, kept.max_query_tokens) == (24, 12)
+        documents = kept.encode_documents([Document("d", "parse a file")])
+        assert np.isfinite(kept.likelihoods(kept.encode_queries(["open a file"])[0], documents, Deadline())).all()
 
 
 def test_interrupted_while_saving_the_fitted_language_model_is_saved_later(split_pydocs, folder, tmp_path, monkeypatch):

@@ -7,8 +7,16 @@ function of seed and epoch, so a resumed training sees the same batches.
 
 from training.batches.clustered import ClusterBatchSampler
 from training.batches.epochs import EpochCallback
+from training.batches.parts import PartBatchSampler
 from training.batches.shuffled import ShuffledBatchSampler
 from training.batches.topic import TopicBatchSampler
 from training.batches.walk import GraphWalkBatchSampler
 
-__all__ = ["ClusterBatchSampler", "EpochCallback", "GraphWalkBatchSampler", "ShuffledBatchSampler", "TopicBatchSampler"]
+__all__ = [
+    "ClusterBatchSampler",
+    "EpochCallback",
+    "GraphWalkBatchSampler",
+    "PartBatchSampler",
+    "ShuffledBatchSampler",
+    "TopicBatchSampler",
+]

@@ -3,14 +3,17 @@
 LLM-QL, arXiv:2504.05216; github.com/Trustworthy-Information-Access/llm-ql.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from retriever.llm.bottleneck import QueryWriter
 from retriever.models import resolve
 from training.decoders import open_decoder, untrained
 from training.fitting import FINISHED, fit_encoder
+from training.low_rank import require_package
 from training.query_writing import LANGUAGE_MODEL, Writer, WritingCollator, WritingLoss
 from training.recipe import Recipe
 from training.recipes.repllama import RepllamaSettings, contrast
@@ -24,6 +27,8 @@ class WritingSettings(BaseModel):
     share          of the document's words that are replaced by "_"
     stop           queries see the document through its end token alone
     document_loss  the document's own tokens count too, as in the published code
+    keep           put the causal model beside the encoder, as its folder LANGUAGE_MODEL: it ranks by the likelihood of
+                   the query, see `retriever.llm.bottleneck`
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +36,7 @@ class WritingSettings(BaseModel):
     share: float = Field(0.6, ge=0, lt=1)
     stop: bool = True
     document_loss: bool = False
+    keep: bool = True
     fit: FitSettings = FitSettings(learning_rate=1e-5, epochs=2)
 
 
@@ -42,8 +48,12 @@ class LlmQlSettings(RepllamaSettings):
 
 def train(task: Task[LlmQlSettings]) -> Path:
     """Fit the base by the likelihood of queries, then with the softmax loss."""
+    require_package(task.settings.lora)
     written = task.stages.run("query_likelihood", lambda folder: write(task, folder))
-    return contrast(task, open_decoder(task.settings, folder=written))
+    trained = contrast(task, open_decoder(task.settings, folder=written))
+    if task.settings.writing.keep:
+        shutil.copytree(written / LANGUAGE_MODEL, trained / LANGUAGE_MODEL, dirs_exist_ok=True)
+    return trained
 
 
 def write(task: Task[LlmQlSettings], folder: Path) -> dict[str, Any]:
@@ -65,7 +75,12 @@ def write(task: Task[LlmQlSettings], folder: Path) -> dict[str, Any]:
         model, loss, collator, folder, settings=settings.writing.fit, seed=settings.seed,
         examples=len(task.collection.queries),
     )  # fmt: skip
-    writer.save(folder / LANGUAGE_MODEL)
+    taught = QueryWriter(
+        document_prompt=settings.document_prompt,
+        document_tokens=settings.document_tokens,
+        query_tokens=settings.query_tokens,
+    )
+    writer.save(folder / LANGUAGE_MODEL, taught)
     return report
 
 

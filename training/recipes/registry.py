@@ -10,7 +10,7 @@ from training.settings import read_yaml
 NAMES = (
     "contrastive", "star", "adore", "ance", "tas_b", "ngame", "ar2", "trans_encoder", "cross_encoder", "cornstack",
     "bpr", "jpq", "repconc", "bidr", "genq", "gpl", "bpr_genq", "bpr_gpl", "jpq_genq", "jpq_gpl",
-    "low_rank_adapter", "soft_prompt", "repllama", "llm_ql",
+    "low_rank_adapter", "soft_prompt", "repllama", "llm_ql", "instruct",
 )  # fmt: skip
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -1,0 +1,123 @@
+"""Instructions: batches of one collection, its own words before its queries, its own kind of negatives."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from retriever.encoder import load_encoder
+from retriever.errors import InvalidInput
+from retriever.heads import open_model
+from tests.retriever.llm.models import save_model
+from training.batches import PartBatchSampler
+from training.collection import open_training_collection
+from training.recipe import run_recipe
+from training.recipes import instruct
+from training.recipes.instruct import InstructCollator, InstructSettings
+from training.recipes.registry import recipe
+from training.settings import read_settings
+
+LITTLE = (
+    "document_tokens=16", "query_tokens=32", "hard=random", "count=2", "latents=3", "first.batch_size=8", "first.steps=4",
+    "fit.batch_size=4", "fit.steps=8", "fit.learning_rate=1e-3",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", scale=0.2)
+
+
+def batches(parts, size, seed=0, epoch=0):
+    sampler = PartBatchSampler(range(len(parts)), size, False, seed, parts=parts)
+    sampler.set_epoch(epoch)
+    found = list(sampler)
+    assert len(found) == len(sampler)
+    return found
+
+
+def test_batches_are_of_one_part():
+    parts = np.array([0] * 10 + [1] * 3 + [-1] * 6 + [2] * 9)
+    found = batches(parts, 4)
+    assert sorted(parts[batch[0]] for batch in found) == [0, 0, 2, 2]
+    assert all(len(set(parts[batch])) == 1 and len(set(batch)) == 4 for batch in found)
+    taken = [row for batch in found for row in batch]
+    assert len(set(taken)) == len(taken)
+    assert found == batches(parts, 4)
+    epochs = [batches(parts, 4, epoch=epoch) for epoch in range(20)]
+    # What is left out of one epoch has its turn in others.
+    assert {row for epoch in epochs for batch in epoch for row in batch} == set(np.flatnonzero(parts % 2 == 0))
+    with pytest.raises(InvalidInput, match="no collection has a batch of 11"):
+        batches(parts, 11)
+    with pytest.raises(InvalidInput, match="19 examples|28 examples"):
+        PartBatchSampler(range(28), 4, False, parts=parts[:19])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "latent_attention"])
+def test_an_instruction_is_seen_and_left_out_of_the_pooling(folder, split_pydocs, pooling):
+    settings = InstructSettings(
+        base=str(folder), pooling=pooling, latents=3, sets={"b": {"instruction": "Find {code}"}}
+    )
+    model = instruct.open_encoder(settings, True, ["a", "b"])
+    assert model.prompts["query"] == model.prompts["a"] == f"Instruct: {settings.instruction}\nQuery: "
+    collection = open_training_collection(split_pydocs)
+    collator = InstructCollator(
+        model, collection, None, query_tokens=32, document_tokens=16, seed=1, parts=np.array([0, 0, 1, 1]),
+        prompts=[model.prompts["a"], model.prompts["b"]],
+    )  # fmt: skip
+    inputs = collator([{"row": 2}, {"row": 3}])
+    text = model.tokenizer.decode(inputs["query_input_ids"][0])
+    assert text.startswith(f"Instruct: Find {{code}}\nQuery: {collection.queries[2]}"[:40])
+    length = inputs["query_prompt_length"]
+    assert length == len(model.tokenizer("Instruct: Find {code}\nQuery: ", add_special_tokens=False)["input_ids"])
+    features = {key.removeprefix("query_"): value for key, value in inputs.items() if key.startswith("query_")}
+    with torch.inference_mode():
+        states = model[0](dict(features))
+        vector = model[1](dict(states))["sentence_embedding"]
+        states["token_embeddings"][:, :length] = 1e6
+        assert torch.equal(model[1](dict(states))["sentence_embedding"], vector)
+
+
+def test_each_collection_is_learned_from_in_its_own_way(folder, split_pydocs, tmp_path, monkeypatch):
+    other = shutil.copytree(split_pydocs, tmp_path / "other")
+    seen = {"info_nce": [], "own_softmax": []}
+    for name, rows in seen.items():
+        loss = getattr(instruct, name)
+        monkeypatch.setattr(
+            instruct,
+            name,
+            lambda scores, relevant, loss=loss, rows=rows: (rows.append(scores.shape), loss(scores, relevant))[1],
+        )
+    sets = f"sets={{{split_pydocs.name}: {{in_batch: true, instruction: Find the function}}, other: {{first: false}}}}"
+    settings = read_settings(recipe("instruct").settings, None, [f"base={folder}", *LITTLE, sets])
+    report = run_recipe(recipe("instruct"), settings, [split_pydocs, other], tmp_path / "out", offline=True)
+    assert [stage["steps"] for stage in report["stages"].values()] == [4, 8]
+    # The first stage has no negatives but the batch's; in the second, (4, 4 + 8) are all, (4, 3) are one's own.
+    assert seen["info_nce"][:4] == [(8, 8)] * 4
+    assert set(seen["info_nce"][4:]) == {(4, 12)}
+    assert set(seen["own_softmax"]) == {(4, 3)}
+    assert len(seen["info_nce"]) - 4 + len(seen["own_softmax"]) == 8
+    assert {name.split()[0] for name in report["evaluation"]} == {split_pydocs.name, "other"}
+    model = open_model(tmp_path / "out")
+    assert not model[1].include_prompt
+    assert model.prompts[split_pydocs.name] == "Instruct: Find the function\nQuery: "
+    assert model[0].model.config.is_causal is False
+    assert load_encoder(str(tmp_path / "out"), device="cpu").encode_queries(["read a file"]).shape == (1, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["sets={nowhere: {first: false}}"], "sets names nowhere"),
+        (["hard=none"], "needs its own ones"),
+        (["sets={NAME: {first: false}}"], "has a part in the first stage"),
+    ],
+)
+def test_settings_that_do_not_fit_the_collections(folder, split_pydocs, tmp_path, changes, message):
+    changes = [change.replace("NAME", split_pydocs.name) for change in changes]
+    settings = read_settings(recipe("instruct").settings, None, [f"base={folder}", *LITTLE, *changes])
+    with pytest.raises(InvalidInput, match=message):
+        run_recipe(recipe("instruct"), settings, split_pydocs, tmp_path / "out", offline=True)
+    with pytest.raises(InvalidInput, match="place for {instruction}"):
+        read_settings(recipe("instruct").settings, None, ["query_prompt=query"])

@@ -1,0 +1,123 @@
+"""Changes of low rank: nothing at the start, the weights' own when merged, and resumable in between."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from retriever.encoder import load_encoder
+from retriever.errors import BackendUnavailable
+from tests.retriever.llm.models import save_model
+from training.collection import open_training_collection
+from training.decoders import DecoderSettings, open_decoder
+from training.low_rank import LowRankSettings, add_low_rank, merge_low_rank
+from training.recipes import repllama
+from training.recipes.registry import recipe
+from training.settings import read_settings
+from training.stages import Stages
+from training.task import Task
+
+TEXTS = ["open a file", "how do I read a file line by line", "x"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", scale=0.2)
+
+
+def vectors(model):
+    return model.eval().encode_query(TEXTS)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_change_starts_as_none_and_ends_in_the_weights(tmp_path, kind):
+    model = open_decoder(DecoderSettings(pooling="latent_attention", latents=3), folder=save_model(tmp_path, kind=kind))
+    names, before = list(model.state_dict()), vectors(model)
+    frozen = {name: value.clone() for name, value in model[0].model.state_dict().items()}
+    add_low_rank(model, LowRankSettings(rank=2, alpha=4, dropout=0.5), seed=1)
+    assert np.array_equal(vectors(model), before)
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    body = {name for name in trained if name.startswith("0.")}
+    assert all("lora_" in name for name in body)
+    # Two matrices for each linear layer: seven of Llama's two layers, four of GPT-2's.
+    assert len(body) == 2 * 2 * {"llama": 7, "gpt2": 4}[kind]
+    # What pools is trained as a whole.
+    assert len(trained - body) == len(list(model[1].parameters())) > 0
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(generator=torch.Generator().manual_seed(3), std=0.2)
+    changed = vectors(model)
+    assert np.abs(changed - before).max() > 1e-2
+    merge_low_rank(model)
+    assert np.abs(vectors(model) - changed).max() < 1e-5
+    assert list(model.state_dict()) == names
+    assert all(value.requires_grad for value in model.parameters())
+    moved = {name for name, value in model[0].model.state_dict().items() if not torch.equal(frozen[name], value)}
+    assert len(moved) == 2 * {"llama": 7, "gpt2": 4}[kind]
+    assert all("weight" in name for name in moved)
+
+
+def settings_of(folder, *changes):
+    little = (
+        "document_tokens=16",
+        "query_tokens=8",
+        "hard=none",
+        "fit.batch_size=8",
+        "fit.steps=4",
+        "fit.save_steps=2",
+    )
+    return read_settings(
+        recipe("repllama").settings, None, [f"base={folder}", *little, "fit.learning_rate=1e-2", *changes]
+    )
+
+
+def weights(folder):
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+
+
+def test_an_interrupted_training_ends_in_the_same_plain_model(split_pydocs, folder, tmp_path, monkeypatch):
+    collection = open_training_collection(split_pydocs)
+    settings = settings_of(folder, "lora.rank=2", "lora.dropout=0.3")
+
+    def train(name):
+        return repllama.train(Task(collection, settings, Stages(tmp_path / name, {}), True))
+
+    straight = train("straight")
+    calls = []
+    with monkeypatch.context() as patched:
+        loss = repllama.info_nce
+
+        def stopping(*given):
+            calls.append(given)
+            if len(calls) == 4:
+                raise KeyboardInterrupt
+            return loss(*given)
+
+        patched.setattr(repllama, "info_nce", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train("broken")
+    resumed = train("broken")
+    found, expected, start = weights(resumed), weights(straight), weights(folder)
+    assert not list(resumed.glob("adapter_*"))
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[name], value, atol=1e-6) for name, value in expected.items())
+    # The base in its own names: the causal model's body.
+    changed = [name for name, value in expected.items() if not torch.equal(value, start[f"model.{name}"])]
+    assert len(changed) == 14
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert load_encoder(str(resumed), device="cpu").encode_queries(TEXTS).shape == (3, 32)
+
+
+def test_without_the_package_nothing_begins(split_pydocs, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    task = Task(open_training_collection(split_pydocs), settings_of(folder, "lora.rank=2"), Stages(tmp_path, {}), True)
+    for name in ("repllama", "llm_ql"):
+        settings = read_settings(recipe(name).settings, None, [f"base={folder}", "lora.rank=2"])
+        task.settings = settings
+        with pytest.raises(BackendUnavailable, match=r"retriever-engine\[lora\].*lora\.rank=0"):
+            recipe(name).train(task)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]

@@ -1,0 +1,183 @@
+"""An encoder that follows instructions: first in-batch negatives, then a blend of collections, each in its own way.
+
+NV-Embed, arXiv:2405.17428. What tells queries apart that look alike but ask for other things is an instruction before
+them; its tokens are seen by the others and left out of the pooling. A batch is of one collection, whose other documents
+may be wrong negatives: the second stage takes a query's own ones alone, unless a collection says otherwise.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from retriever.errors import InvalidInput
+from training.batch import Batch, RowCollator
+from training.batches import PartBatchSampler
+from training.decoders import open_decoder
+from training.encoders import as_encoder, scale_of
+from training.evaluation import comparison, measured, vector_run
+from training.losses.contrastive import info_nce, own_softmax
+from training.low_rank import add_low_rank, merge_low_rank, require_package
+from training.negatives import Draw, Rows, positives_only
+from training.recipe import Recipe
+from training.recipes.contrastive import drawn
+from training.recipes.repllama import RepllamaSettings
+from training.settings import FitSettings
+from training.task import Task
+
+
+class SetSettings(BaseModel):
+    """How one collection is learned from.
+
+    instruction  what its queries ask for; None for that of all
+    first        whether it has a part in the first stage, as collections for retrieval do
+    in_batch     whether other queries' documents are negatives in the second stage
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    instruction: str | None = None
+    first: bool = True
+    in_batch: bool = False
+
+
+class InstructSettings(RepllamaSettings):
+    """instruction  of collections that have none of their own, and of the finished encoder's queries
+    sets        how collections are learned from, by the names of their folders
+    first       the fit of the first stage; `fit` is that of the second
+    """
+
+    attention: Literal["causal", "bidirectional"] = "bidirectional"
+    pooling: Literal["last", "mean", "latent_attention"] = "latent_attention"
+    query_prompt: str = "Instruct: {instruction}\nQuery: "
+    document_prompt: str = ""
+    instruction: str = "Given a query, retrieve passages that answer it"
+    sets: dict[str, SetSettings] = Field(default_factory=dict)
+    first: FitSettings = FitSettings()
+    hard: Literal["none", "random", "mined"] = "mined"
+    query_tokens: int = Field(64, ge=4, le=8192)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "InstructSettings":
+        if "{instruction}" not in self.query_prompt:
+            raise ValueError("query_prompt needs a place for {instruction}")
+        return self
+
+    def of(self, name: str) -> SetSettings:
+        """Return how the collection of that name is learned from."""
+        return self.sets.get(name, SetSettings())
+
+    def prompt(self, name: str | None = None) -> str:
+        """Return what stands before the queries of a collection, or before those of none."""
+        own = None if name is None else self.of(name).instruction
+        # Not `format`: an instruction may hold braces.
+        return self.query_prompt.replace("{instruction}", self.instruction if own is None else own)
+
+
+class InstructCollator(RowCollator):
+    """Puts before the queries of a batch, which are of one collection, what stands before those of it."""
+
+    def __init__(self, *given: Any, parts: Rows, prompts: list[str], **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.parts, self.query_prompts = parts, prompts
+        self._prompt = ""
+
+    def __call__(self, features: list[dict[str, int]]) -> dict[str, Any]:
+        self._prompt = self.query_prompts[self.parts[features[0]["row"]]]
+        return super().__call__(features)
+
+    def prompt(self, side: str) -> str | None:
+        return self._prompt if side == "query" else super().prompt(side)
+
+
+def train(task: Task[InstructSettings]) -> Path:
+    """Fit the base on the collections for retrieval by in-batch negatives, then on all of them."""
+    settings = task.settings
+    require_package(settings.lora)
+    names = [part.name for part in task.parts]
+    parts = np.repeat(np.arange(len(names)), [len(part.collection.queries) for part in task.parts])
+    _require(settings, names)
+    first = np.where(np.array([settings.of(name).first for name in names])[parts], parts, -1)
+    in_batch = [settings.of(name).in_batch for name in names]
+    scale = scale_of(settings, model := open_encoder(settings, task.offline, names))
+
+    def retrieval(batch: Batch) -> Tensor:
+        return info_nce(scale * batch.scores(), batch.relevant)
+
+    def blend(batch: Batch) -> Tensor:
+        if in_batch[parts[batch.query_rows[0]]]:
+            return retrieval(batch)
+        return own_softmax(scale * batch.own_scores(), batch.own_relevant())
+
+    def fit(name: str, model: Any, objective: Any, draw: Draw, settings_of_fit: FitSettings, taken: Rows) -> Path:
+        collator = InstructCollator(
+            model, task.collection, draw, query_tokens=settings.query_tokens,
+            document_tokens=settings.document_tokens, seed=settings.seed, parts=parts,
+            prompts=[settings.prompt(name) for name in names],
+        )  # fmt: skip
+        finish = None
+        if settings.lora.rank:
+            add_low_rank(model, settings.lora, settings.seed)
+            finish = merge_low_rank
+        sampler = partial(PartBatchSampler, parts=taken)
+        return task.fit(
+            name, model, objective, draw, settings=settings_of_fit, batch_sampler=sampler, collator=collator,
+            finish=finish,
+        )  # fmt: skip
+
+    fitted = fit("retrieval", model, retrieval, positives_only(task.collection.judgments), settings.first, first)
+    model = open_decoder(settings, folder=fitted)
+    return fit("blend", model, blend, drawn(task, model), settings.fit, parts)
+
+
+def open_encoder(settings: InstructSettings, offline: bool, names: list[str]) -> Any:
+    """Return the base with this recipe's form: prompts by the name of each collection, left out of the pooling."""
+    model = open_decoder(settings, offline=offline)
+    model[1].include_prompt = False
+    model.prompts = {"query": settings.prompt(), "document": settings.document_prompt}
+    model.prompts |= {name: settings.prompt(name) for name in names}
+    return model
+
+
+def compare(task: Task[InstructSettings], trained: Path) -> dict[str, Any]:
+    """Return by collection and split the measures of the base in this form and of the trained encoder."""
+    names = [part.name for part in task.parts]
+    models = [open_encoder(task.settings, task.offline, names), open_decoder(task.settings, folder=trained)]
+    found: dict[str, Any] = {}
+    for part in task.parts:
+        measures: dict[str, list[Any]] = {split.split: [] for split in part.held_out}
+        for model in models:
+            model.prompts["query"] = task.settings.prompt(part.name)
+            encoder, corpus = as_encoder(model), part.collection.corpus
+            vectors = encoder.encode_documents(corpus.documents)
+            for split in part.held_out:
+                queries = encoder.encode_queries(list(split.judged.values()))
+                measures[split.split].append(measured(vector_run(queries, vectors, corpus, split), split))
+        found |= {f"{part.name} {split}": comparison(*values) for split, values in measures.items()}
+    return found
+
+
+def _require(settings: InstructSettings, names: list[str]) -> None:
+    """Raise InvalidInput for settings that do not fit the collections."""
+    if unknown := sorted(settings.sets.keys() - set(names)):
+        raise InvalidInput(f"sets names {', '.join(unknown)}, which is no collection; there are {', '.join(names)}.")
+    if settings.hard == "none" and not all(settings.of(name).in_batch for name in names):
+        raise InvalidInput(
+            "without in-batch negatives a query needs its own ones; set hard=mined or random, or in_batch of every set."
+        )
+    if not any(settings.of(name).first for name in names):
+        raise InvalidInput("no collection has a part in the first stage; leave out first=false of one.")
+
+
+RECIPE = Recipe(
+    "instruct",
+    "A causal language model that follows instructions, from several collections in two stages.",
+    "NV-Embed, arXiv:2405.17428",
+    InstructSettings,
+    train,
+    compare,
+    several=True,
+)
