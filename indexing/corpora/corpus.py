@@ -288,14 +288,18 @@ def _checked_id(id_: Any) -> str:
 
 
 def _checked_text(text: Any, what: str) -> str:
+    found = text if isinstance(text, str) else _as_text(text, what)
+    if not found.isascii():
+        try:
+            found.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"the {what} contains half of a surrogate pair") from None
+    return found
+
+
+def _as_text(number: Any, what: str) -> str:
     # A whole number may be beyond any float; whether it is finite is not the question then.
-    is_whole = isinstance(text, int) and not isinstance(text, bool)
-    if is_whole or (isinstance(text, float) and math.isfinite(text)):
-        text = str(text)
-    if not isinstance(text, str):
-        raise ValueError(f"the {what} must be text, got {type(text).__name__}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError(f"the {what} contains half of a surrogate pair") from None
-    return text
+    is_whole = isinstance(number, int) and not isinstance(number, bool)
+    if not is_whole and not (isinstance(number, float) and math.isfinite(number)):
+        raise ValueError(f"the {what} must be text, got {type(number).__name__}")
+    return str(number)

@@ -15,10 +15,10 @@ def plain(value: Any, depth: int = 0) -> Any:
 
     Raises ValueError with the reason for what has no such form.
     """
-    if value is None or isinstance(value, bool):
-        return value
     if isinstance(value, str):
         return _text(value)
+    if value is None or isinstance(value, bool):
+        return value
     if isinstance(value, decimal.Decimal):
         value = int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
     if isinstance(value, datetime.timedelta):
@@ -43,6 +43,8 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def _text(value: str) -> str:
+    if value.isascii():
+        return value
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
