@@ -326,6 +326,8 @@ def _describe_module(module: Any) -> str:
     name = type(module).__name__
     if hasattr(module, "get_pooling_mode_str"):
         return f"{name}({module.get_pooling_mode_str()})"
+    if hasattr(module, "long_context"):
+        return f"{name}({module.long_context.describe()})"
     return name
 
 

@@ -369,6 +369,84 @@ def _by_collection(pattern: str) -> dict[tuple[str, str], tuple[Path, "Record"]]
 
 
 @app.command(
+    "long",
+    epilog="Examples:  retriever eval long all-MiniLM-L6-v2 --lengths 256,512,1024  |  "
+    "retriever eval long ./minilm-2048 --task passkey --task needle --texts data/qmsum --name minilm-2048",
+)
+def evaluate_long(
+    encoder: Annotated[str, typer.Argument(help="A folder, a pinned name or a hub name.", show_default=False)],
+    task: Annotated[
+        list[str] | None, typer.Option(help="passkey, needle; repeatable. passkey if none is given.")
+    ] = None,
+    lengths: Annotated[
+        str, typer.Option(help="Comma-separated, in the encoder's own tokens.")
+    ] = "256,512,1024,2048,4096,8192,16384,32768",
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="What stands around: a BEIR folder, a .jsonl or .txt file, a folder of texts; for needle."),
+    ] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Of each length.")] = 50,
+    documents: Annotated[int, typer.Option(min=1, help="Of each length.")] = 100,
+    seed: Annotated[int, typer.Option(help="Names, statements and places follow from it.")] = 42,
+    name: Annotated[str | None, typer.Option(help="Of the records; the encoder's own if none is given.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for records.")] = Path("runs"),
+    device: Device = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Measure up to which length an encoder reads: LongEmbed's passkey and needle tasks, accuracy by length."""
+    from retriever.encoder import TokenCounter, load_encoder
+    from retriever.evaluation.collections import read_texts
+    from retriever.evaluation.planted import evaluate_planted, plant
+    from retriever.progress import Progress
+
+    sizes = _numbers(lengths)
+    around = read_texts(texts) if texts is not None else []
+    tasks: list[Any] = list(dict.fromkeys(task or ["passkey"]))
+    loaded = load_encoder(encoder, device=device, offline=offline)
+    tokens = TokenCounter(loaded.model.tokenizer)
+    system = name or Path(encoder).name
+    records: list[Record] = []
+    with Progress("collections", len(tasks) * len(sizes), quiet=False) as progress:
+        for one in tasks:
+            for size in sizes:
+                # As published, passkeys stand between sentences of their own.
+                stands = around if one == "needle" else ()
+                planted = plant(one, size, tokens, texts=stands, seed=seed, queries=queries, documents=documents)
+                record = evaluate_planted(loaded, planted, system)
+                record.write(output / f"{record.collection}.{record.split}.{system}.json")
+                records.append(record)
+                progress.advance(1)
+    means = {
+        one: sum(record.means["Success@1"] for record in records if record.collection.startswith(one)) / len(sizes)
+        for one in tasks
+    }
+    if as_json:
+        lines = [record.model_dump(exclude={"per_query"}) for record in records]
+        typer.echo(json.dumps({"accuracy": means, "records": lines}, indent=1))
+        return
+    shown = Table(title=f"{system}: accuracy of the first document, {queries} queries, {documents} documents each")
+    shown.add_column("tokens", justify="right")
+    for one in tasks:
+        shown.add_column(one, justify="right")
+    shown.add_column("documents cut", justify="right")
+    for place, size in enumerate(sizes):
+        row = records[place :: len(sizes)]
+        cells = [f"{record.means['Success@1']:.3f}" for record in row]
+        shown.add_row(f"{size:,}", *cells, str((row[0].answers or {})["documents_cut"]))
+    shown.add_row("mean", *(f"{mean:.3f}" for mean in means.values()), "")
+    _print_table(Console(), shown)
+    typer.echo(f"records are in {output}", err=True)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InvalidInput(f"{text!r} are no lengths; write 256,512,1024.") from None
+
+
+@app.command(
     epilog="Example:  retriever eval reproduce retriever/evaluation/reproduction.yaml --data ../data --only scifact"
 )
 def reproduce(

@@ -1,6 +1,7 @@
 """`retriever models`: see, fetch and describe models."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -104,6 +105,57 @@ def pull(
         typer.echo(f"error: {failure}", err=True)
     if failures:
         raise failures[-1]
+
+
+EXAMPLES_OF_EXTEND = """
+Make an encoder that reads longer texts, without training; texts within its window keep their vectors.
+
+Methods: windows (any model), grouped, recurrent, interpolated (a table of positions, as BERT has), grouped,
+interpolated, ntk, self_extend (rotary positions, as Llama has). The folder is a model like any other.
+
+Examples:
+
+    retriever models extend all-MiniLM-L6-v2 --method windows --length 2048 --output minilm-2048
+
+    retriever index build docs/ my-index --encoder ./minilm-2048
+
+    retriever models extend my-llama-encoder --method self_extend --length 16384 --window 4096 --output longer
+"""
+
+
+@app.command(help=EXAMPLES_OF_EXTEND)
+def extend(
+    name: Annotated[str, typer.Argument(help="A folder, a pinned name or a hub name.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Folder that is made.", show_default=False)],
+    method: Annotated[str, typer.Option(help="See above.", show_default=False)],
+    length: Annotated[int, typer.Option(help="Longest text in tokens, special tokens included.", show_default=False)],
+    window: Annotated[int | None, typer.Option(help="Tokens read as before; all positions of the model.")] = None,
+    group: Annotated[int | None, typer.Option(help="self_extend: tokens to a position beyond the neighbours.")] = None,
+    neighbours: Annotated[int | None, typer.Option(help="self_extend: how far positions stay exact.")] = None,
+    base_factor: Annotated[float | None, typer.Option(help="ntk: of the rotary base.")] = None,
+    temperature: Annotated[bool, typer.Option(help="Sharpen attention in longer texts.")] = True,
+    offline: Annotated[bool, typer.Option("--offline", help="Make no network call.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    from retriever.long_context.settings import read_long_context
+
+    settings = read_long_context(
+        {
+            "method": method, "length": length, "window": window, "group": group, "neighbours": neighbours,
+            "base_factor": base_factor, "temperature": temperature,
+        }
+    )  # fmt: skip
+    from retriever.long_context.extension import extend as make_longer
+    from retriever.long_context.extension import require_new, save_extended
+
+    require_new(output)
+    model = make_longer(name, settings, offline=offline)
+    save_extended(model, name, output)
+    made = model[0].long_context
+    if as_json:
+        typer.echo(json.dumps({"path": str(output), **made.model_dump(exclude_none=True)}, indent=2))
+    else:
+        typer.echo(f"{output}  {made.describe()}")
 
 
 @app.command()

@@ -180,6 +180,34 @@ def read_qrels(content: bytes, path: Path) -> Qrels:
     return qrels
 
 
+def read_texts(path: Path) -> list[str]:
+    """Read plain texts, for tasks that any real text serves: those of a BEIR folder's corpus, of a JSONL file (`text`
+    of each line), or one of each text file, or of a folder's text and Markdown files. JSONL may end in .gz or .zst.
+
+    Raises InvalidInput naming file and line.
+    """
+    if path.is_dir():
+        corpus = _existing(path / "corpus.jsonl")
+        files = [corpus] if corpus else sorted(file for kind in ("*.txt", "*.md") for file in path.rglob(kind))
+    else:
+        files = [path]
+    texts: list[str] = []
+    for file in files:
+        content = _read(file)
+        if ".jsonl" not in file.suffixes:
+            texts.append(content.decode("utf-8", errors="replace"))
+            continue
+        for number, line in _lines(content, file):
+            try:
+                texts.append(str(json.loads(line)["text"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InvalidInput(f"{file}:{number}: a document needs a text ({error!r}).") from error
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise InvalidInput(f"{path} holds no texts; give a .jsonl or .txt file, or a folder of .txt and .md files.")
+    return texts
+
+
 def _from_irds(name: str) -> Collection:
     import ir_datasets
 

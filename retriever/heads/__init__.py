@@ -17,8 +17,9 @@ def open_model(folder: Path, **options: Any) -> Any:
 
     options = {"trust_remote_code": False, "local_files_only": True, **options}
     modules = folder / "modules.json"
+    text = modules.read_text(encoding="utf-8") if modules.is_file() else ""
     # Beside the public way only where it is needed: this one is private to the library.
-    if modules.is_file() and __name__ in modules.read_text(encoding="utf-8"):
+    if any(package in text for package in ("retriever.heads.", "retriever.long_context.")):
         return SentenceTransformer._load_with_module_classes(str(folder), _own(), **options)
     return SentenceTransformer(str(folder), **options)
 
@@ -30,6 +31,11 @@ def _own() -> dict[str, type]:
     from retriever.heads.multi_layer import MultiLayerPooling
     from retriever.heads.product import ProductHead
     from retriever.heads.sign import SignHead
+    from retriever.long_context.transformer import LongContextTransformer
+    from retriever.long_context.windows import WindowMean
 
-    kinds = (AdapterHead, LatentAttentionPooling, MultiLayerPooling, ProductHead, SignHead)
+    kinds = (
+        AdapterHead, LatentAttentionPooling, LongContextTransformer, MultiLayerPooling, ProductHead, SignHead,
+        WindowMean,
+    )  # fmt: skip
     return {f"{kind.__module__}.{kind.__qualname__}": kind for kind in kinds}
