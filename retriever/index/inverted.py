@@ -16,7 +16,6 @@ so adds and deletes give the same scores as a new index.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +39,9 @@ PART = "inverted"
 
 # The codes tell frequencies apart only where they count; with a small k1 they hardly count at all.
 LEAST_K1 = 0.3
+
+# Of terms whose living documents were counted; some 30 MB at most.
+KEPT_FREQUENCIES = 1 << 18
 
 
 def encode_length(length: int) -> int:
@@ -176,11 +178,18 @@ class InvertedReader:
         # Lucene counts only documents that have the field, that is, at least one term.
         self.live_with_terms = int(np.count_nonzero(lengths))
         self.total_length = int(lengths.sum(dtype=np.int64))
-        self._live_frequency = lru_cache(maxsize=1 << 18)(self._count_live)
+        # Not functools' cache of a method: it would hold this reader, and its files, until Python looks for cycles.
+        self._live_frequency: dict[int, int] = {}
 
     def live_frequency(self, term: int) -> int:
         """Return how many live documents hold a term. With tombstones the first time reads its postings."""
-        return self._live_frequency(term)
+        found = self._live_frequency.get(term)
+        if found is None:
+            found = self._count_live(term)
+            if len(self._live_frequency) >= KEPT_FREQUENCIES:
+                self._live_frequency.clear()
+            self._live_frequency[term] = found
+        return found
 
     def _count_live(self, term: int) -> int:
         documents = self.documents_of(term)

@@ -7,7 +7,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -176,7 +176,7 @@ class _Models:
     device: str | None
     offline: bool
     loader: Loader
-    checked: set[tuple[str, str]] = field(default_factory=set)
+    checked: Set[tuple[str, str]] = frozenset()
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -219,7 +219,7 @@ class Index:
         self._pointer = read_pointer(path)
         for name, entry in self.manifest.files.items():
             require_size(path / name, entry.bytes)
-        _require_sound(path, self.manifest, models.checked)
+        models.checked = require_sound(path, self.manifest, models.checked)
         self._analyser: Analyser | None = None
         if self.manifest.inverted:
             self._analyser = _matching_analyser(self.manifest)
@@ -775,20 +775,24 @@ def _open_segment(
     return reader
 
 
-def _require_sound(path: Path, manifest: Manifest, checked: set[tuple[str, str]]) -> None:
-    """Raise IndexCorrupt unless postings and codebook are what was sealed.
+def require_sound(path: Path, manifest: Manifest, checked: Set[tuple[str, str]]) -> Set[tuple[str, str]]:
+    """Return the files, by name and sha256, that are what was sealed: postings and codebook of this generation.
 
+    checked  those of an earlier generation; what is in neither is forgotten, for a service sees thousands of them
     Compiled code reads postings unchecked, and a codebook decides about every score.
-    Cost: reads them once, at 1 to 2 GB a second.
+    Cost: reads them once, at 1 to 2 GB a second. Raises IndexCorrupt.
     """
+    sound = set[tuple[str, str]]()
     for name, entry in manifest.all_files().items():
         checks = name.startswith("codebook-") or any(part in name for part in ("/inverted.", "/impacts."))
-        if not checks or (name, entry.sha256) in checked:
+        if not checks:
             continue
-        require_size(path / name, entry.bytes)
-        if sha256_of(path / name) != entry.sha256:
-            raise IndexCorrupt(f"{path / name} was altered: its sha256 is not the manifest's; restore it.")
-        checked.add((name, entry.sha256))
+        if (name, entry.sha256) not in checked:
+            require_size(path / name, entry.bytes)
+            if sha256_of(path / name) != entry.sha256:
+                raise IndexCorrupt(f"{path / name} was altered: its sha256 is not the manifest's; restore it.")
+        sound.add((name, entry.sha256))
+    return sound
 
 
 def _bytes_per_document(manifest: Manifest) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """Changes one by one: an index that lived through them answers like one that was built of what is left."""
 
+import gc
 import shutil
 import sqlite3
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,30 @@ def test_a_request_keeps_the_documents_of_its_generation_however_many_come_after
         assert [hit.document for hit in after.hits] == [hit.document for hit in before.hits]
         assert all(hit.document is not None for hit in after.hits)
     assert verify_index(path, encoder=ENCODER, canaries=False).warnings == []
+
+
+def test_generations_that_are_gone_leave_nothing_in_memory(path: Path) -> None:
+    index = opened(path)
+    seen = []
+    gc.disable()
+    try:
+        for number, document in enumerate(DOCUMENTS[60:78], 1):
+            apply_operations(path, operations(puts([document]), number))
+            merge_small(path)
+            index.search("wing flow", 5, pipeline="bm25")
+            seen += [weakref.ref(part) for segment in index.segments for part in (segment, segment.inverted)]
+            newer = index.latest()
+            index.close()
+            index = newer
+        # Without Python's search for cycles: files would stay open until it happens.
+        alive = {id(part) for found in seen if (part := found()) is not None}
+    finally:
+        gc.enable()
+    index.close()
+    assert alive <= {id(part) for segment in index.segments for part in (segment, segment.inverted)}
+    checked = {name for name, _ in index._models.checked}
+    assert checked
+    assert checked <= index.manifest.all_files().keys()
 
 
 def test_what_was_set_aside_goes_in_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
