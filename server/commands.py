@@ -42,6 +42,9 @@ def serve(
         str | None, typer.Option(help="Of several, the index or alias for requests that name none.")
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="The index's encoder under another name or path.")] = None,
+    sparse_encoder: Annotated[
+        str | None, typer.Option(help="The encoder of its learned sparse part under another name or path.")
+    ] = None,
     local_encoder: Annotated[
         str | None, typer.Option(help="The encoder of its local vectors under another name or path.")
     ] = None,
@@ -92,6 +95,7 @@ def serve(
         rerank_depth=rerank_depth,
         default_index=default_index,
         encoder=encoder,
+        sparse_encoder=sparse_encoder,
         local_encoder=local_encoder,
         device=device,
         offline=offline or None,

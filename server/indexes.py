@@ -51,11 +51,11 @@ class Indexes:
         if given is not None or not _is_root(settings.index):
             self._open_single(given or self._open_index(settings.index))
             return
-        for flag, encoder in (("--encoder", settings.encoder), ("--local-encoder", settings.local_encoder)):
-            if encoder is None:
+        for part in ("encoder", "sparse_encoder", "local_encoder"):
+            if getattr(settings, part) is None:
                 continue
             raise InvalidInput(
-                f"{flag} names the encoder of one index, and {settings.index} holds several; "
+                f"--{part.replace('_', '-')} names the encoder of one index, and {settings.index} holds several; "
                 "serve one of them, or make the encoders available under their own names."
             )
         self.root = settings.index.resolve()
@@ -87,6 +87,7 @@ class Indexes:
         return open_index(
             path,
             encoder=settings.encoder,
+            sparse_encoder=settings.sparse_encoder,
             local_encoder=settings.local_encoder,
             device=settings.device,
             offline=settings.offline,

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     encoder: str | None = Field(
         default=None, description="The index's encoder under another name or path; other weights are refused."
     )
+    sparse_encoder: str | None = Field(
+        default=None, description="The encoder of the index's learned sparse part under another name or path, likewise."
+    )
     local_encoder: str | None = Field(
         default=None, description="The encoder of the index's local vectors under another name or path, likewise."
     )

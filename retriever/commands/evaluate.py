@@ -57,6 +57,9 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="1 measures the latency of single queries.")] = 64,
     again: Annotated[bool, typer.Option(help="Measure again even if the record is current.")] = False,
     encoder: Annotated[str | None, typer.Option(help="The index's encoder under another name or path.")] = None,
+    sparse_encoder: Annotated[
+        str | None, typer.Option(help="The encoder of its learned sparse part under another name or path.")
+    ] = None,
     local_encoder: Annotated[
         str | None, typer.Option(help="The encoder of its local vectors under another name or path.")
     ] = None,
@@ -88,7 +91,13 @@ def run(
         records[0].write(output / f"{judged.name}.{judged.split}.{records[0].system}.json")
     else:
         assert system is not None
-        models = {"encoder": encoder, "local_encoder": local_encoder, "device": device, "offline": offline}
+        models = {
+            "encoder": encoder,
+            "sparse_encoder": sparse_encoder,
+            "local_encoder": local_encoder,
+            "device": device,
+            "offline": offline,
+        }
         records = _evaluate_pipelines(system, judged, pipeline or [], settings, output, batch_size, again, models)
     if as_json:
         typer.echo(json.dumps([record.model_dump(exclude={"per_query"}) for record in records], indent=1))

@@ -1,7 +1,7 @@
 """`retriever mcp [INDEX]`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,9 @@ def mcp(
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer of the service.")] = 60.0,
     encoder: Annotated[str | None, typer.Option(help="The index's encoder under another name or path.")] = None,
+    sparse_encoder: Annotated[
+        str | None, typer.Option(help="The encoder of its learned sparse part under another name or path.")
+    ] = None,
     local_encoder: Annotated[
         str | None, typer.Option(help="The encoder of its local vectors under another name or path.")
     ] = None,
@@ -50,7 +53,8 @@ def mcp(
         raise InvalidInput(f"give the folder {str(index)!r} or the address {url!r}, not both.")
     from retriever.adapters.mcp import create_server
 
-    create_server(_source(index, url, api_key, timeout, encoder, local_encoder, device, offline)).run("stdio")
+    models = {"encoder": encoder, "sparse_encoder": sparse_encoder, "local_encoder": local_encoder}
+    create_server(_source(index, url, api_key, timeout, models, device, offline)).run("stdio")
 
 
 def _source(
@@ -58,8 +62,7 @@ def _source(
     url: str | None,
     api_key: str | None,
     timeout: float,
-    encoder: str | None,
-    local_encoder: str | None,
+    models: dict[str, Any],
     device: str | None,
     offline: bool,
 ) -> "Source":
@@ -70,6 +73,6 @@ def _source(
         return ServiceSource(AsyncClient(url or "http://localhost:8080", api_key=api_key, timeout=timeout))
     from retriever.index.sealed import open_index
 
-    opened = open_index(index, encoder=encoder, local_encoder=local_encoder, device=device, offline=offline)
+    opened = open_index(index, device=device, offline=offline, **models)
     opened.warm()
     return LocalSource(opened, index)

@@ -69,6 +69,9 @@ def search(
         bool, typer.Option("--syntax", help='Read signs, quotes, * and ~: +word -word "a phrase" retriev* fuzzy~1.')
     ] = False,
     encoder: Annotated[str | None, typer.Option(help="The index's encoder under another name or path.")] = None,
+    sparse_encoder: Annotated[
+        str | None, typer.Option(help="The encoder of its learned sparse part under another name or path.")
+    ] = None,
     local_encoder: Annotated[
         str | None, typer.Option(help="The encoder of its local vectors under another name or path.")
     ] = None,
@@ -99,7 +102,14 @@ def search(
     queries = [query]
     if query == "-":
         queries = [line.strip() for line in typer.get_text_stream("stdin") if line.strip()]
-    with open_index(index, encoder=encoder, local_encoder=local_encoder, device=device, offline=offline) as opened:
+    with open_index(
+        index,
+        encoder=encoder,
+        sparse_encoder=sparse_encoder,
+        local_encoder=local_encoder,
+        device=device,
+        offline=offline,
+    ) as opened:
         chosen = opened.pipelines.get(pipeline or opened.default_pipeline, pipeline)
         if rerank and not isinstance(chosen, str | None):
             given = {"weight": rerank_weight, "depth": rerank_depth}

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer import Typer
+from typer.testing import CliRunner
 
 from indexing.build import build_index
 from indexing.plan import BuildSettings
+from retriever.commands.search import search as search_command
 from retriever.errors import IndexCorrupt, InvalidInput, UnknownIndex
 from retriever.models import resolve
 from retriever.types import Document
@@ -242,22 +245,31 @@ def test_what_is_neither_index_nor_root(tmp_path: Path, root: Path) -> None:
             create_app(Settings(index=path))
     with pytest.raises(UnknownIndex):
         create_app(Settings(index=root, default_index="nothing"))
-    for flag in ("encoder", "local_encoder"):
+    for flag in ("encoder", "sparse_encoder", "local_encoder"):
         with pytest.raises(InvalidInput, match=f"--{flag.replace('_', '-')} names .* several"):
             create_app(Settings(index=root, **{flag: "all-MiniLM-L6-v2"}))
 
 
 def test_models_that_are_elsewhere_now_are_named_by_settings(tmp_path: Path, start: Any) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    settings = BuildSettings(parts=("dense",), encoder=str(first), local_encoder=str(second))
-    for folder in (first, second):
-        folder.symlink_to(resolve("all-MiniLM-L6-v2", offline=True))
+    models = {"encoder": "all-MiniLM-L6-v2", "local_encoder": "all-MiniLM-L6-v2", "sparse_encoder": "splade-tiny"}
+    for part, model in models.items():
+        (tmp_path / part).symlink_to(resolve(model, offline=True))
+    settings = BuildSettings(parts=("dense", "sparse"), **{part: str(tmp_path / part) for part in models})
     build_index(ListCorpus([Document("d0", "a wombat")]), tmp_path / "index", settings, offline=True)
-    for folder in (first, second):
-        folder.rename(f"{folder}-moved")
-    client = start(tmp_path / "index", encoder=f"{first}-moved", local_encoder=f"{second}-moved", offline=True)
+    for part in models:
+        (tmp_path / part).rename(tmp_path / f"{part}-moved")
+    moved = {part: f"{tmp_path / part}-moved" for part in models}
+    client = start(tmp_path / "index", **moved, offline=True)
     (hit,) = search(client, "index").json()["results"][0]["hits"]
     assert set(hit["scores"]) == {"dense", "local"}
+    (hit,) = search(client, "index", pipeline={"first": ["sparse"]}).json()["results"][0]["hits"]
+    assert set(hit["scores"]) == {"sparse"}
+    # The same by the command.
+    flags = [f"--{part.replace('_', '-')}={place}" for part, place in moved.items()]
+    app = Typer()
+    app.command()(search_command)
+    done = CliRunner().invoke(app, [str(tmp_path / "index"), "wombat", "-p", "sparse", "--json", "--offline", *flags])
+    assert json.loads(done.stdout)["hits"][0]["id"] == "d0", done.output
 
 
 def test_one_index_has_a_name_and_no_aliases(start: Any, root: Path) -> None:
