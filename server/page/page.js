@@ -15,6 +15,7 @@ const indexSelect = find("index");
 const pipelineSelect = find("pipeline");
 const compareSelect = find("compare");
 const hitsInput = find("k");
+const relevanceInput = find("relevance");
 const groupBox = find("group");
 const results = find("results");
 const stageBoxes = [...find("stages").querySelectorAll("input")];
@@ -41,6 +42,7 @@ async function readAddress() {
   compareSelect.value = known(given.get("compare")) ?? "";
   hitsInput.value = given.get("k") ?? "10";
   filterBox.value = given.get("filter") ?? "";
+  relevanceInput.value = given.get("relevance") ?? "";
   groupBox.checked = given.has("group");
   const without = (given.get("without") ?? "").split(",");
   for (const box of stageBoxes) box.checked = !without.includes(box.value);
@@ -62,6 +64,7 @@ function address() {
   if (hitsInput.value !== "10") given.set("k", hitsInput.value);
   if (without().length) given.set("without", without().join(","));
   if (filterBox.value.trim()) given.set("filter", filterBox.value.trim());
+  if (relevanceInput.value !== "" && !find("relevance-label").hidden) given.set("relevance", relevanceInput.value);
   if (groupBox.checked) given.set("group", "1");
   if (isOpen("facets")) given.set("facets", "1");
   return `#${given}`;
@@ -100,6 +103,18 @@ function stagesOf(name) {
   return [...spec.first, ...(spec.rerank ? ["rerank"] : [])];
 }
 
+// The same text for the same value, whatever the order of its names.
+const canonical = (value) =>
+  JSON.stringify(value, (_, part) =>
+    part && typeof part === "object" && !Array.isArray(part) ? Object.fromEntries(Object.entries(part).sort()) : part,
+  );
+
+// A calibration is one of exactly these stages.
+function isCalibrated(name) {
+  if (without().length) return false;
+  return about.index.calibrations.some(({ pipeline }) => canonical(pipeline) === canonical(about.pipelines[name]));
+}
+
 function fitStages() {
   // A comparison is one of whole pipelines.
   find("stages").hidden = comparing();
@@ -108,7 +123,10 @@ function fitStages() {
     box.disabled = !present.includes(box.value);
     box.closest("label").title = box.disabled ? `The pipeline ${pipelineSelect.value} does not have this stage.` : "";
   }
+  find("relevance-label").hidden = !chosenPipelines().some(isCalibrated);
 }
+
+const chosenPipelines = () => [pipelineSelect.value, ...(comparing() ? [compareSelect.value] : [])];
 
 function without() {
   if (comparing()) return [];
@@ -143,6 +161,7 @@ function requestBody(filter, pipeline) {
   const body = { query: query.value.trim(), k: Number(hitsInput.value), pipeline, highlight: true };
   if (without().length) body.without = without();
   if (filter) body.filter = filter;
+  if (relevanceInput.value !== "" && isCalibrated(pipeline)) body.min_relevance = Number(relevanceInput.value);
   if (groupBox.checked) body.group_by_parent = true;
   return body;
 }
@@ -159,6 +178,10 @@ async function submit({ remember = true } = {}) {
     hitsInput.reportValidity();
     return;
   }
+  if (!find("relevance-label").hidden && !relevanceInput.checkValidity()) {
+    relevanceInput.reportValidity();
+    return;
+  }
   if (remember) writeAddress();
   if (!query.value.trim()) {
     welcome();
@@ -166,8 +189,7 @@ async function submit({ remember = true } = {}) {
   }
   const mine = (running = new AbortController());
   document.body.classList.add("searching");
-  const pipelines = [pipelineSelect.value, ...(comparing() ? [compareSelect.value] : [])];
-  const bodies = pipelines.map((pipeline) => requestBody(filter, pipeline));
+  const bodies = chosenPipelines().map((pipeline) => requestBody(filter, pipeline));
   const asked = [...bodies];
   if (isOpen("facets")) asked[0] = { ...bodies[0], ...facetRequest(about.fields) };
   const path = searchPath();
@@ -238,6 +260,7 @@ function nothing(result) {
   find("blank-title").textContent = "Nothing found";
   const reasons = [];
   if (filterBox.value.trim()) reasons.push("The filter may leave no document.");
+  if (relevanceInput.value !== "" && isCalibrated(pipelineSelect.value)) reasons.push("No document may be as relevant as is asked for.");
   if (result.warnings.includes("no_terms") && !stageBoxes.some((box) => box.value === "dense" && box.checked && !box.disabled)) {
     reasons.push("Dense retrieval finds documents that use other words.");
   }
@@ -326,7 +349,7 @@ indexSelect.addEventListener("change", async () => {
   fitStages();
   submit();
 });
-for (const control of [pipelineSelect, compareSelect, hitsInput, groupBox, ...stageBoxes]) {
+for (const control of [pipelineSelect, compareSelect, hitsInput, relevanceInput, groupBox, ...stageBoxes]) {
   control.addEventListener("change", () => {
     if (stageBoxes.includes(control)) keepOneFirstStage(control);
     if (control === compareSelect) showSide(0);

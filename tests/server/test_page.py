@@ -712,3 +712,54 @@ def test_relevance_is_shown_where_an_answer_has_it(visit: MakeVisit) -> None:
     shown = page.page.locator(".card .relevance")
     assert shown.first.text_content() == "82 %"
     assert set(shown.all_text_contents()[1:]) == {""}
+
+
+def test_relevance_may_be_demanded_where_a_pipeline_is_calibrated(visit: MakeVisit) -> None:
+    """The index of these tests has no calibration; one of BM25 is put into the description, and what it asks undone."""
+    page = visit()
+    page.open()
+    assert page.page.is_hidden("#relevance")
+
+    def calibrated(route: Any) -> None:
+        answer = route.fetch().json()
+        # Names in another order are the same pipeline.
+        pipeline = dict(reversed(answer["pipelines"]["bm25"].items()))
+        answer["index"]["calibrations"] = [{"pipeline": pipeline}]
+        route.fulfill(json=answer)
+
+    asked: list[Any] = []
+
+    def search(route: Any) -> None:
+        body = route.request.post_data_json
+        asked.append(body.pop("min_relevance", None))
+        route.fulfill(response=route.fetch(post_data=json.dumps(body)))
+
+    page.page.route("**/v1/info", calibrated)
+    page.page.route("**/v1/search", search)
+    page.page.reload()
+    page.open("#q=json&relevance=0.5")
+    page.wait()
+    assert asked.pop() is None
+    assert page.page.is_hidden("#relevance")
+    with page.answer():
+        page.page.select_option("#pipeline", "bm25")
+    assert asked.pop() == 0.5
+    assert page.page.is_visible("#relevance")
+    assert "relevance=0.5" in page.page.url
+    with page.answer():
+        page.page.fill("#relevance", "0.75")
+        page.page.press("#relevance", "Tab")
+    assert asked.pop() == 0.75
+    page.shot("relevance")
+    # Of two pipelines only the calibrated one is asked so.
+    with page.answer():
+        page.page.select_option("#compare", "dense")
+    page.page.wait_for_selector("#comparison .card")
+    assert sorted(map(str, asked[-2:])) == ["0.75", "None"]
+    with page.answer():
+        page.page.select_option("#compare", "")
+    page.page.fill("#relevance", "2")
+    before = len(asked)
+    page.page.press("#relevance", "Enter")
+    page.page.wait_for_timeout(300)
+    assert len(asked) == before
