@@ -1,6 +1,7 @@
 """Keys, Host headers, request ids, and what the log holds."""
 
 import hashlib
+import hmac
 import logging
 import re
 
@@ -52,6 +53,26 @@ def test_searching_needs_the_key(locked: Client) -> None:
 )  # fmt: skip
 def test_wrong_keys_are_refused(locked: Client, given: str) -> None:
     assert locked.get("/v1/info", headers=[("Authorization", given.encode())]).status_code == 401
+
+
+def test_every_key_is_compared_in_constant_time(locked: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[str, str]] = []
+
+    def compare(first: str, second: str) -> bool:
+        compared.append((first, second))
+        return original(first, second)
+
+    original = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    found = []
+    for key in (KEY, f"{KEY[:-1]}x", "x", ""):
+        locked.get("/v1/info", headers={"Authorization": f"Bearer {key}"})
+        found.append([(len(first), len(second)) for first, second in compared])
+        compared.clear()
+    # Digests of one length, as often for a wrong key as for the right one.
+    assert found[0]
+    assert found == [found[0]] * 4
+    assert set(found[0]) == {(64, 64)}
 
 
 def test_the_key_is_read_from_the_header_alone(locked: Client) -> None:
@@ -123,10 +144,11 @@ def test_a_sane_request_id_is_kept(client: Client) -> None:
     assert response.headers["x-request-id"] == "order-7.A_b"
 
 
-@pytest.mark.parametrize("given", ["", "a b", "x" * 65, "-lead", "<script>", "a;b", "é"])
+@pytest.mark.parametrize("given", ["", "a b", "x" * 65, "-lead", "<script>", "a;b", "é", "a\r\nX-Sent: 1", "a\nb"])
 def test_other_request_ids_are_replaced(client: Client, given: str) -> None:
     response = client.get("/livez", headers=[("X-Request-ID", given.encode())])
     assert re.fullmatch(r"[0-9a-f]{16}", response.headers["x-request-id"])
+    assert "x-sent" not in response.headers
 
 
 def access_lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

@@ -1,9 +1,21 @@
 """Requests, moments and keys that go wrong; what is not here stands in the test of the file that refuses it.
 
-content types, encodings, JSON, sizes, slow bodies   test_bodies, test_service
-names that lead out, keys, hosts, origins            test_indexes, test_access
-memory, lost devices, full queues, clients that leave  test_batching, test_admission
-kill -9                                              test_durability
+queries that are empty, long or of unknown words      here, test_search
+k, offset and other numbers out of bounds             here, test_search
+content types, encodings, JSON, sizes, slow bodies    test_bodies, test_service
+vectors, which no request may hold                    here (an unknown field)
+filters: unknown fields, types, clauses, regex        here, tests/retriever/test_filters.py
+filters that leave few or nothing                     here
+one faulty query or document of many                  here, test_documents
+documents to rerank: none, odd, many, equal, long     here, test_models, test_python_client
+names that lead out or look alike                     here, test_indexes
+keys, hosts, origins, headers with line ends          test_access, test_service
+memory that is short, lost devices                    test_batching, test_health
+slow or hanging models, scores of no use              here, test_batching, test_search
+full queues, clients that leave                       test_admission, test_batching, test_soak
+stop signals, kill -9                                 test_service, test_durability
+clocks that jump, logs that cannot be written         here
+whatever else                                         test_fuzz, test_openapi
 """
 
 import io
