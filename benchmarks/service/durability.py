@@ -4,8 +4,10 @@ A folder with two indexes is served. In each round writers put, delete and send 
 own; searchers ask by index and by an alias that is swapped between the indexes all the while; then the process gets
 SIGKILL at a moment of chance and is started again. Every id must then hold what was promised last, or what was under
 way when the process died. Counted as failed: every answer but 200 before the kill, 429 aside, which is a refusal.
+With a dense part every document must also be found by its own text once the restarted service has encoded it.
 
     python -m benchmarks.service.durability --rounds 20
+    python -m benchmarks.service.durability --rounds 20 --parts bm25,dense --documents 1000
 """
 
 import argparse
@@ -15,12 +17,13 @@ import random
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +42,10 @@ WORDS = [
 ]
 # fmt: on
 OWN_IDS = 60
-READY_SECONDS = 180.0
+# Between a document's vector and that of a query of the same words, in a batch with others.
+OWN_COSINE = 0.999
+READY_SECONDS = 300.0
+ENCODED_SECONDS = 180.0
 
 
 @dataclass
@@ -50,6 +56,7 @@ class Count:
     acknowledged: int = 0
     lost: int = 0
     not_searchable: int = 0
+    without_vector: int = 0
     refused: int = 0
     failed_writes: int = 0
     searches: int = 0
@@ -57,6 +64,7 @@ class Count:
     swaps: int = 0
     failed_swaps: int = 0
     restart_seconds: list[float] = field(default_factory=list)
+    encoding_seconds: list[float] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
 
     def note(self, example: str) -> None:
@@ -222,8 +230,8 @@ class Round:
                 self.count.note(example)
 
 
-def check(service: Service, states: dict[str, State], count: Count) -> None:
-    """Compare every id with what was promised, and search for every version that is there."""
+def check(service: Service, states: dict[str, State], count: Count, parts: Sequence[str] = ("bm25",)) -> None:
+    """Compare every id with what was promised, and search for every version that is there, by each of the parts."""
     with httpx.Client(base_url=service.url, timeout=60) as client:
         for id_, state in states.items():
             response = client.get(f"/v1/indexes/docs/documents/{id_}")
@@ -242,6 +250,28 @@ def check(service: Service, states: dict[str, State], count: Count) -> None:
                 if id_ not in {hit["id"] for hit in result["hits"]}:
                     count.not_searchable += 1
                     count.note(f"{id_} is not searchable")
+        if "dense" in parts:
+            check_vectors(client, there, count)
+
+
+def check_vectors(client: httpx.Client, there: list[tuple[str, str]], count: Count) -> None:
+    """Wait until the service has encoded all that was recovered, then find each document by its own text."""
+    started = time.monotonic()
+    while (waiting := client.get("/v1/indexes/docs").json()["pending_encoding"]) > 0:
+        if time.monotonic() - started > ENCODED_SECONDS:
+            count.note(f"{waiting} documents were not encoded in {ENCODED_SECONDS:.0f} seconds")
+            break
+        time.sleep(0.1)
+    count.encoding_seconds.append(time.monotonic() - started)
+    for start in range(0, len(there), 32):
+        part = there[start : start + 32]
+        body = {"queries": [value for _, value in part], "k": 1, "pipeline": {"first": ["dense"]}}
+        response = client.post("/v1/indexes/docs/search", json=body)
+        for (id_, _), result in zip(part, response.json()["results"], strict=True):
+            hits = result["hits"]
+            if not hits or hits[0]["id"] != id_ or hits[0]["score"] < OWN_COSINE:
+                count.without_vector += 1
+                count.note(f"{id_} is not found by its own vector: {hits[:1]}")
 
 
 def prepare(root: Path, documents: int, parts: tuple[Any, ...]) -> None:
@@ -257,7 +287,15 @@ def prepare(root: Path, documents: int, parts: tuple[Any, ...]) -> None:
     (root / "aliases.json").write_text(json.dumps({"live": "docs"}))
 
 
-def measure(root: Path, rounds: int, writers: int, searchers: int, seconds: float, seed: int = 0) -> Iterator[Count]:
+def measure(
+    root: Path,
+    rounds: int,
+    writers: int,
+    searchers: int,
+    seconds: float,
+    seed: int = 0,
+    parts: Sequence[str] = ("bm25",),
+) -> Iterator[Count]:
     """Run the rounds over a prepared root folder; give the count after each, and after the last check."""
     count = Count()
     states = {f"w{writer}-{number}": State() for writer in range(writers) for number in range(OWN_IDS)}
@@ -267,7 +305,7 @@ def measure(root: Path, rounds: int, writers: int, searchers: int, seconds: floa
         service = Service(root, root.parent / "service.log")
         count.restart_seconds.append(time.monotonic() - started)
         try:
-            check(service, states, count)
+            check(service, states, count, parts)
             if number < rounds:
                 Round(service, states, count, number).run(writers, searchers, chance.uniform(0.3, 1) * seconds)
                 count.rounds += 1
@@ -296,13 +334,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "indexes"
         root.mkdir()
-        prepare(root, arguments.documents, tuple(arguments.parts.split(",")))
+        parts = tuple(arguments.parts.split(","))
+        prepare(root, arguments.documents, parts)
         for count in measure(
-            root, arguments.rounds, arguments.writers, arguments.searchers, arguments.seconds, arguments.seed
+            root, arguments.rounds, arguments.writers, arguments.searchers, arguments.seconds, arguments.seed, parts
         ):
             print(
                 f"round {count.rounds}: {count.acknowledged} acknowledged, {count.lost} lost, "
-                f"{count.not_searchable} not searchable, {count.searches} searches, {count.failed_searches} failed, "
+                f"{count.not_searchable} not searchable, {count.without_vector} without vector, "
+                f"{count.searches} searches, {count.failed_searches} failed, "
                 f"{count.failed_writes} failed writes, {count.swaps} swaps, {count.failed_swaps} failed",
                 flush=True,
             )
@@ -315,10 +355,13 @@ def main() -> None:
         "lost": count.lost, "not_searchable": count.not_searchable, "failed_writes": count.failed_writes,
         "refused": count.refused, "searches": count.searches, "failed_searches": count.failed_searches,
         "swaps": count.swaps, "failed_swaps": count.failed_swaps, "unsound_files": len(problems),
-        "restart_seconds": round(sorted(count.restart_seconds)[len(count.restart_seconds) // 2], 2),
+        "restart_seconds": round(statistics.median(count.restart_seconds), 2),
+        "documents": arguments.documents, "without_vector": count.without_vector,
+        "encoding_seconds": round(statistics.median(count.encoding_seconds), 2) if count.encoding_seconds else "",
     }  # fmt: skip
     add_rows(RESULTS / "durability.csv", [row], ("retriever-engine", "numba", "numpy"))
-    if problems or count.lost or count.not_searchable or count.failed_searches or count.failed_writes:
+    faults = count.lost + count.not_searchable + count.without_vector + count.failed_searches + count.failed_writes
+    if problems or faults:
         sys.exit(1)
 
 
