@@ -4,9 +4,11 @@
 
 A pair is a query and one of BM25's best documents for it, cut to --document-tokens. *plain* is what everybody writes
 with transformers: float32, the documents as they come, padded in batches of --batch, logits of all tokens, of which
-those of the query are gathered. *ours* is the pipeline's ranker with nothing cached, in float32 and in bfloat16. All
-take turns in one process and make their token ids from the same texts; ratios are of the medians over the rounds,
-cpu_ratio is that of processor time, which other work on the machine changes less.
+those of the query are gathered. *ours* is the pipeline's ranker with nothing cached, in float32 and in bfloat16.
+*kept places* is the ranking of `retriever.llm.bottleneck`, which runs the query alone against what was computed of each
+document before, unmeasured; its scores are others, so only its speed is compared. All take turns in one process and
+make their token ids from the same texts; ratios are of the medians over the rounds, cpu_ratio is that of processor
+time, which other work on the machine changes less.
 Ends with exit code 1 if a float32 score differs from the plain one by more than its tokens' tolerances. Appends to
 benchmarks/results/likelihood.csv; wants a quiet machine.
 """
@@ -14,6 +16,7 @@ benchmarks/results/likelihood.csv; wants a quiet machine.
 import argparse
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,14 +29,17 @@ from scipy.stats import kendalltau
 from benchmarks.llm import searching
 from benchmarks.table import RESULTS, add_rows
 from retriever.llm import prompts
+from retriever.llm.bottleneck import Bottleneck, QueryWriter, save_query_writer
 from retriever.llm.causal import TOLERANCE, CausalModel
 from retriever.llm.judge import Judge
 from retriever.llm.rankers import LanguageRanker
+from retriever.llm.usage import Deadline
 from retriever.models import resolve
 from retriever.pipeline import Rerank
+from retriever.types import Document
 
 # Documents of the first round, which is for caches.
-WARMUP = 16
+WARMUP = 8
 
 
 class Plain:
@@ -74,6 +80,28 @@ class Plain:
         return scores
 
 
+class Kept:
+    """A model that ranks by kept places; the weights are not taught to, which changes no time."""
+
+    def __init__(self, name: str, document_tokens: int, query_tokens: int) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            for file in resolve(name, offline=True).iterdir():
+                (Path(place) / file.name).symlink_to(file.resolve())
+            taught = QueryWriter(document_tokens=document_tokens, query_tokens=query_tokens)
+            save_query_writer(Path(place), taught)
+            self.model = Bottleneck(place, device="cpu")
+        self._known: dict[str, Any] = {}
+
+    def prepare(self, documents: Sequence[Document]) -> None:
+        vectors = self.model.encode_documents(documents).astype(np.float16)
+        self._known |= {document.id: vector for document, vector in zip(documents, vectors, strict=True)}
+
+    def score(self, query: str, documents: Sequence[Document]) -> NDArray[Any]:
+        (vector,) = self.model.encode_queries([query])
+        vectors = np.stack([self._known[document.id] for document in documents]).astype(np.float32)
+        return self.model.likelihoods(vector, vectors, Deadline())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     folder = Path(os.environ.get("RETRIEVER_TEST_DATA", "../shared/data"))
@@ -103,7 +131,10 @@ def main() -> int:
         f"ours {precision}": CausalModel(given.model, device="cpu", precision=precision, offline=True)
         for precision in ("float32", "bfloat16")
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ("plain", *models)}
+    kept = Kept(given.model, given.document_tokens, rerank.query_tokens)
+    for _, documents in asked:
+        kept.prepare(documents)
+    seconds: dict[str, list[float]] = {name: [] for name in ("plain", *models, "kept places")}
     processor: dict[str, list[float]] = {name: [] for name in seconds}
     scores: dict[str, list[NDArray[Any]]] = {}
     for number in range(-1, given.rounds):
@@ -115,6 +146,8 @@ def main() -> int:
                     cut = models["ours float32"].cut
                     texts = [cut(document.content, given.document_tokens) for document in documents]
                     scores[name].append(np.array(plain.score(cut(query, rerank.query_tokens), texts)))
+                elif name == "kept places":
+                    scores[name].append(kept.score(query, documents))
                 else:
                     scores[name].append(LanguageRanker(Judge(models[name]), rerank).score(query, documents)[0])
             if number >= 0:
@@ -135,7 +168,8 @@ def main() -> int:
             "ratio": f"{medians['plain'] / medians[name]:.2f}",
             "ratios": " ".join(f"{a / b:.2f}" for a, b in zip(seconds["plain"], seconds[name], strict=True)),
             "cpu_ratio": f"{busy_medians['plain'] / busy_medians[name]:.2f}",
-            "largest_difference": f"{max(differences):.2g}", "kendall_tau": f"{np.mean(orders):.4f}",
+            "largest_difference": "" if name == "kept places" else f"{max(differences):.2g}",
+            "kendall_tau": "" if name == "kept places" else f"{np.mean(orders):.4f}",
             "threads": torch.get_num_threads(),
         })  # fmt: skip
         print(rows[-1], flush=True)

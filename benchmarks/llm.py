@@ -2,11 +2,11 @@
 
     python -m benchmarks.llm --collection FOLDER [--split test] [--queries 60] [--depth 20]
 
-Query likelihood by the model and by words (Dirichlet), yes or no, and sums with BM25, over the best --depth documents
-of queries drawn by seed 42. What a query's documents were given is noted in --work at once: no new query is begun after
---seconds, the same command goes on where it stopped, and the table is of the queries that were finished. Writes the
-rows of this collection to docs/results/llm.csv. p is of paired randomisation tests against `against`, corrected by
-Holm over the rows of the collection.
+Query likelihood by the model and by words (Dirichlet, of whole documents and of what the model reads of them), yes or
+no, and sums with BM25, over the best --depth documents of queries drawn by seed 42. What a query's documents were given
+is noted in --work at once: no new query is begun after --seconds, the same command goes on where it stopped, and the
+table is of the queries that were finished. Writes the rows of this collection to docs/results/llm.csv. p is of paired
+randomisation tests against `against`, corrected by Holm over the rows of the collection.
 """
 
 import argparse
@@ -47,9 +47,10 @@ ASKED: dict[str, RerankKind] = {"query likelihood": "query_likelihood", "yes or 
 SYSTEMS = {
     "bm25": "",
     "word likelihood": "bm25",
+    "word likelihood, cut": "bm25",
     "word likelihood + bm25": "bm25",
     "yes or no": "bm25",
-    "query likelihood": "word likelihood",
+    "query likelihood": "word likelihood, cut",
     "query likelihood + bm25": "bm25",
 }
 COLUMNS = (
@@ -68,8 +69,8 @@ class WordLikelihood:
             self._counts.update(self._analyser.terms(document.content))
         self._total = sum(self._counts.values())
 
-    def score(self, query: str, document: Document) -> float:
-        terms = self._analyser.terms(document.content)
+    def score(self, query: str, text: str) -> float:
+        terms = self._analyser.terms(text)
         counts = Counter(terms)
         # What stands in no document says nothing about which one is better.
         return sum(
@@ -149,14 +150,23 @@ def replace_rows(path: Path, columns: Sequence[str], collection: str, rows: Sequ
 
 
 def runs_of(
-    found: dict[str, Any], searched: dict[str, list[tuple[Document, float]]], queries: dict[str, str], words: Any
+    found: dict[str, Any],
+    searched: dict[str, list[tuple[Document, float]]],
+    queries: dict[str, str],
+    words: WordLikelihood,
+    cut: Callable[[str], str],
 ) -> dict[str, Run]:
-    """Return the run of every system over the queries that were finished."""
+    """Return the run of every system over the queries that were finished.
+
+    cut  returns what the model reads of a document
+    """
     runs: dict[str, Run] = {name: {} for name in SYSTEMS}
     for query, noted in found.items():
         ids = [document.id for document, _ in searched[query]]
         scores = {name: noted[name]["scores"] for name in ASKED}
-        scores["word likelihood"] = [words.score(queries[query], document) for document, _ in searched[query]]
+        texts = [document.content for document, _ in searched[query]]
+        scores["word likelihood"] = [words.score(queries[query], text) for text in texts]
+        scores["word likelihood, cut"] = [words.score(queries[query], cut(text)) for text in texts]
         first = [(document.id, score) for document, score in searched[query]]
         runs["bm25"][query] = first
         for name, values in scores.items():
@@ -174,7 +184,8 @@ def main() -> None:
     given = arguments(__doc__, queries=60, document_tokens=64, output="llm.csv").parse_args()
     collection, searched = searching(given.collection, given.split, given.queries, given.depth)
     words = WordLikelihood(open_corpus(str(given.collection)))
-    judge = Judge(open_model(given.model, given.precision))
+    model = open_model(given.model, given.precision)
+    judge = Judge(model)
     options = {"model": given.model, "depth": given.depth, "document_tokens": given.document_tokens}
     rankers = {name: LanguageRanker(judge, Rerank(kind=kind, **options)) for name, kind in ASKED.items()}
     name = given.collection.name
@@ -190,7 +201,7 @@ def main() -> None:
 
     plan = {**options, "collection": name, "split": given.split, "precision": given.precision}
     found = worked(given.work / f"{name}.jsonl", plan, list(searched), ask, given.seconds)
-    runs = runs_of(found, searched, collection.queries, words)
+    runs = runs_of(found, searched, collection.queries, words, lambda text: model.cut(text, given.document_tokens))
     qrels = {query: collection.qrels[query] for query in found}
     measured = {system: measure(run, qrels, [MEASURE]) for system, run in runs.items()}
     compared = {

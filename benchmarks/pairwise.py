@@ -146,6 +146,8 @@ def main() -> None:
             taus += [
                 kendalltau([places[0][id_] for id_ in results[0]], [other[id_] for id_ in results[0]]).statistic
                 for other in places[1:]
+                # One document has no order.
+                if len(other) > 1
             ]
             costs.append(usage)
         means = [measure(run, qrels, [MEASURE]) for run in runs]
