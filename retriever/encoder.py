@@ -324,6 +324,8 @@ def hash_tokenizer(tokenizer: Any) -> str:
 
 def _describe_module(module: Any) -> str:
     name = type(module).__name__
+    if getattr(module, "include_prompt", True) is False:
+        name = f"{name} without the prompt"
     if hasattr(module, "get_pooling_mode_str"):
         return f"{name}({module.get_pooling_mode_str()})"
     if hasattr(module, "long_context"):

@@ -112,6 +112,11 @@ class Bottleneck:
         self._hidden = int(states.shape[1])
         # Of keys and values, layer by layer.
         self._shapes: list[tuple[int, ...]] = [tuple(part.shape[1:]) for layer in layers for part in layer]
+        if self.width <= self._writer.query_tokens:
+            raise InvalidInput(
+                f"{name} keeps {self.width} numbers, which do not hold the {self._writer.query_tokens} tokens of a "
+                f"query; lower query_tokens in its {FILE}."
+            )
 
     @property
     def width(self) -> int:

@@ -12,6 +12,7 @@ from retriever.heads import open_model
 from tests.retriever.llm.models import save_model
 from training.batches import PartBatchSampler
 from training.collection import open_training_collection
+from training.encoders import as_encoder
 from training.recipe import run_recipe
 from training.recipes import instruct
 from training.recipes.instruct import InstructCollator, InstructSettings
@@ -101,6 +102,7 @@ def test_each_collection_is_learned_from_in_its_own_way(folder, split_pydocs, tm
     assert {name.split()[0] for name in report["evaluation"]} == {split_pydocs.name, "other"}
     model = open_model(tmp_path / "out")
     assert not model[1].include_prompt
+    assert "LatentAttentionPooling without the prompt" in as_encoder(model).fingerprint()["modules"]
     assert model.prompts[split_pydocs.name] == "Instruct: Find the function\nQuery: "
     assert model[0].model.config.is_causal is False
     assert load_encoder(str(tmp_path / "out"), device="cpu").encode_queries(["read a file"]).shape == (1, 32)

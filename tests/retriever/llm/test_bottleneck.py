@@ -9,7 +9,7 @@ from indexing.build import add_documents, build_index
 from indexing.change import compact_index, delete_documents
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
-from retriever.errors import BackendUnavailable, IndexMismatch, ModelFault
+from retriever.errors import BackendUnavailable, IndexMismatch, InvalidInput, ModelFault
 from retriever.index.sealed import open_index
 from retriever.llm import bottleneck
 from retriever.llm.bottleneck import FILE, Bottleneck, QueryWriter, load_local_encoder, save_query_writer
@@ -101,18 +101,22 @@ def test_what_goes_wrong_is_said(model, tmp_path):
         model.likelihoods(vector, documents + 1000, Deadline())
     with pytest.raises(BackendUnavailable, match="writes queries"):
         Bottleneck(save_model(tmp_path / "plain"), device="cpu")
+    save_query_writer(tmp_path / "plain", QueryWriter(document_tokens=24, query_tokens=8000))
+    with pytest.raises(InvalidInput, match="8000 tokens of a query"):
+        Bottleneck(tmp_path / "plain", device="cpu")
     (tmp_path / "plain" / FILE).write_text(json.dumps({"document_tokens": 2, "query_tokens": 8}))
     with pytest.raises(BackendUnavailable, match="damaged"):
         Bottleneck(tmp_path / "plain", device="cpu")
 
 
-def test_counts_and_fingerprints(model, folder):
+def test_counts_and_fingerprints(folders):
+    folder = folders / "llama"
+    model = load_local_encoder(folder, device="cpu")
     assert model.count_tokens(["x", ""]) == [2, 1]
-    again = load_local_encoder(folder, device="cpu")
-    assert again.fingerprint() == model.fingerprint()
     other = QueryWriter(document_prompt="passage: ", document_tokens=25, query_tokens=8)
     save_query_writer(folder, other)
-    assert Bottleneck(folder, device="cpu").fingerprint() != model.fingerprint()
+    changed = Bottleneck(folder, device="cpu").fingerprint()
+    assert [part for part, value in model.fingerprint().items() if changed[part] != value] == ["max_tokens"]
     save_query_writer(folder, TAUGHT)
 
 
@@ -133,18 +137,18 @@ class Listed:
 
 
 def test_an_index_keeps_it_through_adding_deleting_and_compacting(folders, tmp_path):
-    whole = scoring(folders / "llama")
+    whole, model = scoring(folders / "llama"), Bottleneck(folders / "llama", device="cpu")
     place = tmp_path / "index"
     texts = {f"d{i}": f"a file {text}" for i, text in enumerate(TEXTS)} | {"empty": ""}
     first = [Document(id_, text) for id_, text in list(texts.items())[:3]]
     rest = [Document(id_, text) for id_, text in list(texts.items())[3:]]
-    settings = BuildSettings(parts=("bm25",), local_encoder=str(folders / "llama"), local_store="float32")
-    build_index(Listed(first), place, settings, device="cpu", offline=True)
-    add_documents(Listed(rest), place, device="cpu", offline=True)
+    settings = BuildSettings(parts=("bm25",), local_encoder=model.name, local_store="float32")
+    build_index(Listed(first), place, settings, local_encoder=model)
+    add_documents(Listed(rest), place, local_encoder=model)
     del texts["empty"]
 
     def check():
-        with open_index(place, device="cpu", offline=True) as index:
+        with open_index(place, local_encoder=model) as index:
             assert index.pipelines["local"].local == Local(depth=100)
             spec = index.pipelines["local"].model_copy(update={"local": Local(depth=100, weight=0)})
             answer = index.search("read a file", pipeline=spec)
@@ -162,7 +166,7 @@ def test_an_index_keeps_it_through_adding_deleting_and_compacting(folders, tmp_p
     compact_index(place)
     answer = check()
     assert answer.timings["local"] > 0
-    assert verify_index(place, offline=True).sound
+    assert verify_index(place, local_encoder=model).sound
 
 
 def test_an_index_refuses_another_model_and_degrades_when_time_is_up(folders, tmp_path):
