@@ -1,12 +1,12 @@
-"""Do encoders read beyond their window without training? LongEmbed's passkey and needle tasks at 1, 2 and 4 windows.
+"""Do encoders read beyond their window without training? LongEmbed's tasks at 1, 2 and 4 windows.
 
-    python -m benchmarks.long_context --texts FOLDER [--encoder all-MiniLM-L6-v2 --window 512] [--collection FOLDER]
+    python -m benchmarks.long_context --texts FOLDER [--encoder NAME --window 512] [--collection FOLDER]
 
 --texts is a collection whose documents stand around needles. Every method is compared with the encoder as it is, cut
 at the window, on the same queries: paired randomisation tests over the queries of all seeds, corrected by Holm over
-methods, tasks and lengths. At 2 windows the encoder is extended to 2, at 4 windows to 4. --encoder NAME:mean makes an
-encoder of a causal language model, by the mean over its tokens; it is also measured uncut, with its own positions.
---collection adds a real collection, nDCG@10, each method extended to 4 windows.
+methods, tasks and lengths of one call. Documents of m windows are read by encoders extended to m. --encoder rotary
+trains a small encoder with rotary positions (benchmarks.rotary_encoder), which is also measured uncut, since its
+positions go on by themselves. --collection adds a real collection, nDCG@10, extended to the last multiple.
 
 Records stay in --work, so that an interrupted run goes on; remove them where the code has changed. Adds rows to
 benchmarks/results/long_context.csv.
@@ -15,6 +15,7 @@ benchmarks/results/long_context.csv.
 import argparse
 from pathlib import Path
 
+from benchmarks.rotary_encoder import train_rotary_encoder
 from benchmarks.table import RESULTS, add_rows
 from indexing.corpora import open_corpus
 from retriever.encoder import DenseEncoder, TokenCounter, load_encoder
@@ -27,15 +28,16 @@ from retriever.long_context.architecture import FITTING, kind_of
 from retriever.long_context.extension import extend, save_extended
 
 SEEDS = (1, 2, 3)
-MULTIPLES = (1, 2, 4)
 TRUNCATED, UNCUT = "truncated", "uncut"
+ROTARY = "rotary"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=Path, required=True)
-    parser.add_argument("--encoder", default="all-MiniLM-L6-v2")
+    parser.add_argument("--encoder", default="multilingual-e5-small")
     parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--multiples", default="1,2,4", help="lengths in windows")
     parser.add_argument("--tasks", default="passkey,needle")
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--documents", type=int, default=40)
@@ -44,14 +46,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".cache/long_context"))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    source = encoder_folder(arguments.encoder, arguments.work)
+    source = encoder_folder(arguments.encoder, arguments.window, arguments.work)
     plain = load_encoder(source, device="cpu", offline=True, precision=arguments.precision)
     methods = FITTING[kind_of(plain.model[0].model)]
     tokens = TokenCounter(plain.model.tokenizer)
     texts = read_texts(arguments.texts)
     found: dict[tuple[str, int, str], dict[str, float]] = {}
     means: dict[tuple[str, int, str], list[float]] = {}
-    for multiple in MULTIPLES:
+    multiples = [int(multiple) for multiple in arguments.multiples.split(",")]
+    for multiple in multiples:
         encoders: dict[str, DenseEncoder] = {}
         for system in systems(methods, multiple, arguments.encoder):
             encoders[system] = encoder_of(source, system, multiple, arguments)
@@ -69,10 +72,10 @@ def main() -> None:
                     means.setdefault(key, []).append(record.means[MEASURES[0]])
                     print(task, multiple, seed, system, record.means, flush=True)
     if arguments.collection:
-        for system in systems(methods, MULTIPLES[-1], arguments.encoder):
-            encoder = encoder_of(source, system, MULTIPLES[-1], arguments)
+        for system in systems(methods, multiples[-1], arguments.encoder):
+            encoder = encoder_of(source, system, multiples[-1], arguments)
             record = real(arguments.collection, encoder, system, arguments)
-            key = (arguments.collection.name, MULTIPLES[-1], system)
+            key = (arguments.collection.name, multiples[-1], system)
             found[key], means[key] = record.per_query["nDCG@10"], [record.means["nDCG@10"]]
             print(key, record.means, flush=True)
     write(found, means, arguments)
@@ -82,20 +85,16 @@ def systems(methods: tuple[str, ...], multiple: int, name: str) -> list[str]:
     """Return what is measured at a length: beyond the window all methods, within it they are the encoder itself."""
     if multiple == 1:
         return [TRUNCATED]
-    return [TRUNCATED, *([UNCUT] if name.endswith(":mean") else []), *methods]
+    return [TRUNCATED, *([UNCUT] if name == ROTARY else []), *methods]
 
 
-def encoder_folder(name: str, work: Path) -> str:
-    """Return what load_encoder opens; for NAME:mean a folder that is made here."""
-    base, _, pooling = name.partition(":")
-    if not pooling:
+def encoder_folder(name: str, window: int, work: Path) -> str:
+    """Return what load_encoder opens; the small one is trained where it is not there."""
+    if name != ROTARY:
         return name
-    from training.decoders import DecoderSettings, open_decoder
-
-    folder = work / base
+    folder = work / f"{ROTARY}-{window}"
     if not (folder / "modules.json").is_file():
-        settings = DecoderSettings(base=base, pooling="mean", query_prompt="", document_prompt="")
-        open_decoder(settings, offline=True).save(str(folder), create_model_card=False)
+        train_rotary_encoder(folder, window)
     return str(folder)
 
 
@@ -114,8 +113,7 @@ def encoder_of(source: str, system: str, multiple: int, arguments: argparse.Name
 
 
 def place(collection: str, system: str, arguments: argparse.Namespace) -> Path:
-    name = arguments.encoder.replace(":", "-")
-    return arguments.work / "records" / f"{name}-{arguments.window}.{collection}.{system}.json"
+    return arguments.work / "records" / f"{arguments.encoder}-{arguments.window}.{collection}.{system}.json"
 
 
 def recorded(planted: PlantedCollection, encoder: DenseEncoder, system: str, arguments: argparse.Namespace) -> Record:
