@@ -40,15 +40,19 @@ FEW, MANY = 6, 300
 
 @pytest.fixture(scope="module")
 def everything(
-    small_index: Path, encoder: Any, tiny_reranker: Path, tmp_path_factory: pytest.TempPathFactory
+    small_index: Path,
+    encoder: Any,
+    tiny_reranker: Path,
+    late_interaction: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Client]:
-    """A service that can do all there is: several indexes, changes, aliases, an encoder and a reranker."""
+    """A service that can do all there is: several indexes, changes, aliases, encoders of each kind and a reranker."""
     root = tmp_path_factory.mktemp("openapi") / "indexes"
     for name in ("docs", "others"):
         shutil.copytree(small_index, root / name)
     settings = Settings(
         index=root, writable=True, reranker=str(tiny_reranker), rerank_depth=4, offline=True, device="cpu",
-        default_index="docs",
+        default_index="docs", embedding_models=["splade-tiny", str(late_interaction)], ann_recall_sample=1.0,
     )  # fmt: skip
     with Client(create_app(settings), base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client
