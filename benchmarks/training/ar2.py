@@ -66,9 +66,9 @@ def train(experiment: Experiment, seed: int) -> None:
             "fit": {"batch_size": 16, "learning_rate": 1e-4, "steps": 150, "save_steps": 0},
             "ranker_warmup": ranker | {"learning_rate": 3e-4, "steps": 300},
             "ranker_fit": ranker | {"learning_rate": 5e-5, "steps": 100},
-        }, shared={"mine-0": f"ar2-mine-{seed}", "ranker-warmup": f"ar2-ranker-{seed}"})  # fmt: skip
+        }, shared={"mine-0": f"ar2-mine-{seed}", "ranker-warmup": f"ar2-joint-{seed}"})  # fmt: skip
         measure_ranker(experiment, f"ranker {arm}", seed, warm, folder / "ranker")
-    measure_ranker(experiment, "ranker warm-up", seed, warm, experiment.stage(f"ar2-ranker-{seed}"))
+    measure_ranker(experiment, "ranker warm-up", seed, warm, experiment.stage(f"ar2-joint-{seed}"))
 
 
 def measure_ranker(experiment: Experiment, arm: str, seed: int, retriever: Path, ranker: Path) -> None:

@@ -168,13 +168,21 @@ class Experiment:
 
 
 def _comparable(settings: EncoderSettings) -> dict[str, Any]:
-    return {name: _by_name(value) for name, value in settings.model_dump(mode="json").items()}
+    return _by_name(settings.model_dump(mode="json"))
 
 
-def _by_name(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _by_name(inner) for name, inner in value.items()}
-    return Path(value).name if isinstance(value, str) else value
+# Settings that may name a model's folder.
+MODELS = ("base", "ranker", "model", "filter_model")
+
+
+def _by_name(settings: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found[name] = _by_name(value)
+        else:
+            found[name] = Path(value).name if name in MODELS and isinstance(value, str) else value
+    return found
 
 
 def _copy(source: Path, target: Path) -> None:
