@@ -158,7 +158,9 @@ class Round:
                         self.count.failed_writes += 1
                         self.count.note(f"write: {response.status_code} {response.text[:200]}")
                         continue
-                    self.count.acknowledged += len(changes)
+                    # 404 says of a deletion that there was nothing: nothing was promised either.
+                    if response.status_code == 200:
+                        self.count.acknowledged += len(changes)
                 for id_, value in changes.items():
                     self.states[id_] = State(value)
 
