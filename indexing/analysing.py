@@ -14,7 +14,7 @@ from types import TracebackType
 from retriever.analysis import Analyser, analyser
 from retriever.analysis.term_numbers import WordAnalyser, numbered_terms, portions
 from retriever.fields import field_text
-from retriever.index.plain import PLAIN, PlainWriter, in_field
+from retriever.index.plain import PLAIN, PlainPostings, PlainWriter, in_field
 from retriever.storage import sync
 from retriever.types import Document
 
@@ -36,6 +36,12 @@ def write_postings(
     found: Analyser, texts: Iterable[str], folder: Path, part: str = PLAIN, *, positions: bool = False
 ) -> None:
     """Analyse texts and write their plain postings, with positions if asked, durably."""
+    for name in postings_of(found, texts, positions=positions).write(folder, part):
+        sync(folder / name)
+
+
+def postings_of(found: Analyser, texts: Iterable[str], *, positions: bool = False) -> PlainPostings:
+    """Analyse texts and return their plain postings."""
     writer = PlainWriter(positions=positions)
     if isinstance(found, WordAnalyser):
         for portion in portions(texts):
@@ -43,8 +49,7 @@ def write_postings(
     else:
         for text in texts:
             writer.add(found.terms(text))
-    for name in writer.postings().write(folder, part):
-        sync(folder / name)
+    return writer.postings()
 
 
 class Analysing:

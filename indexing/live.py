@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexing.analysing import texts_of
+from indexing.analysing import postings_of, texts_of
 from indexing.build import settings_of, with_tombstones
 from indexing.change import Change, changing, merge_segments
 from indexing.chunking import owner_of
@@ -27,7 +27,6 @@ from retriever.analysis import analyser
 from retriever.errors import InvalidInput
 from retriever.index.local import LOCAL_ABSENT, LOCAL_VECTORS
 from retriever.index.manifest import Manifest, Segment, form_of, read_manifest
-from retriever.index.plain import PlainWriter
 from retriever.index.records import Records, field_values
 from retriever.index.tombstones import read_live
 from retriever.protocols import Encoder, TermEncoder
@@ -112,10 +111,7 @@ def _unencoded_segment(change: Change, documents: list[Document], encoder: Encod
         if current.inverted:
             found = analyser(current.inverted.analyser)
             for part, texts in texts_of(parts, current.inverted.search_fields).items():
-                postings = PlainWriter(positions=current.inverted.positions)
-                for text in texts:
-                    postings.add(found.terms(text))
-                postings.postings().write(source, part)
+                postings_of(found, texts, positions=current.inverted.positions).write(source, part)
         if current.dense:
             write_vectors(source, np.zeros((len(parts), current.dense.width), np.float32), np.zeros(len(parts), bool))
         if current.local:
