@@ -98,7 +98,8 @@ def plant(
         raise InvalidInput(f"a document of {length} tokens has no room; give at least {SHORTEST}.")
     if not 1 <= queries <= documents <= most:
         raise InvalidInput(
-            f"{queries} queries and {documents} documents do not go together; 1 to {most}, queries fewer."
+            f"{queries} queries and {documents} documents do not go together; 1 to {most:,} documents, and no more "
+            "queries than documents."
         )
     if task == "needle" and not any(texts):
         raise InvalidInput("the task needle plants statements in texts; give some (--texts).")
@@ -170,6 +171,8 @@ def _around(texts: list[str], length: int, tokens: Tokens, generator: random.Ran
 def _planted(statement: str, around: str, length: int, tokens: Tokens, share: float) -> tuple[str, float]:
     """Return a text of at most `length` tokens with the statement in it, and the share that stands before it."""
     room = length - tokens.count([statement])[0]
+    if room < 0:
+        raise InvalidInput(f"a statement alone has {length - room} of this tokenizer's tokens; give a larger length.")
     text = statement
     while room > 0:
         kept = tokens.cut(around, room)

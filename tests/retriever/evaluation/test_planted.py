@@ -89,6 +89,15 @@ def test_bad_input_is_refused(settings, message, tokens):
         plant(**{"task": "passkey", "length": 100, "tokens": tokens, "texts": TEXTS} | settings)
 
 
+def test_a_tokenizer_that_needs_more_than_the_length_for_a_statement_is_named():
+    class Characters:
+        def count(self, texts):
+            return [len(text) for text in texts]
+
+    with pytest.raises(InvalidInput, match="of this tokenizer's tokens; give a larger length"):
+        plant("passkey", 64, Characters())
+
+
 def test_minilm_finds_what_it_reads_and_loses_what_it_cuts(encoder, tokens):
     """Its limit is 256 tokens: in documents of 512 every other statement is behind it."""
     short = evaluate_planted(encoder, plant("passkey", 128, tokens, documents=12, queries=12), "minilm")
