@@ -87,6 +87,14 @@ class Bottleneck:
         model, self._tokenizer = load_language_model(folder, AutoModelForCausalLM)
         if self._tokenizer.eos_token_id is None:
             raise InvalidInput(f"the tokenizer of {name} has no end token; set eos_token in its tokenizer_config.json.")
+        document_tokens, query_tokens = self._writer.document_tokens, self._writer.query_tokens
+        window = getattr(model.config, "max_position_embeddings", None)
+        # The query's last token is told, but not read.
+        if window and document_tokens + query_tokens - 1 > window:
+            raise InvalidInput(
+                f"{name} reads {window} tokens, fewer than the {document_tokens} of a document with the "
+                f"{query_tokens} of a query but its last; lower document_tokens or query_tokens in its {FILE}."
+            )
         weights = hash_weights(model)
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._model = model.to(where, getattr(torch, precision)).eval()

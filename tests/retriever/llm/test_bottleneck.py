@@ -101,12 +101,25 @@ def test_what_goes_wrong_is_said(model, tmp_path):
         model.likelihoods(vector, documents + 1000, Deadline())
     with pytest.raises(BackendUnavailable, match="writes queries"):
         Bottleneck(save_model(tmp_path / "plain"), device="cpu")
-    save_query_writer(tmp_path / "plain", QueryWriter(document_tokens=24, query_tokens=8000))
-    with pytest.raises(InvalidInput, match="8000 tokens of a query"):
+    save_query_writer(tmp_path / "plain", QueryWriter(document_tokens=24, query_tokens=400))
+    with pytest.raises(InvalidInput, match="400 tokens of a query"):
         Bottleneck(tmp_path / "plain", device="cpu")
     (tmp_path / "plain" / FILE).write_text(json.dumps({"document_tokens": 2, "query_tokens": 8}))
     with pytest.raises(BackendUnavailable, match="damaged"):
         Bottleneck(tmp_path / "plain", device="cpu")
+
+
+def test_document_and_query_fill_the_window_and_no_more(tmp_path):
+    save_model(tmp_path, kind="gpt2", window=32)
+    save_query_writer(tmp_path, QueryWriter(document_tokens=24, query_tokens=10))
+    with pytest.raises(InvalidInput, match=f"reads 32 tokens.* 24 of a document.* 10 of a query.*{FILE}"):
+        Bottleneck(tmp_path, device="cpu")
+    save_query_writer(tmp_path, QueryWriter(document_tokens=24, query_tokens=9))
+    model = Bottleneck(tmp_path, device="cpu")
+    documents = model.encode_documents([Document("0", "line " * 40)])
+    (vector,) = model.encode_queries(["line " * 40])
+    assert (documents[0, :2].tolist(), vector[0]) == ([0, 23], 9)
+    assert np.isfinite(model.likelihoods(vector, documents, Deadline())).all()
 
 
 def test_counts_and_fingerprints(folders):
