@@ -108,6 +108,7 @@ class Bottleneck:
         self._fingerprint = {
             "weights": weights,
             "tokenizer": hash_tokenizer(self._tokenizer),
+            "end": str(self._end),
             "scores": "query likelihood through the end token",
             "prompts": json.dumps({"document": self._writer.document_prompt}, ensure_ascii=False),
             "max_tokens": f"{self._writer.document_tokens} of documents, {self._writer.query_tokens} of queries",
@@ -140,7 +141,7 @@ class Bottleneck:
         return self._writer.query_tokens
 
     def fingerprint(self) -> dict[str, str]:
-        """Return weights, tokenizer, prompt and lengths; precision and place of the model are not among them."""
+        """Return weights, tokenizer, end token, prompt and lengths; precision and device are not among them."""
         return dict(self._fingerprint)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:

@@ -1,6 +1,7 @@
 """What an index keeps of a document's end token gives the scores of the whole sequence, through every change of it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_document_and_query_fill_the_window_and_no_more(tmp_path):
     assert np.isfinite(model.likelihoods(vector, documents, Deadline())).all()
 
 
-def test_counts_and_fingerprints(folders):
+def test_counts_and_fingerprints(folders, tmp_path):
     folder = folders / "llama"
     model = load_local_encoder(folder, device="cpu")
     assert model.count_tokens(["x", ""]) == [2, 1]
@@ -131,6 +132,13 @@ def test_counts_and_fingerprints(folders):
     changed = Bottleneck(folder, device="cpu").fingerprint()
     assert [part for part, value in model.fingerprint().items() if changed[part] != value] == ["max_tokens"]
     save_query_writer(folder, TAUGHT)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    assert settings["eos_token"] == "<|im_end|>"
+    path.write_text(json.dumps(settings | {"eos_token": "<|endoftext|>"}))
+    changed = Bottleneck(tmp_path, device="cpu").fingerprint()
+    assert [part for part, value in model.fingerprint().items() if changed[part] != value] == ["end"]
 
 
 class Listed:
