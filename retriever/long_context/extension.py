@@ -47,7 +47,7 @@ def extend(name: str | Path, settings: LongContext, *, offline: bool = False) ->
         )
     if type(first) is not Transformer:
         raise InvalidInput(f"{name} begins with {type(first).__name__}; only a plain Transformer can be extended.")
-    resolved = settings.resolved(positions_of(first.model))
+    resolved = settings.resolved(_window(first.model, settings))
     with tempfile.TemporaryDirectory() as work, without_transformers_bars(), quiet_transformers():
         first.save(work)
         if resolved.method != "windows":
@@ -68,6 +68,15 @@ def extend(name: str | Path, settings: LongContext, *, offline: bool = False) ->
         default_prompt_name=model.default_prompt_name,
         similarity_fn_name=model.similarity_fn_name,
     ).eval()
+
+
+def _window(model: Any, settings: LongContext) -> int | None:
+    """Return how many tokens a model reads; a sliding window bounds those that keep their vectors once it is opened."""
+    positions = positions_of(model)
+    sliding = getattr(model.config, "sliding_window", None)
+    if settings.method == "windows" or not sliding:
+        return positions
+    return int(sliding) if positions is None else min(positions, int(sliding))
 
 
 def _open_sliding_windows(path: Path) -> None:
@@ -99,6 +108,9 @@ def save_extended(model: Any, source: str, folder: Path) -> None:
     with without_transformers_bars(), quiet_transformers():
         model.save(str(folder), create_model_card=False)
     settings: LongContext = model[0].long_context
+    if Path(source).is_dir():
+        # The folder's place is nobody else's business.
+        source = Path(source).resolve().name
     (folder / "README.md").write_text(
         f"# {source}, for texts of up to {settings.length:,} tokens\n\n"
         f"Made of {source} by `retriever models extend`, without training ({settings.describe()}). Its licence is that "

@@ -55,7 +55,7 @@ class LongContext(BaseModel):
         if window is None:
             raise InvalidInput("this model has no window of its own; give one, such as 512 tokens (--window).")
         if positions is not None and window > positions:
-            raise InvalidInput(f"the window is {window} tokens, but the model has {positions:,} positions; give fewer.")
+            raise InvalidInput(f"the window is {window} tokens, but the model reads {positions:,}; give fewer.")
         if self.length <= window:
             raise InvalidInput(
                 f"the length is {self.length} tokens, not above the window of {window:,}, which the model reads as it "

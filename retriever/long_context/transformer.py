@@ -105,12 +105,15 @@ class LongContextTransformer(Transformer):
         assert self.long_context.window is not None
         tokenizer = self.tokenizer
         special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-        prompt = features.get("prompt_length") or 0
+        prompt = features.get("prompt_length", 0)
+        if isinstance(prompt, Tensor):
+            # A trainer gives it once for each text.
+            prompt = int(prompt.flatten()[0])
         split = split_features(
-            features,
+            {**features, "prompt_length": prompt},
             self.long_context.window,
             # The prompt stands before every window, as in LongEmbed.
-            head=max(special.index(0), int(prompt)),
+            head=max(special.index(0), prompt),
             tail=special[::-1].index(0),
             padding=tokenizer.pad_token_id or 0,
         )

@@ -126,6 +126,10 @@ def test_windows_repeat_the_prompt_of_their_text():
     (rows,) = seen
     assert len(rows) > 3
     assert rows[:, : len(start)].tolist() == [start] * len(rows)
+    # As a trainer has it: for each text.
+    pair = model.preprocess([LONG * 3, LONG], prompt="passage: ")
+    model(pair | {"prompt_length": torch.tensor([pair["prompt_length"]] * 2)})
+    assert seen[1][:, : len(start)].tolist() == [start] * len(seen[1])
 
 
 def test_temperature_scales_the_queries_of_long_texts():
@@ -207,12 +211,16 @@ def test_sliding_windows_are_opened(rotary, tmp_path):
         "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
         "num_key_value_heads", "max_position_embeddings", "rope_parameters")}  # fmt: skip
     torch.manual_seed(2)
-    mistral = MistralModel(MistralConfig(**settings, sliding_window=8, initializer_range=0.4, pad_token_id=2))
+    mistral = MistralModel(MistralConfig(**settings, sliding_window=16, initializer_range=0.4, pad_token_id=2))
     mistral.save_pretrained(tmp_path / "sliding")
     long = extend(tmp_path / "sliding", LongContext(method="ntk", length=128), offline=True)
     assert long[0].model.config.sliding_window is None
+    # Texts that the model saw whole keep their vectors, and only those.
+    assert long[0].long_context.window == 16
+    with pytest.raises(InvalidInput, match="the model reads 16"):
+        extend(tmp_path / "sliding", LongContext(method="ntk", length=128, window=32), offline=True)
     windows = extend(tmp_path / "sliding", LongContext(method="windows", length=128), offline=True)
-    assert windows[0].model.config.sliding_window == 8
+    assert windows[0].model.config.sliding_window == 16
 
 
 @pytest.mark.parametrize(
@@ -245,12 +253,15 @@ def test_other_turns_of_heads_are_refused(tmp_path):
 
 def test_an_extended_encoder_is_not_extended_again_and_no_folder_is_overwritten(rotary, tmp_path):
     model = extend(rotary, LongContext(method="ntk", length=64), offline=True)
-    save_extended(model, "a model", tmp_path / "m")
+    save_extended(model, str(rotary), tmp_path / "m")
     with pytest.raises(InvalidInput, match="reads beyond its window already"):
         extend(tmp_path / "m", LongContext(method="ntk", length=128), offline=True)
     with pytest.raises(InvalidInput, match="is there already"):
         save_extended(model, "a model", tmp_path / "m")
-    assert "ntk: length 64, window 32, base_factor 3" in Path(tmp_path / "m" / "README.md").read_text()
+    card = Path(tmp_path / "m" / "README.md").read_text()
+    assert "ntk: length 64, window 32, base_factor 3" in card
+    assert rotary.name in card
+    assert str(rotary.parent) not in card
 
 
 @pytest.mark.parametrize(("kind", "first"), [("roberta", 1), ("mpnet", 2)])
