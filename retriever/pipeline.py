@@ -59,6 +59,7 @@ class Fusion(BaseModel):
 
 
 RerankKind = Literal["cross_encoder", "query_likelihood", "yes_no", "pairwise"]
+Backend = Literal["transformers", "endpoint"]
 
 # Options of each kind of language model ranking, beside those that all of them have.
 PAIRWISE_OPTIONS = frozenset({"strategy", "passes", "best", "mode", "both_orders", "debias"})
@@ -96,7 +97,7 @@ class Rerank(BaseModel):
     depth: int = Field(50, ge=1, le=1000)
     weight: float = Field(RERANK_WEIGHT, ge=0, le=1)
     kind: RerankKind = "cross_encoder"
-    backend: Literal["transformers", "endpoint"] = "transformers"
+    backend: Backend = "transformers"
     precision: Precision | None = None
     document_tokens: int = Field(128, ge=8, le=8192)
     query_tokens: int = Field(64, ge=1, le=1024)
@@ -153,11 +154,17 @@ class Rerank(BaseModel):
         Raises InvalidInput.
         """
         before, colon, model = text.partition(":")
-        kind, _, added = before.partition("+")
+        kind, plus, added = before.partition("+")
         known = colon and kind in get_args(RerankKind)
         named = {"model": model, "kind": kind} if known else {"model": text}
-        if known and added:
-            named["precision" if added in get_args(Precision) else "backend"] = added
+        if known and plus:
+            precisions, backends = get_args(Precision), get_args(Backend)
+            if added not in precisions + backends:
+                raise InvalidInput(
+                    f"the reranker {text!r}: behind + stands a precision ({', '.join(precisions)}) or a backend "
+                    f"({', '.join(backends)}), not {added!r}."
+                )
+            named["precision" if added in precisions else "backend"] = added
         try:
             return cls.model_validate(named | options)
         except ValidationError as error:

@@ -237,8 +237,11 @@ def test_a_stage_is_read_from_a_text_or_a_file(tmp_path):
     halved = Rerank.read("query_likelihood+bfloat16:m")
     assert halved == Rerank(model="m", kind="query_likelihood", precision="bfloat16")
     assert halved.loaded != Rerank.read("query_likelihood:m").loaded
-    with pytest.raises(InvalidInput, match="backend"):
-        Rerank.read("yes_no+cloud:gpt")
+    for text in ("yes_no+cloud:gpt", "query_likelihood+float16:m", "pairwise+:m"):
+        with pytest.raises(
+            InvalidInput, match=r"precision \(float32, bfloat16\) or a backend \(transformers, endpoint\), not"
+        ):
+            Rerank.read(text)
     file = tmp_path / "p.yaml"
     file.write_text("asked: {first: [bm25], rerank: {kind: pairwise, model: m, passes: 2, mode: generation}}")
     (spec,) = read_pipelines(file).values()
