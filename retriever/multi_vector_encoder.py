@@ -3,7 +3,7 @@
 import copy
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ class TokenVectorEncoder:
         whole = int(model.max_seq_length or 512)
         expansion = self._expansion or {}
         fixed: int | None = expansion["length"] if expansion.get("strategy") == "fixed" else None
+        self._query_prompt, self._document_prompt = query, document
         self._max_query_tokens = (fixed or self._query_length or whole) - query
         self._max_tokens = (self._document_length or whole) - document
 
@@ -91,7 +92,7 @@ class TokenVectorEncoder:
 
     @property
     def min_query_tokens(self) -> int:
-        """Tokens that every query is filled up to; they have vectors too. 0 where queries are not expanded."""
+        """Tokens that every query is filled up to, prompt included; all have vectors. 0 without query expansion."""
         return 0 if self._expansion is None else int(self._expansion["length"])
 
     @property
@@ -119,22 +120,33 @@ class TokenVectorEncoder:
         """Return the number of tokens of each text without truncation, special tokens included."""
         return self._counter.count(texts)
 
+    def computed_query_tokens(self, counts: Sequence[int]) -> list[int]:
+        """Return the tokens computed for queries of so many, prompt and expansion included."""
+        longest, prompt, least = self.max_query_tokens, self._query_prompt, self.min_query_tokens
+        return [max(least, min(count, longest) + prompt) for count in counts]
+
+    def computed_document_tokens(self, counts: Sequence[int]) -> list[int]:
+        """Return the tokens computed for documents of so many, prompt included."""
+        return [min(count, self.max_tokens) + self._document_prompt for count in counts]
+
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, see `retriever.encoder.DenseEncoder.text_of`."""
         return self._counter.text_of(ids)
 
     def encode_queries(self, queries: Sequence[str]) -> list[NDArray[np.float32]]:
         """Return (S, H) of each query, S tokens that are scored; prompt, length and expansion are the model's."""
-        return self._encode(queries, self.model.encode_query, self.max_query_tokens)
+        return self._encode(queries, self.model.encode_query, self.computed_query_tokens)
 
     def encode_documents(self, documents: Sequence[Document]) -> list[NDArray[np.float32]]:
         """Return (T, H) of each document, in the order given; tokens that the model leaves out have no vector."""
-        return self._encode([document.content for document in documents], self.model.encode_document, self.max_tokens)
+        texts = [document.content for document in documents]
+        return self._encode(texts, self.model.encode_document, self.computed_document_tokens)
 
-    def _encode(self, texts: Sequence[str], encode: Any, longest: int) -> list[NDArray[np.float32]]:
+    def _encode(
+        self, texts: Sequence[str], encode: Any, computed: Callable[[Sequence[int]], list[int]]
+    ) -> list[NDArray[np.float32]]:
         found: list[NDArray[np.float32]] = [np.zeros((0, self.width), np.float32)] * len(texts)
-        lengths = [min(count, longest) for count in self.count_tokens(texts)]
-        for batch in length_batches(lengths, self._batch_tokens):
+        for batch in length_batches(computed(self.count_tokens(texts)), self._batch_tokens):
             with self._lock:
                 rows = encode(
                     [texts[i] for i in batch], batch_size=len(batch), show_progress_bar=False, convert_to_numpy=True

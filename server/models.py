@@ -152,8 +152,8 @@ class BatchedTokenVectorEncoder(BatchedModel[TokenVectorEncoder]):
         return self.inner.max_query_tokens if side == "query" else self.max_tokens
 
     def computed_tokens(self, side: Side, counts: Sequence[int]) -> list[int]:
-        least = self.inner.min_query_tokens if side == "query" else 0
-        return [max(least, tokens) for tokens in super().computed_tokens(side, counts)]
+        of_side = self.inner.computed_query_tokens if side == "query" else self.inner.computed_document_tokens
+        return of_side(counts)
 
 
 Embedder = BatchedEncoder | BatchedTermEncoder | BatchedTokenVectorEncoder
