@@ -9,7 +9,7 @@ import httpx
 
 from retriever.client import calls, wire
 from retriever.client.attempts import wait_after
-from retriever.client.calls import Call, Change, Portion, SearchOptions
+from retriever.client.calls import Call, Change, Portion, SearchOptions, TextPortion
 from retriever.client.problems import Refused
 from retriever.client.results import (
     BulkItem,
@@ -86,6 +86,13 @@ class AsyncClient:
             return await self._send(portion.call())
         except Refused as problem:
             return portion.refused(problem)
+
+    async def _send_texts(self, portion: TextPortion) -> list[tuple[int, Embeddings]]:
+        try:
+            return [(portion.first, await self._send(portion.call()))]
+        except Refused as problem:
+            halves = portion.refused(problem)
+        return [found for half in halves for found in await self._send_texts(half)]
 
     async def search(
         self, query: str, k: int = 10, *, index: str | None = None, **options: Unpack[SearchOptions]
@@ -187,7 +194,7 @@ class AsyncClient:
         portions = calls.embed(
             texts, model=model, input_type=input_type, output=output, dimensions=dimensions, truncate=truncate
         )
-        return wire.joined([(start, await self._send(call)) for start, call in portions])
+        return wire.joined([found for portion in portions for found in await self._send_texts(portion)])
 
     async def rerank(
         self, query: str, documents: Sequence[str], *, model: str | None = None, top_n: int | None = None

@@ -35,7 +35,8 @@ CONNECT_SECONDS = 5.0
 PORTION_LINES = 500
 PORTION_BYTES = 1024 * 1024
 PORTION_TEXTS = 256
-# Each token has a vector: 64 texts of 512 tokens, 128 wide, are all that the service gives at once.
+# Each token has a vector: 64 texts of 512 tokens, 128 wide, are all that the service gives at once. It refuses portions
+# of longer texts or wider vectors, which are then sent again by halves.
 PORTION_TOKEN_TEXTS = 64
 
 
@@ -288,25 +289,45 @@ def rerank(query: str, documents: Sequence[str], model: str | None, top_n: int |
     return Call("POST", "/v1/rerank", wire.reranking, body)
 
 
-def embed(texts: Iterable[str], **options: Any) -> Iterator[tuple[int, Call[Embeddings]]]:
-    """Yield requests for portions of the texts, each with the position of its first one; at least one request."""
+@dataclass(frozen=True, slots=True)
+class TextPortion:
+    """Texts whose embeddings are asked for together; `first` is the position of the first one."""
+
+    first: int
+    texts: list[str]
+    options: Mapping[str, Any]
+
+    def call(self) -> Call[Embeddings]:
+        """Return the request."""
+        body = {"input": self.texts, "encoding_format": "base64", **self.options}
+        return Call("POST", "/v1/embeddings", self._embeddings, body)
+
+    def refused(self, problem: Refused) -> list["TextPortion"]:
+        """Return both halves of texts that have too many token vectors together; raise any other refusal."""
+        if problem.code != "too_many_numbers" or len(self.texts) < 2:
+            raise problem
+        half = len(self.texts) // 2
+        return [
+            TextPortion(self.first, self.texts[:half], self.options),
+            TextPortion(self.first + half, self.texts[half:], self.options),
+        ]
+
+    def _embeddings(self, content: bytes) -> Embeddings:
+        found = wire.embeddings(content)
+        if len(found.vectors) != len(self.texts):
+            raise ValueError(f"{len(found.vectors)} vectors for {len(self.texts)} texts")
+        return found
+
+
+def embed(texts: Iterable[str], **options: Any) -> Iterator[TextPortion]:
+    """Yield the texts in portions, at least one."""
     given = {name: value for name, value in options.items() if value is not None}
     most = PORTION_TOKEN_TEXTS if options.get("output") == "multi_vector" else PORTION_TEXTS
     start, portion, size = 0, list[str](), 0
     for text in texts:
         if portion and (len(portion) == most or size + len(text) > PORTION_BYTES // 4):
-            yield start, _embed(portion, given)
+            yield TextPortion(start, portion, given)
             start, portion, size = start + len(portion), [], 0
         portion.append(text)
         size += len(text)
-    yield start, _embed(portion, given)
-
-
-def _embed(texts: list[str], options: Mapping[str, Any]) -> Call[Embeddings]:
-    def parse(content: bytes) -> Embeddings:
-        found = wire.embeddings(content)
-        if len(found.vectors) != len(texts):
-            raise ValueError(f"{len(found.vectors)} vectors for {len(texts)} texts")
-        return found
-
-    return Call("POST", "/v1/embeddings", parse, {"input": texts, "encoding_format": "base64", **options})
+    yield TextPortion(start, portion, given)

@@ -9,7 +9,7 @@ import httpx
 
 from retriever.client import calls, wire
 from retriever.client.attempts import wait_after
-from retriever.client.calls import Call, Change, Portion, SearchOptions
+from retriever.client.calls import Call, Change, Portion, SearchOptions, TextPortion
 from retriever.client.problems import Refused
 from retriever.client.results import (
     BulkItem,
@@ -95,6 +95,13 @@ class Client:
             return self._send(portion.call())
         except Refused as problem:
             return portion.refused(problem)
+
+    def _send_texts(self, portion: TextPortion) -> list[tuple[int, Embeddings]]:
+        try:
+            return [(portion.first, self._send(portion.call()))]
+        except Refused as problem:
+            halves = portion.refused(problem)
+        return [found for half in halves for found in self._send_texts(half)]
 
     def search(
         self, query: str, k: int = 10, *, index: str | None = None, **options: Unpack[SearchOptions]
@@ -197,7 +204,7 @@ class Client:
         portions = calls.embed(
             texts, model=model, input_type=input_type, output=output, dimensions=dimensions, truncate=truncate
         )
-        return wire.joined([(start, self._send(call)) for start, call in portions])
+        return wire.joined([found for portion in portions for found in self._send_texts(portion)])
 
     def rerank(
         self, query: str, documents: Sequence[str], *, model: str | None = None, top_n: int | None = None

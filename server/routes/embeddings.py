@@ -98,12 +98,15 @@ def require_some(count: int, most: int, what: str) -> None:
 
 
 def require_few_numbers(model: BatchedTokenVectorEncoder, side: Side, counts: Sequence[int]) -> None:
-    """Raise InvalidInput for texts whose vectors, one a token, would be more than an answer may hold."""
+    """Refuse texts whose vectors, one a token, would be more than an answer may hold; clients may halve them."""
     numbers = sum(model.computed_tokens(side, counts)) * model.width
     if numbers > MAX_NUMBERS:
-        raise InvalidInput(
+        raise Refusal(
+            400,
             f"a vector for each token of these {len(counts)} texts is up to {numbers} numbers, {MAX_NUMBERS} are given "
-            "at once; send fewer or shorter texts."
+            "at once; send fewer or shorter texts.",
+            code="too_many_numbers",
+            param="input",
         )
 
 
