@@ -105,6 +105,12 @@ class Bottleneck:
         self._end = int(self._tokenizer.eos_token_id)
         before = self._tokenizer("", verbose=False)["input_ids"]
         self._before: list[int] = before[:-1] if before[-1:] == [self._end] else before
+        self._prompt_tokens = len(self._ids(self._writer.document_prompt))
+        if self.max_tokens < len(self._before) + 2:
+            raise InvalidInput(
+                f"the document_prompt of {name} leaves no room for text within its {document_tokens} tokens; "
+                f"shorten it or raise document_tokens in its {FILE}."
+            )
         self._fingerprint = {
             "weights": weights,
             "tokenizer": hash_tokenizer(self._tokenizer),
@@ -133,7 +139,8 @@ class Bottleneck:
 
     @property
     def max_tokens(self) -> int:
-        return self._writer.document_tokens
+        """Tokens that are read of a document, the prompt's not counted."""
+        return self._writer.document_tokens - self._prompt_tokens
 
     @property
     def max_query_tokens(self) -> int:
@@ -182,7 +189,7 @@ class Bottleneck:
 
         ids = query[1 : 1 + int(query[0])].astype(np.int64).tolist()
         ends = documents[:, 0] * PLACE_BASE + documents[:, 1]
-        if not ((ends >= 0) & (ends < self.max_tokens)).all():
+        if not ((ends >= 0) & (ends < self._writer.document_tokens)).all():
             raise ModelFault("what the index keeps of a document is damaged; run `retriever index verify`.")
         scores = np.empty(len(documents), np.float32)
         step = max(1, LOGIT_ROWS // len(ids))
