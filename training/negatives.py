@@ -1,6 +1,6 @@
 """Where the documents of a training example come from: one relevant, some that are not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,24 @@ def with_negatives(collection: TrainingCollection, count: int, mined: Sampler | 
             for column in range(len(hard), count):
                 negatives[place, column] = random_negative(collection, query, generator)
         return positives, negatives
+
+    return draw
+
+
+def of_parts(draws: Mapping[int, Draw], collections: Sequence[TrainingCollection]) -> Draw:
+    """Draw each batch within the one collection that its queries are of.
+
+    draws        by the number of the collection, in rows of its own
+    collections  those of `training.collection.pooled`, whose rows are taken and given; all queries of a batch must be
+                 of one that has a draw
+    """
+    first_query = np.cumsum([0, *(len(collection.queries) for collection in collections)])
+    first_document = np.cumsum([0, *(len(collection.documents) for collection in collections)])
+
+    def draw(queries: Rows, generator: np.random.Generator) -> tuple[Rows, Rows]:
+        part = int(np.searchsorted(first_query, queries[0], side="right")) - 1
+        positives, negatives = draws[part](queries - first_query[part], generator)
+        return positives + first_document[part], negatives + first_document[part]
 
     return draw
 

@@ -11,13 +11,16 @@ from retriever.errors import InvalidInput
 from retriever.heads import open_model
 from tests.retriever.llm.models import save_model
 from training.batches import PartBatchSampler
-from training.collection import open_training_collection
+from training.collection import open_training_collection, pooled
 from training.encoders import as_encoder
+from training.mined import load, mine
 from training.recipe import run_recipe
 from training.recipes import instruct
 from training.recipes.instruct import InstructCollator, InstructSettings
 from training.recipes.registry import recipe
 from training.settings import read_settings
+from training.stages import Stages
+from training.task import Part, Task
 
 LITTLE = (
     "document_tokens=16", "query_tokens=32", "hard=random", "count=2", "latents=3", "first.batch_size=8", "first.steps=4",
@@ -51,7 +54,7 @@ def test_batches_are_of_one_part():
     assert {row for epoch in epochs for batch in epoch for row in batch} == set(np.flatnonzero(parts % 2 == 0))
     with pytest.raises(InvalidInput, match="no collection has a batch of 11"):
         batches(parts, 11)
-    with pytest.raises(InvalidInput, match="19 examples|28 examples"):
+    with pytest.raises(InvalidInput, match="the data set has 28 examples, but 19 are said to be of a part"):
         PartBatchSampler(range(28), 4, False, parts=parts[:19])
 
 
@@ -94,8 +97,8 @@ def test_each_collection_is_learned_from_in_its_own_way(folder, split_pydocs, tm
     settings = read_settings(recipe("instruct").settings, None, [f"base={folder}", *LITTLE, sets])
     report = run_recipe(recipe("instruct"), settings, [split_pydocs, other], tmp_path / "out", offline=True)
     assert [stage["steps"] for stage in report["stages"].values()] == [4, 8]
-    # The first stage has no negatives but the batch's; in the second, (4, 4 + 8) are all, (4, 3) are one's own.
-    assert seen["info_nce"][:4] == [(8, 8)] * 4
+    # The first stage has the batch's negatives beside one's own; in the second, (4, 4 + 8) are all, (4, 3) one's own.
+    assert seen["info_nce"][:4] == [(8, 8 + 16)] * 4
     assert set(seen["info_nce"][4:]) == {(4, 12)}
     assert set(seen["own_softmax"]) == {(4, 3)}
     assert len(seen["info_nce"]) - 4 + len(seen["own_softmax"]) == 8
@@ -106,6 +109,55 @@ def test_each_collection_is_learned_from_in_its_own_way(folder, split_pydocs, tm
     assert model.prompts[split_pydocs.name] == "Instruct: Find the function\nQuery: "
     assert model[0].model.config.is_causal is False
     assert load_encoder(str(tmp_path / "out"), device="cpu").encode_queries(["read a file"]).shape == (1, 32)
+
+
+@pytest.fixture
+def two_parts(folder, split_pydocs, tmp_path):
+    """Return what makes a task of two collections of the same texts, with instructions of their own."""
+    other = shutil.copytree(split_pydocs, tmp_path / "other")
+    collections = [open_training_collection(path, max_queries=12) for path in (split_pydocs, other)]
+    parts = [Part(name, collection, [], {}) for name, collection in zip(["pydocs", "other"], collections, strict=True)]
+
+    def make(*changes):
+        sets = "sets={other: {instruction: Which texts speak of files and of nothing else}}"
+        settings = read_settings(recipe("instruct").settings, None, [f"base={folder}", *LITTLE, sets, *changes])
+        return Task(pooled(collections), settings, Stages(tmp_path / "work", {}), True, parts)
+
+    return make
+
+
+def test_a_collection_is_mined_by_its_own_instruction(two_parts):
+    task = two_parts("hard=mined", "depth=5", "ratio=null", "count=3")
+    model = instruct.open_encoder(task.settings, True, [part.name for part in task.parts])
+    model.max_seq_length = 32
+    draw = instruct.drawn_apart(task, model, "blend", [0, 1])
+    assert model.prompts["query"] == task.settings.prompt()
+    count = len(task.parts[0].collection.queries)
+    found = []
+    for number, part in enumerate(task.parts):
+        model.prompts["query"] = task.settings.prompt(part.name)
+        expected = mine(as_encoder(model), part.collection, 5)
+        assert np.array_equal(load(task.stages.folder / f"mine-blend-{part.name}").candidates.documents,
+                              expected.candidates.documents)  # fmt: skip
+        found.append(expected.candidates.documents)
+        rows = np.arange(4) + number * count
+        _, negatives = draw(rows, np.random.default_rng(0))
+        for row, drawn in enumerate(negatives - number * len(part.collection.documents)):
+            assert set(drawn) <= set(expected.candidates.of(row)[0])
+    # The two are the same texts: only the words before the queries differ.
+    assert not np.array_equal(*found)
+
+
+def test_negatives_are_of_the_own_collection(two_parts):
+    task = two_parts("count=20")
+    draw = instruct.drawn_apart(task, instruct.open_encoder(task.settings, True, []), "blend", [0, 1])
+    queries, documents = (len(rows) for rows in (task.parts[0].collection.queries, task.parts[0].collection.documents))
+    for number in range(2):
+        rows = np.arange(8) + number * queries
+        positives, negatives = draw(rows, np.random.default_rng(1))
+        assert set(np.concatenate([positives, negatives.ravel()]) // documents) == {number}
+        assert not task.collection.barred.mask(rows, negatives.ravel()).reshape(8, 8, 20)[range(8), range(8)].any()
+        assert task.collection.judgments.mask(rows, positives).diagonal().all()
 
 
 @pytest.mark.parametrize(

@@ -64,14 +64,17 @@ def train(task: Task[ContrastiveSettings]) -> Path:
     return task.fit("contrastive", model, objective, drawn(task, model), callbacks=callbacks)
 
 
-def drawn(task: Task[Any], model: Any) -> Draw:
-    """Return what draws the documents that settings of this class ask for; mines with `model` where they do."""
+def drawn(task: Task[Any], model: Any, stage: str = "mine") -> Draw:
+    """Return what draws the documents that settings of this class ask for; mines with `model` where they do.
+
+    stage  name of the mining, where a recipe mines more than once
+    """
     settings, collection = task.settings, task.collection
     if settings.hard == "none":
         return positives_only(collection.judgments)
     if settings.hard == "random":
         return with_negatives(collection, settings.count)
-    found = task.mine("mine", model, settings.depth)
+    found = task.mine(stage, model, settings.depth)
     return with_negatives(collection, settings.count, mined_negatives(found, settings.choose, ratio=settings.ratio))
 
 

@@ -1,10 +1,14 @@
-"""An encoder that follows instructions: first in-batch negatives, then a blend of collections, each in its own way.
+"""An encoder that follows instructions: first negatives of the batch too, then collections each in its own way.
 
 NV-Embed, arXiv:2405.17428. What tells queries apart that look alike but ask for other things is an instruction before
-them; its tokens are seen by the others and left out of the pooling. A batch is of one collection, whose other documents
-may be wrong negatives: the second stage takes a query's own ones alone, unless a collection says otherwise.
+them; its tokens are seen by the others and left out of the pooling. A query's own negatives are mined in its
+collection, after its instruction, before each stage. The first stage has those of the batch beside them; they may be
+wrong where a collection is not for retrieval, and the second stage takes them only where a collection says so.
+
+Batches here are of one collection each; NV-Embed's mix tasks.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +25,12 @@ from training.encoders import as_encoder, scale_of
 from training.evaluation import comparison, measured, vector_run
 from training.losses.contrastive import info_nce, own_softmax
 from training.low_rank import add_low_rank, merge_low_rank, require_package
-from training.negatives import Draw, Rows, positives_only
+from training.negatives import Draw, Rows, of_parts
 from training.recipe import Recipe
 from training.recipes.contrastive import drawn
 from training.recipes.repllama import RepllamaSettings
 from training.settings import FitSettings
-from training.task import Task
+from training.task import Part, Task
 
 
 class SetSettings(BaseModel):
@@ -94,15 +98,16 @@ class InstructCollator(RowCollator):
 
 
 def train(task: Task[InstructSettings]) -> Path:
-    """Fit the base on the collections for retrieval by in-batch negatives, then on all of them."""
+    """Fit the base on the collections for retrieval with in-batch negatives, then on all of them."""
     settings = task.settings
     require_package(settings.lora)
     names = [part.name for part in task.parts]
     parts = np.repeat(np.arange(len(names)), [len(part.collection.queries) for part in task.parts])
-    _require(settings, names)
+    _require(settings, task.parts)
     first = np.where(np.array([settings.of(name).first for name in names])[parts], parts, -1)
     in_batch = [settings.of(name).in_batch for name in names]
-    scale = scale_of(settings, model := open_encoder(settings, task.offline, names))
+    model = open_encoder(settings, task.offline, names)
+    scale = scale_of(settings, model)
 
     def retrieval(batch: Batch) -> Tensor:
         return info_nce(scale * batch.scores(), batch.relevant)
@@ -112,7 +117,8 @@ def train(task: Task[InstructSettings]) -> Path:
             return retrieval(batch)
         return own_softmax(scale * batch.own_scores(), batch.own_relevant())
 
-    def fit(name: str, model: Any, objective: Any, draw: Draw, settings_of_fit: FitSettings, taken: Rows) -> Path:
+    def fit(name: str, model: Any, objective: Any, settings_of_fit: FitSettings, taken: Rows) -> Path:
+        draw = drawn_apart(task, model, name, np.unique(taken[taken >= 0]).tolist())
         collator = InstructCollator(
             model, task.collection, draw, query_tokens=settings.query_tokens,
             document_tokens=settings.document_tokens, seed=settings.seed, parts=parts,
@@ -128,9 +134,22 @@ def train(task: Task[InstructSettings]) -> Path:
             finish=finish,
         )  # fmt: skip
 
-    fitted = fit("retrieval", model, retrieval, positives_only(task.collection.judgments), settings.first, first)
-    model = open_decoder(settings, folder=fitted)
-    return fit("blend", model, blend, drawn(task, model), settings.fit, parts)
+    fitted = fit("retrieval", model, retrieval, settings.first, first)
+    return fit("blend", open_decoder(settings, folder=fitted), blend, settings.fit, parts)
+
+
+def drawn_apart(task: Task[InstructSettings], model: Any, stage: str, numbers: list[int]) -> Draw:
+    """Return what draws for batches of the collections of these numbers, each within its own documents.
+
+    Where `model` mines, the collection's instruction stands before its queries.
+    """
+    draws = {}
+    for number in numbers:
+        part = task.parts[number]
+        model.prompts["query"] = task.settings.prompt(part.name)
+        draws[number] = drawn(task.on(part.collection), model, f"mine-{stage}-{part.name}")
+    model.prompts["query"] = task.settings.prompt()
+    return of_parts(draws, [part.collection for part in task.parts])
 
 
 def open_encoder(settings: InstructSettings, offline: bool, names: list[str]) -> Any:
@@ -160,8 +179,9 @@ def compare(task: Task[InstructSettings], trained: Path) -> dict[str, Any]:
     return found
 
 
-def _require(settings: InstructSettings, names: list[str]) -> None:
+def _require(settings: InstructSettings, parts: Sequence[Part]) -> None:
     """Raise InvalidInput for settings that do not fit the collections."""
+    names = [part.name for part in parts]
     if unknown := sorted(settings.sets.keys() - set(names)):
         raise InvalidInput(f"sets names {', '.join(unknown)}, which is no collection; there are {', '.join(names)}.")
     if settings.hard == "none" and not all(settings.of(name).in_batch for name in names):
