@@ -22,7 +22,7 @@ TASKS: tuple[str, ...] = get_args(Task)
 LENGTHS = tuple(256 << i for i in range(8))
 QUERIES = 50
 DOCUMENTS = 100
-SHORTEST = 64
+SHORTEST, LONGEST = 64, 1 << 20
 MEASURES = ("Success@1", "RR@10")
 
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
@@ -94,8 +94,8 @@ def plant(
     most = len(FIRST_NAMES) * len(LAST_NAMES)
     if task not in TASKS:
         raise InvalidInput(f"task is {task!r}; it is one of: {', '.join(TASKS)}.")
-    if length < SHORTEST:
-        raise InvalidInput(f"a document of {length} tokens has no room; give at least {SHORTEST}.")
+    if not SHORTEST <= length <= LONGEST:
+        raise InvalidInput(f"a document of {length:,} tokens cannot be made; give from {SHORTEST} to {LONGEST:,}.")
     if not 1 <= queries <= documents <= most:
         raise InvalidInput(
             f"{queries} queries and {documents} documents do not go together; 1 to {most:,} documents, and no more "
@@ -173,16 +173,15 @@ def _planted(statement: str, around: str, length: int, tokens: Tokens, share: fl
     room = length - tokens.count([statement])[0]
     if room < 0:
         raise InvalidInput(f"a statement alone has {length - room} of this tokenizer's tokens; give a larger length.")
-    text = statement
     while room > 0:
         kept = tokens.cut(around, room)
         place = _boundary(kept, round(share * len(kept)))
         text = " ".join(part for part in (kept[:place].strip(), statement, kept[place:].strip()) if part)
         over = tokens.count([text])[0] - length
         if over <= 0:
-            break
+            return text, text.index(statement) / len(text)
         room -= over
-    return text, text.index(statement) / len(text)
+    return statement, 0.0
 
 
 def _boundary(text: str, place: int) -> int:

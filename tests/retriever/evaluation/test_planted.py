@@ -77,7 +77,8 @@ def test_everything_follows_from_the_seed(tokens):
     ("settings", "message"),
     [
         ({"task": "haystack"}, "'haystack'; it is one of: passkey, needle"),
-        ({"length": 20}, "at least 64"),
+        ({"length": 20}, "from 64 to 1,048,576"),
+        ({"length": 10**12}, "from 64 to 1,048,576"),
         ({"queries": 10, "documents": 5}, "10 queries and 5 documents"),
         ({"documents": 10**6}, "do not go together; 1 to"),
         ({"task": "needle", "texts": ()}, "--texts"),
