@@ -38,10 +38,11 @@ class LocalReader:
 
         compare  None for inner products
         """
-        # In order, for memory that is read forwards is read faster.
-        order = np.argsort(ordinals)
-        scores = np.empty(len(ordinals), np.float32)
-        vectors = np.asarray(self.vectors[ordinals[order]], np.float32)
-        scores[order] = vectors @ query if compare is None else compare(query, vectors)
-        scores[np.isin(ordinals, self._absent)] = np.nan
+        scores = np.full(len(ordinals), np.nan, np.float32)
+        places = np.flatnonzero(~np.isin(ordinals, self._absent))
+        if len(places):
+            # In order, for memory that is read forwards is read faster.
+            places = places[np.argsort(ordinals[places])]
+            vectors = np.asarray(self.vectors[ordinals[places]], np.float32)
+            scores[places] = vectors @ query if compare is None else compare(query, vectors)
         return scores

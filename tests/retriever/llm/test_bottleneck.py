@@ -11,6 +11,7 @@ from indexing.change import compact_index, delete_documents
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
 from retriever.errors import BackendUnavailable, IndexMismatch, InvalidInput, ModelFault
+from retriever.index.local import LOCAL_ABSENT, LOCAL_VECTORS, LocalReader
 from retriever.index.sealed import open_index
 from retriever.llm import bottleneck
 from retriever.llm.bottleneck import FILE, Bottleneck, QueryWriter, load_local_encoder, save_query_writer
@@ -156,6 +157,21 @@ def test_a_document_is_cut_where_its_tokens_are_more_than_are_read(tmp_path):
     save_query_writer(tmp_path, QueryWriter(document_prompt="passage:", document_tokens=4, query_tokens=8))
     with pytest.raises(InvalidInput, match="no room for text within its 4 tokens"):
         Bottleneck(tmp_path, device="cpu")
+
+
+def test_only_documents_with_a_vector_are_compared(tmp_path):
+    np.save(tmp_path / LOCAL_VECTORS, np.array([[1, 0], [0, 0], [2, 1], [3, 1]], np.float32))
+    np.save(tmp_path / LOCAL_ABSENT, np.array([1], np.int32))
+    reader, query, compared = LocalReader(tmp_path), np.array([1, 2], np.float32), []
+
+    def compare(query, vectors):
+        compared.append(vectors.tolist())
+        return vectors @ query
+
+    for given in (None, compare):
+        np.testing.assert_array_equal(reader.scores(query, np.array([3, 1, 0, 2]), given), [5, np.nan, 1, 4])
+        np.testing.assert_array_equal(reader.scores(query, np.array([1]), given), [np.nan])
+    assert compared == [[[1, 0], [2, 1], [3, 1]]]
 
 
 class Listed:
