@@ -116,7 +116,7 @@ def worked(path: Path, plan: dict[str, Any], names: Sequence[str], work: Callabl
         with path.open("a") as file:
             file.write(json.dumps({"name": name, "found": found[name]}) + "\n")
         print(f"{number} of {len(names)}", flush=True)
-    return found
+    return {name: found[name] for name in names if name in found}
 
 
 def arguments(doc: str | None, *, queries: int, document_tokens: int, output: str) -> argparse.ArgumentParser:
@@ -200,6 +200,7 @@ def main() -> None:
         return found
 
     plan = {**options, "collection": name, "split": given.split, "precision": given.precision}
+    plan["sha256"] = collection.sha256
     found = worked(given.work / f"{name}.jsonl", plan, list(searched), ask, given.seconds)
     runs = runs_of(found, searched, collection.queries, words, lambda text: model.cut(text, given.document_tokens))
     qrels = {query: collection.qrels[query] for query in found}

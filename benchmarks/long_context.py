@@ -74,7 +74,7 @@ def main() -> None:
     if arguments.collection:
         for system in systems(methods, multiples[-1], arguments.encoder):
             encoder = encoder_of(source, system, multiples[-1], arguments)
-            record = real(arguments.collection, encoder, system, arguments)
+            record = real(arguments.collection, encoder, system, multiples[-1], arguments)
             key = (arguments.collection.name, multiples[-1], system)
             found[key], means[key] = record.per_query["nDCG@10"], [record.means["nDCG@10"]]
             print(key, record.means, flush=True)
@@ -113,7 +113,8 @@ def encoder_of(source: str, system: str, multiple: int, arguments: argparse.Name
 
 
 def place(collection: str, system: str, arguments: argparse.Namespace) -> Path:
-    return arguments.work / "records" / f"{arguments.encoder}-{arguments.window}.{collection}.{system}.json"
+    encoder = f"{arguments.encoder}-{arguments.precision}-{arguments.window}"
+    return arguments.work / "records" / f"{encoder}.{collection}.{system}.json"
 
 
 def recorded(planted: PlantedCollection, encoder: DenseEncoder, system: str, arguments: argparse.Namespace) -> Record:
@@ -125,12 +126,14 @@ def recorded(planted: PlantedCollection, encoder: DenseEncoder, system: str, arg
     return record
 
 
-def real(folder: Path, encoder: DenseEncoder, system: str, arguments: argparse.Namespace) -> Record:
+def real(
+    folder: Path, encoder: DenseEncoder, system: str, multiple: int, arguments: argparse.Namespace
+) -> Record:
     """Search a real collection exactly."""
     collection = open_collection(str(folder))
-    path = place(collection.name, system, arguments)
-    if path.is_file():
-        return Record.read(path)
+    path = place(f"{collection.name}.{multiple}", system, arguments)
+    if path.is_file() and (known := Record.read(path)).sha256 == collection.sha256:
+        return known
     documents = list(open_corpus(str(folder)))
     scores = encoder.encode_queries(list(collection.judged.values())) @ encoder.encode_documents(documents).T
     ids = [document.id for document in documents]

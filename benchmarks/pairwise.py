@@ -127,7 +127,7 @@ def main() -> None:
 
     plan = {
         "model": given.model, "depth": given.depth, "document_tokens": given.document_tokens, "collection": name,
-        "split": given.split, "precision": given.precision,
+        "split": given.split, "precision": given.precision, "sha256": collection.sha256,
     }  # fmt: skip
     found = worked(given.work / f"pairwise-{name}.jsonl", plan, list(searched), ask, given.seconds)
     qrels = {query: collection.qrels[query] for query in found}
