@@ -126,9 +126,7 @@ def recorded(planted: PlantedCollection, encoder: DenseEncoder, system: str, arg
     return record
 
 
-def real(
-    folder: Path, encoder: DenseEncoder, system: str, multiple: int, arguments: argparse.Namespace
-) -> Record:
+def real(folder: Path, encoder: DenseEncoder, system: str, multiple: int, arguments: argparse.Namespace) -> Record:
     """Search a real collection exactly."""
     collection = open_collection(str(folder))
     path = place(f"{collection.name}.{multiple}", system, arguments)
