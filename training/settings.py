@@ -81,10 +81,20 @@ def read_settings(
         except yaml.YAMLError as error:
             raise InvalidInput(f"--set {change}: the value is no YAML ({error}).") from error
     try:
-        return kind.model_validate(content)
+        return kind.model_validate(_with_defaults(kind, content))
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise InvalidInput(f"{faults}. There are: {', '.join(names(kind))}.") from error
+
+
+def _with_defaults(kind: type[BaseModel], content: dict[str, Any]) -> dict[str, Any]:
+    """Give nested settings that are named in part what the recipe has for the others, not what their class has."""
+    filled = dict(content)
+    for name, field in kind.model_fields.items():
+        default, given = field.default, content.get(name)
+        if isinstance(default, BaseModel) and isinstance(given, dict):
+            filled[name] = {**default.model_dump(), **_with_defaults(type(default), given)}
+    return filled
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

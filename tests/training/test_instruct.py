@@ -17,7 +17,7 @@ from training.mined import load, mine
 from training.recipe import run_recipe
 from training.recipes import instruct
 from training.recipes.instruct import InstructCollator, InstructSettings
-from training.recipes.registry import recipe
+from training.recipes.registry import configured, recipe
 from training.settings import read_settings
 from training.stages import Stages
 from training.task import Part, Task
@@ -166,12 +166,36 @@ def test_negatives_are_of_the_own_collection(two_parts):
         (["sets={nowhere: {first: false}}"], "sets names nowhere"),
         (["hard=none"], "needs its own ones"),
         (["sets={NAME: {first: false}}"], "has a part in the first stage"),
+        (["first.batch_size=1000"], r"NAME has \d+ queries.* first.batch_size is 1000"),
+        (["fit.batch_size=1000"], r"NAME has \d+ queries.* fit.batch_size is 1000"),
+        (["query_tokens=24"], "queries of NAME takes 17 tokens.* query_tokens=24 .*set it to 25 or more"),
     ],
 )
 def test_settings_that_do_not_fit_the_collections(folder, split_pydocs, tmp_path, changes, message):
     changes = [change.replace("NAME", split_pydocs.name) for change in changes]
     settings = read_settings(recipe("instruct").settings, None, [f"base={folder}", *LITTLE, *changes])
-    with pytest.raises(InvalidInput, match=message):
+    with pytest.raises(InvalidInput, match=message.replace("NAME", split_pydocs.name)):
         run_recipe(recipe("instruct"), settings, split_pydocs, tmp_path / "out", offline=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_dir() and path.name != ".out.work"]
     with pytest.raises(InvalidInput, match="place for {instruction}"):
         read_settings(recipe("instruct").settings, None, ["query_prompt=query"])
+
+
+@pytest.mark.parametrize("name", ["query", "document"])
+def test_a_collection_named_as_a_prompt_of_the_model(folder, split_pydocs, tmp_path, name):
+    data = shutil.copytree(split_pydocs, tmp_path / name)
+    settings = read_settings(recipe("instruct").settings, None, [f"base={folder}", *LITTLE])
+    with pytest.raises(InvalidInput, match=f"a prompt by the name '{name}'"):
+        run_recipe(recipe("instruct"), settings, data, tmp_path / "out", offline=True)
+
+
+def test_settings_of_a_file_of_ones_own_are_those_of_the_configuration(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("recipe: instruct\nfirst: {steps: 3}\nfit: {steps: 5}\nlora: {rank: 16}\n")
+    recipe_of_own, path = configured(str(own))
+    kind = recipe_of_own.settings
+    expected = read_settings(
+        kind, configured("instruct")[1], ["first.steps=3", "fit.steps=5", "lora.rank=16"], ignore=("recipe",)
+    )
+    assert read_settings(kind, path, ignore=("recipe",)) == expected
+    assert kind() == read_settings(kind, configured("instruct")[1], ignore=("recipe",))

@@ -24,13 +24,16 @@ from training.decoders import open_decoder
 from training.encoders import as_encoder, scale_of
 from training.evaluation import comparison, measured, vector_run
 from training.losses.contrastive import info_nce, own_softmax
-from training.low_rank import add_low_rank, merge_low_rank, require_package
+from training.low_rank import LowRankSettings, add_low_rank, merge_low_rank, require_package
 from training.negatives import Draw, Rows, of_parts
 from training.recipe import Recipe
 from training.recipes.contrastive import drawn
 from training.recipes.repllama import RepllamaSettings
 from training.settings import FitSettings
 from training.task import Part, Task
+
+# Tokens of a query that must have a place behind its instruction.
+ROOM = 8
 
 
 class SetSettings(BaseModel):
@@ -52,6 +55,7 @@ class InstructSettings(RepllamaSettings):
     """instruction  of collections that have none of their own, and of the finished encoder's queries
     sets        how collections are learned from, by the names of their folders
     first       the fit of the first stage; `fit` is that of the second
+    lora        the published training has rank 16 and learning rates of 2e-5, then 1.5e-5, for 7 billion weights
     """
 
     attention: Literal["causal", "bidirectional"] = "bidirectional"
@@ -60,9 +64,14 @@ class InstructSettings(RepllamaSettings):
     document_prompt: str = ""
     instruction: str = "Given a query, retrieve passages that answer it"
     sets: dict[str, SetSettings] = Field(default_factory=dict)
-    first: FitSettings = FitSettings()
+    first: FitSettings = FitSettings(batch_size=16, learning_rate=1e-5)
+    fit: FitSettings = FitSettings(batch_size=8, learning_rate=1e-5)
     hard: Literal["none", "random", "mined"] = "mined"
+    count: int = Field(7, ge=1, le=100)
+    scale: float | None = Field(50.0, gt=0)
+    lora: LowRankSettings = LowRankSettings(alpha=32)
     query_tokens: int = Field(64, ge=4, le=8192)
+    document_tokens: int = Field(192, ge=4, le=8192)
 
     @model_validator(mode="after")
     def _possible(self) -> "InstructSettings":
@@ -107,6 +116,7 @@ def train(task: Task[InstructSettings]) -> Path:
     first = np.where(np.array([settings.of(name).first for name in names])[parts], parts, -1)
     in_batch = [settings.of(name).in_batch for name in names]
     model = open_encoder(settings, task.offline, names)
+    _require_room(settings, model, names)
     scale = scale_of(settings, model)
 
     def retrieval(batch: Batch) -> Tensor:
@@ -182,6 +192,8 @@ def compare(task: Task[InstructSettings], trained: Path) -> dict[str, Any]:
 def _require(settings: InstructSettings, parts: Sequence[Part]) -> None:
     """Raise InvalidInput for settings that do not fit the collections."""
     names = [part.name for part in parts]
+    if taken := sorted({"query", "document"} & set(names)):
+        raise InvalidInput(f"the model keeps a prompt by the name {taken[0]!r}; give the folder --data another name.")
     if unknown := sorted(settings.sets.keys() - set(names)):
         raise InvalidInput(f"sets names {', '.join(unknown)}, which is no collection; there are {', '.join(names)}.")
     if settings.hard == "none" and not all(settings.of(name).in_batch for name in names):
@@ -190,6 +202,28 @@ def _require(settings: InstructSettings, parts: Sequence[Part]) -> None:
         )
     if not any(settings.of(name).first for name in names):
         raise InvalidInput("no collection has a part in the first stage; leave out first=false of one.")
+    for part in parts:
+        stages = (
+            {"first": settings.first, "fit": settings.fit} if settings.of(part.name).first else {"fit": settings.fit}
+        )
+        for stage, fit in stages.items():
+            if (queries := len(part.collection.queries)) < fit.batch_size:
+                raise InvalidInput(
+                    f"{part.name} has {queries} queries, which fill no batch of its own: {stage}.batch_size is "
+                    f"{fit.batch_size}; lower it, or leave the collection out."
+                )
+
+
+def _require_room(settings: InstructSettings, model: Any, names: list[str]) -> None:
+    """Raise InvalidInput for an instruction that leaves too few of `query_tokens` for the query."""
+    for name in names:
+        taken = len(model.tokenizer(settings.prompt(name))["input_ids"])
+        if settings.query_tokens - taken < ROOM:
+            raise InvalidInput(
+                f"what stands before the queries of {name} takes {taken} tokens, with the end token; "
+                f"query_tokens={settings.query_tokens} leaves fewer than {ROOM} for the query: set it to "
+                f"{taken + ROOM} or more, or shorten the instruction."
+            )
 
 
 RECIPE = Recipe(
