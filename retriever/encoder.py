@@ -241,6 +241,13 @@ class TokenCounter:
         offsets = encoded["offset_mapping"]
         return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
 
+    def bare_ids(self, text: str) -> list[int]:
+        """Return the token ids of a text, without special tokens and without truncation."""
+        with self._borrowed() as tokenizer:
+            encoded = tokenizer(text, truncation=False, padding=False, add_special_tokens=False, verbose=False)
+        ids: list[int] = encoded["input_ids"]
+        return ids
+
     def _ids(self, *batches: list[str]) -> list[list[int]]:
         # verbose=False: lengths beyond the model's are what is asked for.
         with self._borrowed() as tokenizer:

@@ -13,7 +13,8 @@ import inspect
 import json
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from retriever.encoder import (
 )
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.llm.causal import BATCH_TOKENS, can_be_shared, load_language_model
-from retriever.llm.usage import Deadline
+from retriever.llm.usage import Deadline, OutOfTime
 from retriever.models import resolve
 from retriever.protocols import Encoder
 from retriever.rerank import CHARACTERS_PER_TOKEN
@@ -70,8 +71,9 @@ class Bottleneck:
     """Fits `retriever.protocols.Encoder`, for local vectors alone: scores are `likelihoods`, no inner products.
 
     The vector of a query holds its tokens' ids, the end token's last, behind how many they are.
-    Safe to call from many threads; calls wait for each other. Raises BackendUnavailable for a model of which keys and
-    values of one place cannot be kept, such as one with sliding windows or a recurrent state.
+    Safe to call from many threads; passes of the model wait for each other.
+    Raises BackendUnavailable for a model of which keys and values of one place cannot be kept, such as one with sliding
+    windows or a recurrent state, and InvalidInput for lengths and a prompt that do not fit the model.
     """
 
     def __init__(
@@ -84,8 +86,8 @@ class Bottleneck:
         self.name = str(name)
         self.precision = precision
         self._writer = _read(folder)
-        model, self._tokenizer = load_language_model(folder, AutoModelForCausalLM)
-        if self._tokenizer.eos_token_id is None:
+        model, tokenizer = load_language_model(folder, AutoModelForCausalLM)
+        if tokenizer.eos_token_id is None:
             raise InvalidInput(f"the tokenizer of {name} has no end token; set eos_token in its tokenizer_config.json.")
         document_tokens, query_tokens = self._writer.document_tokens, self._writer.query_tokens
         window = getattr(model.config, "max_position_embeddings", None)
@@ -99,13 +101,15 @@ class Bottleneck:
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._model = model.to(where, getattr(torch, precision)).eval()
         self._batch_tokens = BATCH_TOKENS.get(self._model.device.type, BATCH_TOKENS["cpu"])
-        # A fast tokenizer holds truncation and padding as state, which threads would change under each other.
+        # One pass at a time, for several would need the memory of all.
         self._lock = threading.Lock()
-        self._counter = TokenCounter(self._tokenizer)
-        self._end = int(self._tokenizer.eos_token_id)
-        before = self._tokenizer("", verbose=False)["input_ids"]
+        self._counter = TokenCounter(tokenizer)
+        self._end = int(tokenizer.eos_token_id)
+        before = tokenizer("", verbose=False)["input_ids"]
         self._before: list[int] = before[:-1] if before[-1:] == [self._end] else before
-        self._prompt_tokens = len(self._ids(self._writer.document_prompt))
+        # The tokenizer may or may not add the end token by itself.
+        self._uncounted = 1 + len(self._before) - len(before)
+        self._prompt_tokens = len(self._counter.bare_ids(self._writer.document_prompt))
         if self.max_tokens < len(self._before) + 2:
             raise InvalidInput(
                 f"the document_prompt of {name} leaves no room for text within its {document_tokens} tokens; "
@@ -113,7 +117,7 @@ class Bottleneck:
             )
         self._fingerprint = {
             "weights": weights,
-            "tokenizer": hash_tokenizer(self._tokenizer),
+            "tokenizer": hash_tokenizer(tokenizer),
             "end": str(self._end),
             "scores": "query likelihood through the end token",
             "prompts": json.dumps({"document": self._writer.document_prompt}, ensure_ascii=False),
@@ -153,29 +157,26 @@ class Bottleneck:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text with the end token, without truncation and without the prompt."""
-        # The tokenizer may or may not add the end token by itself.
-        added = 1 + len(self._before) - len(self._tokenizer("", verbose=False)["input_ids"])
-        return [count + added for count in self._counter.count(texts)]
+        return [count + self._uncounted for count in self._counter.count(texts)]
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
         vectors = np.zeros((len(queries), self.width), np.float32)
-        with self._lock:
-            for vector, query in zip(vectors, queries, strict=True):
-                ids = self._query(query)
-                vector[: len(ids) + 1] = [len(ids), *ids]
+        for vector, query in zip(vectors, queries, strict=True):
+            ids = self._query(query)
+            vector[: len(ids) + 1] = [len(ids), *ids]
         return vectors
 
     def encode_documents(self, documents: Sequence[Document]) -> NDArray[np.float32]:
         import torch
 
         vectors = np.zeros((len(documents), self.width), np.float32)
-        with self._lock, torch.inference_mode():
-            rows = [self._document(document.content) for document in documents]
-            for batch in length_batches(list(map(len, rows)), self._batch_tokens):
+        rows = [self._document(document.content) for document in documents]
+        for batch in length_batches(list(map(len, rows)), self._batch_tokens):
+            with self._turn(Deadline()), torch.inference_mode():
                 states, layers = self._documents([rows[place] for place in batch])
                 parts = [states, *(part.flatten(1) for layer in layers for part in layer)]
                 vectors[batch, 2:] = torch.cat(parts, 1).float().cpu().numpy()
-                vectors[batch, :2] = [divmod(len(rows[place]) - 1, PLACE_BASE) for place in batch]
+            vectors[batch, :2] = [divmod(len(rows[place]) - 1, PLACE_BASE) for place in batch]
         return vectors
 
     def likelihoods(
@@ -183,7 +184,8 @@ class Bottleneck:
     ) -> NDArray[np.float32]:
         """Return (n,) log p(query | document) of vectors (W,) and (n, W), the query's end token included.
 
-        Raises OutOfTime, and ModelFault for a number that is not finite.
+        Raises OutOfTime, also where other callers keep the model busy until then, and ModelFault for a number that is
+        not finite.
         """
         import torch
 
@@ -193,9 +195,8 @@ class Bottleneck:
             raise ModelFault("what the index keeps of a document is damaged; run `retriever index verify`.")
         scores = np.empty(len(documents), np.float32)
         step = max(1, LOGIT_ROWS // len(ids))
-        with self._lock, torch.inference_mode():
-            for start in range(0, len(documents), step):
-                deadline.require()
+        for start in range(0, len(documents), step):
+            with self._turn(deadline), torch.inference_mode():
                 logits = self._logits(ids, documents[start : start + step])
                 found = torch.log_softmax(logits, -1).gather(
                     2, torch.tensor(ids, device=logits.device).expand(len(logits), -1)[:, :, None]
@@ -205,18 +206,26 @@ class Bottleneck:
             raise ModelFault(f"{self.name} gave a likelihood that is not finite.")
         return scores
 
+    @contextmanager
+    def _turn(self, deadline: Deadline) -> Iterator[None]:
+        """Wait for the model and keep it. Raises OutOfTime."""
+        deadline.require()
+        left = deadline.seconds
+        if not self._lock.acquire(timeout=-1 if left is None else min(max(left, 0.0), threading.TIMEOUT_MAX)):
+            raise OutOfTime
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def _query(self, text: str) -> list[int]:
         text = text[: CHARACTERS_PER_TOKEN * self._writer.query_tokens]
-        return [*self._ids(text)[: self._writer.query_tokens - 1], self._end]
+        return [*self._counter.bare_ids(text)[: self._writer.query_tokens - 1], self._end]
 
     def _document(self, text: str) -> list[int]:
         text = self._writer.document_prompt + text[: CHARACTERS_PER_TOKEN * self._writer.document_tokens]
         room = self._writer.document_tokens - len(self._before) - 1
-        return [*self._before, *self._ids(text)[:room], self._end]
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        return ids
+        return [*self._before, *self._counter.bare_ids(text)[:room], self._end]
 
     def _documents(self, rows: Sequence[list[int]]) -> tuple[Any, list[tuple[Any, Any]]]:
         """Return the end tokens' last states (n, H), and for each layer their keys and values (n, heads, size)."""

@@ -1,7 +1,11 @@
 """What an index keeps of a document's end token gives the scores of the whole sequence, through every change of it."""
 
 import json
+import math
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -122,6 +126,34 @@ def test_document_and_query_fill_the_window_and_no_more(tmp_path):
     (vector,) = model.encode_queries(["line " * 40])
     assert (documents[0, :2].tolist(), vector[0]) == ([0, 23], 9)
     assert np.isfinite(model.likelihoods(vector, documents, Deadline())).all()
+
+
+def test_a_deadline_ends_waiting_for_the_model(model, monkeypatch):
+    documents = model.encode_documents([Document("0", "a"), Document("1", "b")])
+
+    def soon():
+        return Deadline(time.perf_counter() + 0.3)
+
+    with ThreadPoolExecutor(1) as pool, model._lock:
+        (vector,) = pool.submit(model.encode_queries, ["read"]).result(timeout=20)
+        assert pool.submit(model.count_tokens, ["read"]).result(timeout=20) == [2]
+        with pytest.raises(OutOfTime):
+            pool.submit(model.likelihoods, vector, documents, soon()).result(timeout=20)
+    assert np.isfinite(model.likelihoods(vector, documents, Deadline(math.inf))).all()
+
+    class Taken:
+        """A lock that somebody else takes the moment it is given back."""
+
+        def __init__(self):
+            self.acquire = threading.Lock().acquire
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(model, "_lock", Taken())
+    monkeypatch.setattr(bottleneck, "LOGIT_ROWS", 1)
+    with pytest.raises(OutOfTime):
+        model.likelihoods(vector, documents, soon())
 
 
 def test_counts_and_fingerprints(folders, tmp_path):
