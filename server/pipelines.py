@@ -41,7 +41,7 @@ def choose_pipeline(
     pipelines, default = offered_pipelines(index, settings)
     if isinstance(asked, PipelineSpec):
         name, spec = CUSTOM, asked
-        _require_allowed(spec, pipelines, settings)
+        _require_allowed(spec, index, pipelines, settings)
     else:
         name = asked or default
         if name not in pipelines:
@@ -50,10 +50,16 @@ def choose_pipeline(
     return name, spec.without(*without)
 
 
-def _require_allowed(spec: PipelineSpec, pipelines: dict[str, PipelineSpec], settings: Settings) -> None:
+def _require_allowed(spec: PipelineSpec, index: Index, pipelines: dict[str, PipelineSpec], settings: Settings) -> None:
     """Bound what a pipeline written by a client can make the service do."""
     if spec.depth > MAX_K:
         raise InvalidInput(f"pipeline.depth must be at most {MAX_K}, got {spec.depth}.")
+    # A language model reads the query once for each document, as one that reranks does.
+    if spec.local is not None and hasattr(index.local_encoder, "likelihoods"):
+        stored = [pipeline.local.depth for pipeline in pipelines.values() if pipeline.local]
+        most = max([settings.limits.rerank_depth, *stored])
+        if spec.local.depth > most:
+            raise InvalidInput(f"pipeline.local.depth must be at most {most}, got {spec.local.depth}.")
     if spec.rerank is None:
         return
     # Only models the operator chose: a name from outside could be any folder or any download.

@@ -2,6 +2,14 @@
 
 import pytest
 
+from indexing.build import build_index
+from indexing.change import store_pipelines
+from indexing.plan import BuildSettings
+from retriever.index.sealed import open_index
+from retriever.llm.bottleneck import QueryWriter, save_query_writer
+from retriever.pipeline import Local, PipelineSpec
+from retriever.types import Document
+from tests.factories import ListCorpus
 from tests.retriever.llm.models import save_model
 
 
@@ -36,3 +44,39 @@ def test_a_language_model_joins_the_default_pipeline(make_client, language_model
         refused = client.post("/v1/search", json=body | {"pipeline": {"first": ["bm25"], "rerank": other}})
         assert refused.status_code == 422
         assert "pipeline.rerank.model must be pairwise:" in refused.json()["error"]["message"]
+
+
+def test_depth_of_local_vectors_that_a_language_model_reads_is_bounded(make_client, tmp_path):
+    model = save_model(tmp_path / "writer")
+    save_query_writer(model, QueryWriter(document_tokens=16, query_tokens=8))
+    settings = BuildSettings(parts=("bm25",), local_encoder=str(model))
+    documents = [Document(f"d{number}", f"read file {number}") for number in range(12)]
+    place = tmp_path / "index"
+    build_index(ListCorpus(documents), place, settings, device="cpu", offline=True)
+
+    def ask(client, depth, **rest):
+        body = {"query": "read a file", "k": 12, "deadline_ms": 120_000}
+        return client.post(
+            "/v1/search", json=body | {"pipeline": {"first": ["bm25"], "local": {"depth": depth}}} | rest
+        )
+
+    def message(response):
+        assert response.status_code == 422, response.text
+        return response.json()["error"]["message"]
+
+    # What the index's own pipeline reads, and no more.
+    client = make_client(place, opened=open_index(place, device="cpu", offline=True), limits={"rerank_depth": 3})
+    assert client.post("/v1/search", json={"query": "file", "pipeline": "local"}).status_code == 200
+    response = ask(client, 100)
+    assert response.status_code == 200, response.text
+    (result,) = response.json()["results"]
+    assert (len(result["hits"]), result["degraded"]) == (12, [])
+    assert message(ask(client, 101)) == "pipeline.local.depth must be at most 100, got 101."
+
+    # Where that is less than a search may have reranked, the limit of the latter.
+    store_pipelines(place, {"local": PipelineSpec(first=("bm25",), local=Local(depth=2))})
+    client = make_client(place, opened=open_index(place, device="cpu", offline=True), limits={"rerank_depth": 3})
+    (result,) = ask(client, 3).json()["results"]
+    assert ["local" in hit["scores"] for hit in result["hits"]] == [True] * 3 + [False] * 9
+    assert message(ask(client, 4)) == "pipeline.local.depth must be at most 3, got 4."
+    assert "at most 3" in message(ask(client, 1000))
