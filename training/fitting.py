@@ -65,10 +65,11 @@ def fit(
 
     trainers, arguments  the trainer's class and that of its arguments
     rates  learning rates of parameters whose names match a pattern; these have no weight decay
-    finish  changes the fitted model before it is saved
+    finish  changes the fitted model before it is saved, also one that is stopped; may raise ModelFault
 
     An interrupted fit goes on from the newest checkpoint in `folder`, with the same data in the same order.
-    Raises ModelFault when the loss is not finite; the model as it was before that batch lies in folder/stopped.
+    Raises ModelFault when the loss is not finite; the model as it was before that batch lies in folder/stopped, unless
+    `finish` finds that it is broken too.
     """
     if (folder / FINISHED).is_file():
         return dict(json.loads((folder / FINISHED).read_text()))
@@ -90,7 +91,7 @@ def fit(
     ]
     for callback in (EpochCallback(), _epoch_of(collator), *callbacks):
         trainer.add_callback(callback)
-    report = run(trainer, model, folder)
+    report = run(trainer, model, folder, finish)
     model.eval()
     if finish is not None:
         finish(model)
@@ -140,8 +141,11 @@ def arguments_of(settings: FitSettings, folder: Path, seed: int) -> dict[str, An
     }
 
 
-def run(trainer: Any, model: Any, folder: Path) -> dict[str, Any]:
-    """Train, from the newest checkpoint where there is one; returns steps, seconds and the losses on the way."""
+def run(trainer: Any, model: Any, folder: Path, finish: Callable[[Any], None] | None = None) -> dict[str, Any]:
+    """Train, from the newest checkpoint where there is one; returns steps, seconds and the losses on the way.
+
+    finish  changes the model of a training that a loss stops before it is saved
+    """
     from transformers import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -154,9 +158,13 @@ def run(trainer: Any, model: Any, folder: Path) -> dict[str, Any]:
         with contextlib.redirect_stdout(sys.stderr):
             trainer.train(resume_from_checkpoint=checkpoint)
     except ModelFault as error:
-        stopped = folder / "stopped"
+        stopped, step = folder / "stopped", trainer.state.global_step
+        if finish is not None:
+            try:
+                finish(model)
+            except ModelFault as fault:
+                raise ModelFault(f"step {step}: {error} The model before that step is broken too: {fault}") from error
         model.save_pretrained(str(stopped), create_model_card=False)
-        step = trainer.state.global_step
         raise ModelFault(f"step {step}: {error} The model as it was before that step is in {stopped}.") from error
     history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return {

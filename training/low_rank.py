@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from retriever.errors import BackendUnavailable
+from retriever.errors import BackendUnavailable, ModelFault
 
 
 class LowRankSettings(BaseModel):
@@ -32,6 +32,7 @@ def require_package(settings: LowRankSettings) -> None:
 def add_low_rank(model: Any, settings: LowRankSettings, seed: int) -> None:
     """Freeze the body of a sentence-transformers model and add a change of each linear layer, which starts as none.
 
+    Of each: RepLLaMA leaves out the projection of keys.
     What stands behind the body, such as a trained pooling, is trained as before. Raises BackendUnavailable.
     """
     import torch
@@ -54,14 +55,17 @@ def add_low_rank(model: Any, settings: LowRankSettings, seed: int) -> None:
 def merge_low_rank(model: Any) -> None:
     """Add the changes to the weights of the body, which is an ordinary one again.
 
-    Raises ValueError for weights that are not finite.
+    Raises ModelFault for weights that are not finite.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     body = model[0].model
     for name, layer in list(body.named_modules()):
         if isinstance(layer, BaseTunerLayer):
-            layer.merge(safe_merge=True)
+            try:
+                layer.merge(safe_merge=True)
+            except ValueError as error:
+                raise ModelFault(f"the weights of {name} are not finite; lower learning_rate.") from error
             place, _, leaf = name.rpartition(".")
             setattr(body.get_submodule(place), leaf, layer.get_base_layer())
     # What transformers looks at when it saves: without it the weights alone, with it the changes alone.

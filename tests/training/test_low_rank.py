@@ -1,5 +1,6 @@
 """Changes of low rank: nothing at the start, the weights' own when merged, and resumable in between."""
 
+import json
 import sys
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 from safetensors import safe_open
 
 from retriever.encoder import load_encoder
-from retriever.errors import BackendUnavailable
+from retriever.errors import BackendUnavailable, ModelFault
 from tests.retriever.llm.models import save_model
 from training.collection import open_training_collection
 from training.decoders import DecoderSettings, open_decoder
+from training.fitting import FINISHED
 from training.low_rank import LowRankSettings, add_low_rank, merge_low_rank
 from training.recipes import repllama
 from training.recipes.registry import recipe
@@ -101,6 +103,7 @@ def test_an_interrupted_training_ends_in_the_same_plain_model(split_pydocs, fold
         with pytest.raises(KeyboardInterrupt):
             train("broken")
     resumed = train("broken")
+    assert json.loads((resumed / FINISHED).read_text())["resumed_from"] == 2
     found, expected, start = weights(resumed), weights(straight), weights(folder)
     assert not list(resumed.glob("adapter_*"))
     assert found.keys() == expected.keys()
@@ -110,6 +113,50 @@ def test_an_interrupted_training_ends_in_the_same_plain_model(split_pydocs, fold
     assert len(changed) == 14
     monkeypatch.setitem(sys.modules, "peft", None)
     assert load_encoder(str(resumed), device="cpu").encode_queries(TEXTS).shape == (3, 32)
+
+
+def test_a_training_that_is_stopped_leaves_a_plain_model(split_pydocs, folder, tmp_path, monkeypatch):
+    task = Task(open_training_collection(split_pydocs), settings_of(folder, "lora.rank=2"), Stages(tmp_path, {}), True)
+    loss, calls = repllama.info_nce, []
+
+    def breaking(*given):
+        calls.append(given)
+        return loss(*given) * (float("nan") if len(calls) == 3 else 1)
+
+    monkeypatch.setattr(repllama, "info_nce", breaking)
+    with pytest.raises(ModelFault, match=r"^step 2: .*is in .*stopped"):
+        repllama.train(task)
+    stopped = tmp_path / "contrastive" / "stopped"
+    assert not list(stopped.rglob("adapter_*"))
+    found, start = weights(stopped), weights(folder)
+    assert all(name in start for name in (f"model.{name}" for name in found))
+    assert sum(not torch.equal(value, start[f"model.{name}"]) for name, value in found.items()) == 14
+    assert load_encoder(str(stopped), device="cpu").encode_queries(TEXTS).shape == (3, 32)
+
+
+def test_a_training_that_breaks_weights_says_so(split_pydocs, folder, tmp_path, monkeypatch):
+    task = Task(open_training_collection(split_pydocs), settings_of(folder, "lora.rank=2"), Stages(tmp_path, {}), True)
+    loss, broken = repllama.info_nce, []
+
+    def breaking(*given):
+        # The weights become infinite in a step whose loss is finite.
+        for layer in broken[0].modules():
+            if hasattr(layer, "lora_B"):
+                layer.lora_B["default"].weight.data.fill_(float("inf"))
+        return loss(*given) * float("nan")
+
+    changed = repllama.add_low_rank
+    monkeypatch.setattr(repllama, "info_nce", breaking)
+    monkeypatch.setattr(repllama, "add_low_rank", lambda model, *rest: (changed(model, *rest), broken.append(model)))
+    with pytest.raises(ModelFault, match=r"^step 0: .* broken too: the weights of .*_proj are not finite"):
+        repllama.train(task)
+    assert not (tmp_path / "contrastive" / "stopped").exists()
+    model = open_decoder(DecoderSettings(), folder=folder)
+    add_low_rank(model, LowRankSettings(rank=2), seed=1)
+    with torch.no_grad():
+        next(value for name, value in model.named_parameters() if "lora_B" in name).fill_(float("nan"))
+    with pytest.raises(ModelFault, match="not finite"):
+        merge_low_rank(model)
 
 
 def test_without_the_package_nothing_begins(split_pydocs, folder, tmp_path, monkeypatch):
