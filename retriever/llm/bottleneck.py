@@ -109,7 +109,9 @@ class Bottleneck:
         self._before: list[int] = before[:-1] if before[-1:] == [self._end] else before
         # The tokenizer may or may not add the end token by itself.
         self._uncounted = 1 + len(self._before) - len(before)
-        self._prompt_tokens = len(self._counter.bare_ids(self._writer.document_prompt))
+        # A blank at the prompt's end is part of the word behind it.
+        alone, prompted = (len(self._counter.bare_ids(text)) for text in ("x", f"{self._writer.document_prompt}x"))
+        self._prompt_tokens = prompted - alone
         if self.max_tokens < len(self._before) + 2:
             raise InvalidInput(
                 f"the document_prompt of {name} leaves no room for text within its {document_tokens} tokens; "

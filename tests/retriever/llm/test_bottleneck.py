@@ -176,17 +176,17 @@ def test_counts_and_fingerprints(folders, tmp_path):
 
 def test_a_document_is_cut_where_its_tokens_are_more_than_are_read(tmp_path):
     save_model(tmp_path)
-    # The prompt's tokens are pass, age and the colon.
-    save_query_writer(tmp_path, QueryWriter(document_prompt="passage:", document_tokens=8, query_tokens=8))
+    # The prompt's tokens are pass, age and the colon; its blank is part of the first word.
+    save_query_writer(tmp_path, QueryWriter(document_prompt="passage: ", document_tokens=8, query_tokens=8))
     model = Bottleneck(tmp_path, device="cpu")
-    texts = [" line" * count for count in (3, 4, 5, 6)]
+    texts = ["line" + " line" * count for count in (2, 3, 4, 5)]
     assert (model.count_tokens(texts), model.max_tokens) == ([4, 5, 6, 7], 5)
     short, full, *cut = model.encode_documents([Document(str(i), text) for i, text in enumerate(texts)])
     assert not np.allclose(short, full, atol=1e-3)
     np.testing.assert_allclose(cut, [full, full], atol=1e-5)
     (vector,) = model.encode_queries(["line"])
     assert np.isfinite(model.likelihoods(vector, full[None], Deadline())).all()
-    save_query_writer(tmp_path, QueryWriter(document_prompt="passage:", document_tokens=4, query_tokens=8))
+    save_query_writer(tmp_path, QueryWriter(document_prompt="passage: ", document_tokens=4, query_tokens=8))
     with pytest.raises(InvalidInput, match="no room for text within its 4 tokens"):
         Bottleneck(tmp_path, device="cpu")
 
