@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training.claims import Claim, Experiment, arguments, claims_table, decide
+from benchmarks.training.claims import Claim, Experiment, arguments, claims_table, decide, write_csv
 from training.generation.soft_prompt import Sequences, SoftPrompt, mean_log_likelihoods
 from training.recipes.soft_prompt import SoftPromptSettings, held_out_pairs, likelihoods, open_model, perplexity, train
 from training.settings import FitSettings
@@ -71,7 +71,7 @@ def main() -> None:
         lines.append(f"| {arm} | {sum(values) / len(values):.1f} | {shown} |")
     lines += ["", "Paired tests over queries, means over seeds, corrected together (Holm):", ""]
     lines += claims_table(decide(experiment, CLAIMS, seeds))
-    given.results.mkdir(parents=True, exist_ok=True)
+    write_csv(given.results / "soft_prompt.csv", experiment, ARMS, seeds)
     (given.results / "soft_prompt.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
