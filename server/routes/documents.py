@@ -68,7 +68,7 @@ def put_document(
     with served.lease() as index:
         fields = {"id": id, "title": body.title, "text": body.text, "metadata": body.metadata}
         document = accepted(index.manifest, fields)
-        (result,) = _results(index, writer, [(document.id, document)])
+    (result,) = _results(served, writer, [(document.id, document)])
     number = writer.write([(document.id, document)])
     return _written(served, writer, id, result, number, wait)
 
@@ -80,7 +80,7 @@ def delete_document(name: IndexName, id: DocumentId, service: PreparedService, w
     writer = service.indexes.writer(served)
     with served.lease() as index:
         require_own_id(index.manifest, id)
-        (result,) = _results(index, writer, [(id, None)])
+    (result,) = _results(served, writer, [(id, None)])
     if result is None:
         raise _not_found(served.name, id)
     return _written(served, writer, id, result, writer.write([(id, None)]), wait)
@@ -99,14 +99,17 @@ def _written(served: ServedIndex, writer: Writer, id_: str, result: "Result", nu
 Result = Literal["created", "updated", "deleted"] | None
 
 
-def _results(index: Index, writer: Writer, changes: list[Change]) -> list[Result]:
+def _results(served: ServedIndex, writer: Writer, changes: list[Change]) -> list[Result]:
     """Return what each change does; None for the deletion of what is not there."""
-    missing = set(index.missing(dict.fromkeys(id_ for id_, _ in changes)))
+    # What waits to be applied is asked for first: what has been applied by then is in the index that is lent next.
+    waiting = {id_: writer.latest(id_) for id_, _ in changes}
+    with served.lease() as index:
+        missing = set(index.missing(waiting))
     there: dict[str, bool] = {}
     results: list[Result] = []
     for id_, document in changes:
         if id_ not in there:
-            pending = writer.latest(id_)
+            pending = waiting[id_]
             there[id_] = pending.document is not None if pending else id_ not in missing
         if document is None:
             results.append("deleted" if there[id_] else None)
@@ -234,7 +237,7 @@ class _Bulk:
                 item.id = change[0]
                 changes.append(change)
                 places.append(item)
-            results = _results(index, self.writer, changes)
+        results = _results(self.served, self.writer, changes)
         kept = []
         for item, change, result in zip(places, changes, results, strict=True):
             item.result = result

@@ -341,3 +341,20 @@ def test_commands_may_write_between(writable: Client, words: Path) -> None:
     assert ids(writable, "bilby") == ["new", "cli"] or ids(writable, "bilby") == ["cli", "new"]
     put(writable, "third", "one more bilby")
     assert set(ids(writable, "bilby")) == {"new", "cli", "third"}
+
+
+def test_what_is_applied_while_a_deletion_looks_for_it_is_found(
+    writable: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promised document is there, waiting or applied, whatever happens between two looks."""
+    sequence = put(writable, "new", "a bilby digs", wait=False)["sequence"]
+    latest = writer_module.Writer.latest
+
+    def later(self: Any, id_: str) -> Any:
+        assert self.wait(sequence, 30.0)
+        return latest(self, id_)
+
+    monkeypatch.setattr(writer_module.Writer, "latest", later)
+    response = writable.delete("/v1/indexes/words/documents/new")
+    assert response.status_code == 200, response.text
+    assert response.json()["result"] == "deleted"

@@ -144,9 +144,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(folders, trained, t
         def on_save(self, args, state, control, **kwargs):
             raise KeyboardInterrupt
 
-    def stopping(trainer, model, folder):
+    def stopping(trainer, model, folder, finish):
         trainer.add_callback(Stop())
-        return fitting_run(trainer, model, folder)
+        return fitting_run(trainer, model, folder, finish)
 
     with monkeypatch.context() as patch:
         patch.setattr("training.fitting.run", stopping)

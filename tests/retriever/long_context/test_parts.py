@@ -35,7 +35,7 @@ def test_the_factor_is_rounded_up_and_a_smaller_window_may_be_given():
     [
         ({"method": "grouped", "length": 512}, 512, "not above the window of 512"),
         ({"method": "grouped", "length": 400}, 512, "larger length, or a smaller window"),
-        ({"method": "grouped", "length": 2_048, "window": 1_024}, 512, "512 positions"),
+        ({"method": "grouped", "length": 2_048, "window": 1_024}, 512, "reads 512"),
         ({"method": "windows", "length": 2_048}, None, "no window of its own"),
         ({"method": "grouped", "length": 2_048, "group": 3}, 512, "belong to the method self_extend, not to grouped"),
         ({"method": "grouped", "length": 2_048, "base_factor": 3}, 512, "belongs to the method ntk"),
