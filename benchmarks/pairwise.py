@@ -46,7 +46,10 @@ COLUMNS = (
 
 
 class Recorded:
-    """Fits `retriever.llm.model.LanguageModel` with answers that are known."""
+    """Fits `retriever.llm.model.LanguageModel` with answers that are known.
+
+    Ranking by pairs in mode scoring only chooses; that it asks for nothing else is what the two other calls see to.
+    """
 
     name = "recorded"
 
