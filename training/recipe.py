@@ -175,7 +175,9 @@ def compare_models(
 
 
 def measure_splits(model: Any, corpus: Corpus, held_out: list[Collection]) -> dict[str, PerQuery]:
-    """Return the measures of a model on each split; the corpus is encoded once."""
+    """Return the measures of a model on each split; the corpus is encoded once, and not for none."""
+    if not held_out:
+        return {}
     encoder = as_encoder(model)
     vectors = encoder.encode_documents(corpus.documents)
     return {found.split: measured(dense_run(encoder, corpus, found, vectors), found) for found in held_out}

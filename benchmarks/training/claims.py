@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -238,14 +239,16 @@ def claims_table(tested: Sequence[tuple[Claim, Comparison, float]]) -> list[str]
     return lines
 
 
-def write_csv(path: Path, experiment: Experiment, arms: Sequence[str], seeds: Sequence[int]) -> None:
-    """Write one line for each arm, seed, split and measure."""
+def write_csv(
+    path: Path, experiments: Experiment | Sequence[Experiment], arms: Sequence[str], seeds: Sequence[int]
+) -> None:
+    """Write one line for each collection, arm, seed, split and measure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["collection", "arm", "seed", "split", "measure", "mean", "training_seconds"])
-        for arm in arms:
-            for seed in seeds:
+        for experiment in [experiments] if isinstance(experiments, Experiment) else experiments:
+            for arm, seed in product(arms, seeds):
                 record = experiment.read(arm, seed)
                 for split, measures in record["per_query"].items():
                     for measure, values in measures.items():

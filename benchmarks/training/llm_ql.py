@@ -7,12 +7,11 @@ query and a document, contrastive training only some of them (`--labels`), the s
 *plain* starts from the base itself, *stop* from the whole method, *no stop* and *no corruption* lack one part each.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from benchmarks.training.claims import Claim, Experiment, arguments, write_csv, write_section
-from retriever.models import resolve
+from benchmarks.training.first_layers import shortened
 from training.query_writing import LANGUAGE_MODEL
 from training.recipes.llm_ql import LlmQlSettings, write
 from training.stages import Stages
@@ -27,26 +26,6 @@ ARMS = ("plain", *WRITING)
 CLAIMS = (Claim("stop", "plain"), Claim("stop", "no stop"), Claim("stop", "no corruption"))
 COMMON: dict[str, Any] = {"document_tokens": 64, "query_tokens": 32, "hard": "none"}
 FIT: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-4, "epochs": 2, "save_steps": 0}
-
-
-def shortened(layers: int, folder: Path) -> Path:
-    """Save the first layers of the base, with its embeddings and output layer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if not folder.is_dir():
-        source = resolve("SmolLM2-135M-Instruct")
-        model = AutoModelForCausalLM.from_pretrained(source)
-        model.model.layers = model.model.layers[:layers]
-        model.config.num_hidden_layers = layers
-        # Newer configurations name the kind of each layer.
-        if getattr(model.config, "layer_types", None):
-            model.config.layer_types = model.config.layer_types[:layers]
-        part = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        model.save_pretrained(part)
-        AutoTokenizer.from_pretrained(source).save_pretrained(part)
-        part.replace(folder)
-    return folder
 
 
 def written(experiment: Experiment, arm: str, seed: int, base: Path, queries: int) -> Path:

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.training import adapter, domains, soft_prompt
+from benchmarks.training import adapter, domains, poolers, soft_prompt
 from benchmarks.training.claims import Experiment
+from indexing.corpora import open_corpus
+from retriever.evaluation.collections import open_collection
+from training.collection import read_corpus
+from training.recipe import measure_splits
 from training.recipes.low_rank_adapter import LowRankAdapterSettings
 
 MEASURED = {"test": {"nDCG@10": {"q": 0.5}}}
@@ -130,3 +134,36 @@ def test_codes_across_domains_are_kept_by_source_and_documents(split_pydocs, oth
     assert len({clean.records for _, clean, _ in found}) == 3
     assert len({source.records for source, _, _ in found}) == 2
     assert all(clean.records == hurt.records for _, clean, hurt in found)
+
+
+def test_a_corpus_is_not_encoded_for_no_queries(split_pydocs):
+    assert measure_splits(None, read_corpus(split_pydocs), []) == {}
+
+
+def test_poolers_are_measured_on_all_that_is_relevant_to_the_queries_drawn(split_pydocs, tmp_path):
+    folder = poolers.sampled(split_pydocs, 5, 30, tmp_path)
+    (split,) = Experiment(folder, tmp_path / "work", splits=("test",)).held_out
+    documents = {document.id for document in open_corpus(str(folder))}
+    whole = open_collection(str(split_pydocs), "test")
+    assert len(split.judged) == 5
+    assert len(documents) == 30
+    for query in split.judged:
+        assert split.qrels[query] == {d: grade for d, grade in whole.qrels[query].items() if grade > 0}
+        assert documents.issuperset(split.qrels[query])
+
+
+def test_poolers_are_compared_by_signed_ranks(split_pydocs, tmp_path):
+    # Ranks 1, -2 and 3: six of eight signings give a sum as far from 0 or farther.
+    assert poolers.signed_ranks([0.1, -0.2, 0.3, 0.0]) == (pytest.approx(0.75), 2.0)
+    assert poolers.signed_ranks([0.0, 0.0]) == (1.0, 0.0)
+    folder = poolers.sampled(split_pydocs, 12, 20, tmp_path)
+    own = Experiment(folder, tmp_path / "work", splits=("test",))
+    queries = list(own.held_out[0].judged)
+    for arm in poolers.ARMS:
+        value = 0.01 if arm == "bidirectional mean" else 0.0
+        own.keep(arm, 1, {"test": {"nDCG@10": {query: value * place for place, query in enumerate(queries, 1)}}}, {})
+    rows = {line.split("|")[1].strip(): line for line in poolers.tests_table([own], [1])[2:]}
+    assert len(rows) == len(poolers.PAIRS) == 10
+    assert "| 12, 0 | 0.0049 | better |" in rows["bidirectional mean against causal mean"]
+    assert "| 0, 12 | 0.0049 | worse |" in rows["bidirectional last against bidirectional mean"]
+    assert "| 0, 0 | 1 | no difference shown |" in rows["causal mean against causal last"]
