@@ -1,6 +1,6 @@
 """How the time of a forward pass grows with a text's length: a Mamba encoder beside a transformer, on a CPU.
 
-    python -m benchmarks.mamba [--tokens 256 512 1024 2048 4096] [--rounds 5] [--threads 1]
+    python -m benchmarks.mamba [--tokens 256 512 1024 2048 4096] [--rounds 9] [--threads 1]
 
 Both have random weights, as many of them (the transformer's middle layers are widened until they are), one width, and
 are encoders as training makes them of any language model: the end token's state, in float32. One text at a time; both
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096], help="lengths")
     parser.add_argument("--width", type=int, default=64, help="of both models")
     parser.add_argument("--layers", type=int, default=4, help="of Mamba, an even number; the transformer has half")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1, help="of torch; 0 for its own choice")
     parser.add_argument("--output", type=Path, default=RESULTS / "mamba.csv")
     given = parser.parse_args()
