@@ -15,7 +15,7 @@ from retriever.analysis import Analyser, analyser
 from retriever.analysis.term_numbers import WordAnalyser, numbered_terms, portions
 from retriever.fields import field_text
 from retriever.index.plain import PLAIN, PlainPostings, PlainWriter, in_field
-from retriever.storage import sync
+from retriever.storage import sync_all
 from retriever.types import Document
 
 TEXTS_BETWEEN_LOOKS = 64
@@ -36,8 +36,7 @@ def write_postings(
     found: Analyser, texts: Iterable[str], folder: Path, part: str = PLAIN, *, positions: bool = False
 ) -> None:
     """Analyse texts and write their plain postings, with positions if asked, durably."""
-    for name in postings_of(found, texts, positions=positions).write(folder, part):
-        sync(folder / name)
+    sync_all([folder / name for name in postings_of(found, texts, positions=positions).write(folder, part)])
 
 
 def postings_of(found: Analyser, texts: Iterable[str], *, positions: bool = False) -> PlainPostings:

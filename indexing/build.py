@@ -147,7 +147,7 @@ def add_documents(
     *,
     duplicates: str = "fail",
     positions: bool = False,
-    shard_documents: int = 4096,
+    shard_documents: int | None = None,
     encoder: Encoder | None = None,
     sparse_encoder: TermEncoder | None = None,
     local_encoder: Encoder | None = None,
@@ -161,7 +161,7 @@ def add_documents(
 
     duplicates       what happens with ids that are in the index: "fail", "skip" or "overwrite"
     positions        refuse an index that keeps none; one that does keeps them of new documents in any case
-    shard_documents  documents between two points to resume from
+    shard_documents  documents between two points to resume from; None for the default of `BuildSettings`
     processes        that analyse text, see `build_index`
     Returns a report. Resumes like `build_index`.
     """
@@ -215,7 +215,7 @@ def _current(folder: Path) -> Manifest | None:
         return None
 
 
-def settings_of(manifest: Manifest, duplicates: str, shard_documents: int) -> BuildSettings:
+def settings_of(manifest: Manifest, duplicates: str, shard_documents: int | None) -> BuildSettings:
     """Return the settings that an index was built with. Raises InvalidInput."""
     if duplicates not in ("fail", "skip", "overwrite"):
         raise InvalidInput(f"duplicates must be fail, skip or overwrite, got {duplicates!r}.")
@@ -421,7 +421,7 @@ def _read_corpus(writer: ShardWriter, corpus: Corpus, settings: BuildSettings, q
     """Feed the corpus to the writer shard by shard; return how many shards were there already."""
     finished = writer.finished()
     with Progress("documents", corpus.size_hint(), quiet) as progress:
-        for portion in portions(corpus, settings.shard_documents):
+        for portion in portions(corpus, settings.shard_size):
             writer.take(finished, portion)
             progress.advance(len(portion))
     writer.finish()

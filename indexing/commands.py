@@ -172,7 +172,10 @@ def build(
     text_field: TextField = None,
     metadata_field: MetadataField = None,
     header: Header = None,
-    shard_documents: Annotated[int, typer.Option(help="Documents between two points to resume from.")] = 4096,
+    shard_documents: Annotated[
+        int | None,
+        typer.Option(help="Documents between two points to resume from; 4096, and 16384 where no model reads them."),
+    ] = None,
     processes: Processes = None,
     segment_documents: Annotated[int, typer.Option(help="Most documents of one segment.")] = 1_000_000,
     device: Device = None,

@@ -43,8 +43,15 @@ class BuildSettings(BaseModel):
     overlap: int = Field(32, ge=0)
     duplicates: Duplicates = "fail"
     max_bad_vectors: int = Field(0, ge=0)
-    shard_documents: int = Field(4096, ge=1)
+    shard_documents: int | None = Field(None, ge=1)
     segment_documents: int = Field(1_000_000, ge=1)
+
+    @property
+    def shard_size(self) -> int:
+        """Documents between two points to resume from; fewer where a model takes minutes for them."""
+        if self.shard_documents is not None:
+            return self.shard_documents
+        return 16_384 if self.parts == ("bm25",) and self.local_encoder is None else 4096
 
     @field_validator("search_fields")
     @classmethod

@@ -29,7 +29,7 @@ from retriever.index.dense import ABSENT, VECTORS
 from retriever.index.impacts import count_clipped
 from retriever.index.local import LOCAL_ABSENT, LOCAL_VECTORS
 from retriever.index.plain import PLAIN, PLAIN_IMPACTS, in_field, plain_weights
-from retriever.index.records import RecordWriter, canonical
+from retriever.index.records import RecordWriter
 from retriever.protocols import Encoder, TermEncoder
 from retriever.storage import disk_errors, sync, write_atomically
 from retriever.types import Document
@@ -80,7 +80,8 @@ def digest_of(documents: Iterable[Document]) -> str:
     digest = hashlib.sha256()
     for document in documents:
         metadata = METADATA.encode(dict(document.metadata)) if document.metadata else ""
-        digest.update(canonical(document.id, document.title, document.text, metadata))
+        sizes = f"{len(document.id)},{len(document.title)},{len(document.text)},{len(metadata)}"
+        digest.update(f"{sizes};{document.id}{document.title}{document.text}{metadata}".encode())
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -219,34 +220,34 @@ def document_from(
     Raises ValueError with the reason, as the end of a sentence.
     """
     ids, titles, texts = names
-    used = {"metadata"}
-
-    def pick(names: tuple[str, ...]) -> Any:
-        for name in names:
-            if fields.get(name) is not None:
-                used.add(name)
-                return fields[name]
-        return None
-
-    id_, title, text = pick(ids), pick(titles), pick(texts)
+    id_, title, text = _first(ids, fields), _first(titles, fields), _first(texts, fields)
     if id_ is None:
         raise ValueError(_missing("id", ids, fields))
     if text is None:
         raise ValueError(_missing("text", texts, fields))
+    used = (id_, title, text, "metadata")
     others = {name: value for name, value in fields.items() if name not in used}
     return Document(
-        id=_checked_id(id_),
-        text=_checked_text(text, "text"),
-        title=_checked_text(title, "title") if title is not None else "",
+        id=_checked_id(fields[id_]),
+        text=_checked_text(fields[text], "text"),
+        title=_checked_text(fields[title], "title") if title is not None else "",
         metadata=_metadata(others, fields.get("metadata"), metadata_fields),
     )
 
 
-def _metadata(others: Mapping[str, Any], given: Any, kept: Collection[str] | None) -> dict[str, Any]:
+def _first(names: Sequence[str], fields: Mapping[str, Any]) -> str | None:
+    """Return the first of the names that has a value."""
+    for name in names:
+        if fields.get(name) is not None:
+            return name
+    return None
+
+
+def _metadata(others: dict[str, Any], given: Any, kept: Collection[str] | None) -> dict[str, Any]:
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"'metadata' must be an object, got {type(given).__name__}")
     metadata = {}
-    for name, value in {**others, **(given or {})}.items():
+    for name, value in ({**others, **given} if given else others).items():
         if kept is not None and name not in kept:
             continue
         try:
@@ -264,11 +265,17 @@ def _missing(what: str, names: Sequence[str], fields: Mapping[str, Any]) -> str:
     return f"no {what}: none of {', '.join(names)} has a value, there is {there}"
 
 
+# Of these characters everything below holds.
+_PLAIN_ID = re.compile(rf"[!-~]{{1,{MAX_ID_BYTES}}}").fullmatch
+
+
 def _key(id_: str) -> bytes:
     return hashlib.blake2b(id_.encode(), digest_size=16).digest()
 
 
 def _checked_id(id_: Any) -> str:
+    if isinstance(id_, str) and _PLAIN_ID(id_):
+        return id_
     if isinstance(id_, int) and not isinstance(id_, bool):
         id_ = str(id_)
     # What a table makes of whole numbers in a column with gaps; beyond 2**53 neighbours would fall together.
@@ -288,7 +295,7 @@ def _checked_id(id_: Any) -> str:
 
 
 def _checked_text(text: Any, what: str) -> str:
-    found = text if isinstance(text, str) else _as_text(text, what)
+    found: str = text if isinstance(text, str) else _as_text(text, what)
     if not found.isascii():
         try:
             found.encode("utf-8")

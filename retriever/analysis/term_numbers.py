@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from kernels.words import numbered_words
 from retriever.analysis.analyser import Analyser
 
-TEXTS = 4096
-CHARACTERS = 1 << 22
+TEXTS = 16384
+CHARACTERS = 1 << 24
 
 
 @runtime_checkable

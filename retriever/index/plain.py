@@ -26,6 +26,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from kernels.positions import copy_kept_bytes, count_kept_bytes, encode_positions, term_starts
+from kernels.words import merge_sorted
 from retriever.index.strings import StringTable
 
 # What the inverted part and the learned sparse part of a shard are called.
@@ -217,9 +218,7 @@ def merge_plain(
         mask = np.ones(len(part.lengths), np.bool_) if keep is None else keep
         renumbered.append(np.where(mask, np.cumsum(mask) - 1 + total, -1).astype(np.int32))
         total += int(mask.sum())
-    vocabulary = sorted(set().union(*(part.terms for part in parts)))
-    position = {term: place for place, term in enumerate(vocabulary)}
-    places = [np.fromiter(map(position.__getitem__, part.terms), np.int64, len(part.terms)) for part in parts]
+    vocabulary, places = merge_sorted([part.terms for part in parts])
     counts = np.zeros(len(vocabulary), np.int64)
     for part, places_, new in zip(parts, places, renumbered, strict=True):
         _count_kept(part.offsets, part.documents, new, places_, counts)

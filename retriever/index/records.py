@@ -211,8 +211,9 @@ class Records:
     def digest(self, segment: int) -> str:
         """Return the sha256 over all rows of a segment: what `verify` compares with the manifest."""
         digest = hashlib.sha256()
+        first = row_of(segment, 0)
         for row, *content in self._segment_rows(segment, COLUMNS):
-            digest.update(canonical(row - row_of(segment, 0), *content))
+            digest.update(_canonical_row(str(row - first), *content))
         return digest.hexdigest()
 
     def live_ids(self) -> Iterator[str]:
@@ -234,6 +235,16 @@ def canonical(*values: str | int | None) -> bytes:
     texts = ["" if value is None else str(value) for value in values]
     kinds = "".join(["n" if value is None else "v" for value in values])
     return f"{kinds}{','.join([str(len(text)) for text in texts])};{''.join(texts)}".encode()
+
+
+def _canonical_row(
+    ordinal: str, id_: str, title: str, text: str, metadata: str, parent: str | None, start: int | None, end: int | None
+) -> bytes:
+    """Return what `canonical` does, in half the time for a whole document."""
+    if parent is not None or start is not None or end is not None:
+        return canonical(ordinal, id_, title, text, metadata, parent, start, end)
+    sizes = f"{len(ordinal)},{len(id_)},{len(title)},{len(text)},{len(metadata)},0,0,0"
+    return f"vvvvvnnn{sizes};{ordinal}{id_}{title}{text}{metadata}".encode()
 
 
 def reassemble(chunks: Sequence[Document]) -> Document:

@@ -6,12 +6,15 @@ needed.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Strings written at once.
+BLOCK = 65_536
 
 
 class StringTable(Sequence[str]):
@@ -28,11 +31,16 @@ class StringTable(Sequence[str]):
     @classmethod
     def write(cls, folder: Path, name: str, strings: Iterable[str | bytes]) -> list[str]:
         """Write the two files and return their names; bytes are written as they are."""
-        ends = [0]
+        sizes = [np.zeros(1, np.int64)]
+        remaining = iter(strings)
         with (folder / f"{name}.bytes").open("wb") as file:
-            for string in strings:
-                ends.append(ends[-1] + file.write(string if isinstance(string, bytes) else string.encode("utf-8")))
-        np.save(folder / f"{name}.offsets.npy", np.asarray(ends, np.min_scalar_type(ends[-1])))
+            # In blocks, since one call a string takes most of the time, and all at once the memory.
+            while block := list(islice(remaining, BLOCK)):
+                raw = [string if isinstance(string, bytes) else string.encode("utf-8") for string in block]
+                file.write(b"".join(raw))
+                sizes.append(np.fromiter(map(len, raw), np.int64, len(raw)))
+        ends = np.cumsum(np.concatenate(sizes))
+        np.save(folder / f"{name}.offsets.npy", ends.astype(np.min_scalar_type(ends[-1])))
         return [f"{name}.bytes", f"{name}.offsets.npy"]
 
     def __len__(self) -> int:

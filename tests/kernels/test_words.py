@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kernels.words import numbered_words
+from kernels.words import merge_sorted, numbered_words
 from retriever.analysis.standard_tokenizer import words
 
 PIECES = ["a", "Z", "q", "0", "9", "_", "__", ":", ".", ",", ";", "'", " ", "\n", "-", "$", "\x00", "\x7f", "xyz" * 30]
@@ -58,3 +58,17 @@ def test_many_different_words():
     found = numbered_words(texts)
     assert found.words == " ".join(texts).split()
     assert found.numbers.tolist() == list(range(20_000))
+
+
+STRINGS = st.text(st.sampled_from("ab\x00é"), max_size=12).map(str.encode)
+
+
+@given(st.lists(st.sets(STRINGS, max_size=9).map(sorted), max_size=9))
+@example([])
+@example([[], []])
+@example([[b""], [b"", b"\x00"], [b"aaaaaaaa", b"aaaaaaaa\x00", b"aaaaaaaab"], [b"aaaaaaaa"]])
+def test_merged_strings_equal_their_definition(tables):
+    found = merge_sorted(tables)
+    assert found.strings == sorted(set().union(*tables))
+    for table, places in zip(tables, found.places, strict=len(tables) > 0):
+        assert [found.strings[place] for place in places] == table

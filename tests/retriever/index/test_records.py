@@ -1,11 +1,12 @@
 """The record: what each generation sees, and what an interrupted writer leaves."""
 
 import contextlib
+import hashlib
 
 import pytest
 
 from retriever.errors import IndexCorrupt, InvalidInput
-from retriever.index.records import Records, RecordWriter, reassemble, row_of
+from retriever.index.records import Records, RecordWriter, canonical, reassemble, row_of
 from retriever.types import Document
 
 FIELDS = {"year": "number", "tag": "keyword"}
@@ -50,6 +51,25 @@ def test_truncating_forgets_an_unfinished_shard(tmp_path):
         records.replace(1, 3, [Document("3", "again")], {})
     with reader(tmp_path, 1) as records:
         assert sorted(records.live_ids()) == ["0", "1", "2", "3"]
+
+
+def test_the_digest_is_that_of_the_canonical_rows(tmp_path):
+    documents = [
+        Document("a", "é\n"),
+        Document("b", "x", "title", {"n": 1}),
+        Document("c#0", "y", parent="c", span=(0, 1)),
+    ]
+    with writer(tmp_path, 1) as records:
+        records.replace(1, 0, documents, {})
+    expected = hashlib.sha256()
+    for ordinal, document in enumerate(documents):
+        metadata = '{"n": 1}' if document.metadata else "{}"
+        span = document.span or (None, None)
+        expected.update(
+            canonical(ordinal, document.id, document.title, document.text, metadata, document.parent, *span)
+        )
+    with reader(tmp_path, 1) as records:
+        assert records.digest(1) == expected.hexdigest()
 
 
 def test_an_id_that_is_there_changes_nothing(tmp_path):

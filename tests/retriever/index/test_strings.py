@@ -18,6 +18,14 @@ def test_reads_back_what_was_written(tmp_path_factory, strings):
     assert table[1:3] == strings[1:3]
 
 
+@pytest.mark.parametrize("count", [0, 2, 3, 7])
+def test_any_number_of_blocks(tmp_path, monkeypatch, count):
+    monkeypatch.setattr("retriever.index.strings.BLOCK", 3)
+    strings = [str(number) * number for number in range(count)]
+    StringTable.write(tmp_path, "ids", strings)
+    assert list(StringTable(tmp_path, "ids")) == strings
+
+
 @given(texts, st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 def test_finds_by_utf8_order(tmp_path_factory, strings, other):
     ordered = sorted(set(strings), key=str.encode)
