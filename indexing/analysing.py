@@ -1,12 +1,12 @@
 """Analysing the shards of a build, in this process or in others."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from retriever.analysis import Analyser, analyser
 from retriever.analysis.term_numbers import WordAnalyser, numbered_terms, portions
 from retriever.fields import field_text
 from retriever.index.plain import PLAIN, PlainPostings, PlainWriter, in_field
+from retriever.index.records import Records
 from retriever.storage import sync_all
 from retriever.types import Document
 
@@ -97,8 +98,15 @@ class Analysing:
         with _interruption_delayed():
             return self._pool.submit(_write_in_worker, self._analyser.name, texts, folder, self._positions)
 
+    def digest(self, folder: Path, generation: int, segment: int) -> "Future[str] | None":
+        """Begin to digest the records of a segment in another process; None when none was started."""
+        if self._pool is None:
+            return None
+        with _interruption_delayed():
+            return self._pool.submit(_digest_in_worker, folder, generation, segment)
 
-@contextmanager
+
+@contextlib.contextmanager
 def _interruption_delayed() -> Iterator[None]:
     """Leave SIGINT pending. Processes started meanwhile never get it: Ctrl-C reaches them too, the parent answers."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -114,6 +122,8 @@ _stopping: Event | None = None
 def _prepare_worker(stopping: Event) -> None:
     global _stopping
     _stopping = stopping
+    # All wait for the process that reads, so it goes first where there are fewer cores than processes.
+    os.nice(5)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -128,6 +138,11 @@ def _end_with_parent() -> None:
 def _write_in_worker(name: str, texts: Texts, folder: Path, positions: bool) -> None:
     for part, of_part in texts.items():
         write_postings(_known(name), _unless_stopped(of_part), folder, part, positions=positions)
+
+
+def _digest_in_worker(folder: Path, generation: int, segment: int) -> str:
+    with contextlib.closing(Records(folder, generation)) as records:
+        return records.digest(segment)
 
 
 def _unless_stopped(texts: Sequence[str]) -> Iterator[str]:

@@ -392,10 +392,10 @@ def _write(
             if plan.replaces:
                 records.delete_all(before=plan.first_segment)
             resumed = _read_corpus(writer, corpus, settings, quiet)
-        if not writer.shards:
-            raise InvalidInput("the corpus holds no documents; nothing was changed.")
-        form = _form(folder, writer, parts, base, codebook) if base.dense else None
-        segments = _seal(folder, writer, form, base, device, quiet)
+            if not writer.shards:
+                raise InvalidInput("the corpus holds no documents; nothing was changed.")
+            form = _form(folder, writer, parts, base, codebook) if base.dense else None
+            segments = _seal(folder, writer, form, base, device, quiet)
         for segment in base.segments:
             segments.append(with_tombstones(folder, segment, records, plan.generation))
     report = _report(writer.shards, corpus, resumed, started)
@@ -474,6 +474,7 @@ def _seal(
     with contextlib.closing(reader), Progress("segments", len(by_segment), quiet) as progress:
         for number, members in by_segment.items():
             shards = [writer.shards[i] for i in members]
+            begun = writer.analysing.digest(folder, reader.generation, number) if writer.analysing else None
             files = seal_segment(
                 folder,
                 number,
@@ -491,7 +492,7 @@ def _seal(
                     name=segment_name(number),
                     number=number,
                     documents=sum(shard.documents for shard in shards),
-                    records_sha256=reader.digest(number),
+                    records_sha256=begun.result() if begun else reader.digest(number),
                     empty=sum(shard.empty for shard in shards),
                     files=files,
                 )

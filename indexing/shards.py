@@ -9,7 +9,6 @@ resumed build gives the same bytes as one that ran through.
 """
 
 import hashlib
-import json
 import math
 import shutil
 from collections import deque
@@ -36,7 +35,6 @@ from retriever.types import Document
 
 # A shard closes at this many characters too, so that long documents do not fill the memory.
 SHARD_CHARACTERS = 32_000_000
-METADATA = json.JSONEncoder(sort_keys=True)
 
 
 class Shard(BaseModel):
@@ -79,7 +77,7 @@ def digest_of(documents: Iterable[Document]) -> str:
     """Return the sha256 of what a shard takes from the corpus."""
     digest = hashlib.sha256()
     for document in documents:
-        metadata = METADATA.encode(dict(document.metadata)) if document.metadata else ""
+        metadata = repr(dict(document.metadata)) if document.metadata else ""
         sizes = f"{len(document.id)},{len(document.title)},{len(document.text)},{len(metadata)}"
         digest.update(f"{sizes};{document.id}{document.title}{document.text}{metadata}".encode())
     return digest.hexdigest()
