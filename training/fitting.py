@@ -169,7 +169,7 @@ def run(trainer: Any, model: Any, folder: Path, finish: Callable[[Any], None] | 
     history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return {
         "steps": trainer.state.global_step,
-        "resumed_from": trainer.state.global_step if checkpoint is None else int(Path(checkpoint).name.split("-")[1]),
+        "resumed_from": 0 if checkpoint is None else int(Path(checkpoint).name.split("-")[1]),
         "seconds": round(time.monotonic() - started, 1),
         "losses": history,
     }

@@ -46,6 +46,7 @@ def test_training_lifts_the_measures_and_the_index_takes_the_model(split_pydocs,
     )
     found = report["evaluation"]["test"]["nDCG@10"]
     assert found["end"] > found["start"]
+    assert report["stages"]["contrastive"]["resumed_from"] == 0
     assert (tmp_path / "model" / "README.md").read_text().startswith("---\nlibrary_name")
     assert not (tmp_path / ".model.work").exists()
     build_index(
