@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.sparse.protocol import read_corpus, read_queries
+from benchmarks.sparse.protocol import read_queries
 from benchmarks.table import RESULTS, add_rows
 from indexing.build import add_documents, build_index
 from indexing.corpora import open_corpus
@@ -86,8 +86,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         work = Path(folder)
         with (work / "corpus.jsonl").open("w") as file:
-            for id_, text in itertools.islice(read_corpus(arguments.corpus), arguments.documents):
-                file.write(json.dumps({"_id": id_, "text": text}) + "\n")
+            for document in itertools.islice(open_corpus(str(arguments.corpus)), arguments.documents):
+                file.write(json.dumps({"_id": document.id, "text": document.text}) + "\n")
         each = -(-arguments.documents // arguments.segments)
         for name, segment in (("one", arguments.documents), ("many", each)):
             # Segments end with a shard, so that a shard must fit in them evenly.
