@@ -469,6 +469,15 @@ def stop_at(command, index, shards, sent):
     return process.returncode, error
 
 
+@pytest.mark.parametrize(
+    ("chosen", "size"),
+    [({"parts": ("bm25",)}, 16_384), ({}, 4096), ({"parts": ("bm25",), "local_encoder": "x"}, 4096),
+     ({"parts": ("bm25",), "shard_documents": 5}, 5)],
+)  # fmt: skip
+def test_shards_are_larger_where_no_model_reads(chosen, size):
+    assert BuildSettings(**chosen).shard_size == size
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
 def test_a_build_with_two_processes_is_killed_interrupted_and_resumed(tmp_path):
     corpus, index = tmp_path / "corpus.jsonl", tmp_path / "index"
