@@ -87,7 +87,7 @@ def main() -> None:
         work = Path(folder)
         with (work / "corpus.jsonl").open("w") as file:
             for document in itertools.islice(open_corpus(str(arguments.corpus)), arguments.documents):
-                file.write(json.dumps({"_id": document.id, "text": document.text}) + "\n")
+                file.write(json.dumps({"_id": document.id, "text": document.content}) + "\n")
         each = -(-arguments.documents // arguments.segments)
         for name, segment in (("one", arguments.documents), ("many", each)):
             # Segments end with a shard, so that a shard must fit in them evenly.

@@ -1,4 +1,4 @@
-"""Analysing the shards of a build, in this process or in others."""
+"""Analysing the shards of a build, in this process or in others, and digesting records beside the sealing."""
 
 import contextlib
 import multiprocessing
@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from retriever.analysis import Analyser, analyser
 from retriever.analysis.term_numbers import WordAnalyser, numbered_terms, portions
@@ -19,7 +20,9 @@ from retriever.index.records import Records
 from retriever.storage import sync_all
 from retriever.types import Document
 
-TEXTS_BETWEEN_LOOKS = 64
+ITEMS_BETWEEN_LOOKS = 64
+
+Item = TypeVar("Item")
 
 Texts = Mapping[str, Sequence[str]]
 """The text of every document of a shard, for each inverted part by what it is called there."""
@@ -53,7 +56,7 @@ def postings_of(found: Analyser, texts: Iterable[str], *, positions: bool = Fals
 
 
 class Analysing:
-    """Writes postings of shards; with several processes while the caller reads on.
+    """Writes postings of shards; with several processes while the caller reads on, and digests records while it seals.
 
     Other processes start with the second shard, since a small corpus is done before they are up.
     """
@@ -142,16 +145,16 @@ def _write_in_worker(name: str, texts: Texts, folder: Path, positions: bool) -> 
 
 def _digest_in_worker(folder: Path, generation: int, segment: int) -> str:
     with contextlib.closing(Records(folder, generation)) as records:
-        return records.digest(segment)
+        return records.digest(segment, _unless_stopped)
 
 
-def _unless_stopped(texts: Sequence[str]) -> Iterator[str]:
-    """Yield the texts. Raises CancelledError soon after the parent has given up."""
+def _unless_stopped(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items. Raises CancelledError soon after the parent has given up."""
     assert _stopping is not None
-    for number, text in enumerate(texts):
-        if number % TEXTS_BETWEEN_LOOKS == 0 and _stopping.is_set():
+    for number, item in enumerate(items):
+        if number % ITEMS_BETWEEN_LOOKS == 0 and _stopping.is_set():
             raise CancelledError
-        yield text
+        yield item
 
 
 _ANALYSERS: dict[str, Analyser] = {}

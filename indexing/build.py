@@ -49,6 +49,10 @@ from retriever.storage import disk_errors, exclusive_lock, require_writable, syn
 from retriever.term_encoder import load_term_encoder
 from retriever.types import Document
 
+# Documents between two points to resume from; fewer where a model takes minutes for them.
+SHARD_DOCUMENTS = 16_384
+READ_SHARD_DOCUMENTS = 4096
+
 # Documents whose local vectors a language model reads, in the pipeline that an index offers by itself.
 READ_BY_A_MODEL = 100
 
@@ -161,7 +165,7 @@ def add_documents(
 
     duplicates       what happens with ids that are in the index: "fail", "skip" or "overwrite"
     positions        refuse an index that keeps none; one that does keeps them of new documents in any case
-    shard_documents  documents between two points to resume from; None for the default of `BuildSettings`
+    shard_documents  documents between two points to resume from; None for 16,384, 4,096 where a model reads them
     processes        that analyse text, see `build_index`
     Returns a report. Resumes like `build_index`.
     """
@@ -360,6 +364,9 @@ def _write(
 ) -> dict[str, Any]:
     """Make the generation after `current` from the segments of `base` and the corpus."""
     started = time.monotonic()
+    # The plan holds the number itself, so that another default of a later version changes no build that goes on.
+    size = _shard_documents(settings, parts)
+    settings = settings.model_copy(update={"shard_documents": size})
     kept = [s.number for manifest in (readable(folder, current) if current else []) for s in manifest.segments]
     plan = Plan(
         generation=(current.generation if current else 0) + 1,
@@ -391,7 +398,7 @@ def _write(
             writer.clear_unfinished()
             if plan.replaces:
                 records.delete_all(before=plan.first_segment)
-            resumed = _read_corpus(writer, corpus, settings, quiet)
+            resumed = _read_corpus(writer, corpus, size, quiet)
             if not writer.shards:
                 raise InvalidInput("the corpus holds no documents; nothing was changed.")
             form = _form(folder, writer, parts, base, codebook) if base.dense else None
@@ -417,11 +424,18 @@ def _write(
     return report
 
 
-def _read_corpus(writer: ShardWriter, corpus: Corpus, settings: BuildSettings, quiet: bool) -> int:
+def _shard_documents(settings: BuildSettings, parts: _Parts) -> int:
+    if settings.shard_documents is not None:
+        return settings.shard_documents
+    is_read = any(reader is not None for reader in (parts.encoder, parts.sparse, parts.local))
+    return min(READ_SHARD_DOCUMENTS if is_read else SHARD_DOCUMENTS, settings.segment_documents)
+
+
+def _read_corpus(writer: ShardWriter, corpus: Corpus, size: int, quiet: bool) -> int:
     """Feed the corpus to the writer shard by shard; return how many shards were there already."""
     finished = writer.finished()
     with Progress("documents", corpus.size_hint(), quiet) as progress:
-        for portion in portions(corpus, settings.shard_size):
+        for portion in portions(corpus, size):
             writer.take(finished, portion)
             progress.advance(len(portion))
     writer.finish()

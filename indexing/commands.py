@@ -174,7 +174,7 @@ def build(
     header: Header = None,
     shard_documents: Annotated[
         int | None,
-        typer.Option(help="Documents between two points to resume from; 4096, and 16384 where no model reads them."),
+        typer.Option(help="Documents between two points to resume from; 16384, and 4096 where a model reads them."),
     ] = None,
     processes: Processes = None,
     segment_documents: Annotated[int, typer.Option(help="Most documents of one segment.")] = 1_000_000,

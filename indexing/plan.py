@@ -16,6 +16,7 @@ Duplicates = Literal["fail", "skip", "overwrite"]
 class BuildSettings(BaseModel):
     """The choices of a build; the defaults are those of `retriever index build`.
 
+    shard_documents  None for what suits the parts: see `indexing.build`
     store          without it vectors are float32, or not stored at all where the model itself makes codes of documents
     local_encoder  a second model, whose vectors put in order what was found: see `retriever.index.local`
     """
@@ -45,13 +46,6 @@ class BuildSettings(BaseModel):
     max_bad_vectors: int = Field(0, ge=0)
     shard_documents: int | None = Field(None, ge=1)
     segment_documents: int = Field(1_000_000, ge=1)
-
-    @property
-    def shard_size(self) -> int:
-        """Documents between two points to resume from; fewer where a model takes minutes for them."""
-        if self.shard_documents is not None:
-            return self.shard_documents
-        return 16_384 if self.parts == ("bm25",) and self.local_encoder is None else 4096
 
     @field_validator("search_fields")
     @classmethod

@@ -204,11 +204,14 @@ def main() -> None:
         [given.data.parent / name for name in text.split(",") if name] for text in (given.also, given.others)
     )
     sources = [given.data, *also]
-    trained = Experiment(pairs_of(sources, given.queries, given.work), given.work / "trained", splits=())
+    pairs = pairs_of(sources, given.queries, given.work)
+    # Records tell what was trained by its settings, not by its pairs.
+    work = given.work / f"from-{pairs.name}"
+    trained = Experiment(pairs, work / "trained", splits=())
     measured = []
     for source in (*sources, *others):
         folder = sampled(source, given.tested, given.documents, given.work)
-        measured.append(Experiment(folder, given.work / f"measured-{source.name}", splits=("test",)))
+        measured.append(Experiment(folder, work / f"measured-{source.name}", splits=("test",)))
     trained.models.mkdir(parents=True, exist_ok=True)
     base = shortened(given.layers, trained.models / f"smollm2-{given.layers}-layers")
     settings = COMMON | {"base": str(base), "latents": given.latents, "fit": FIT}

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +25,13 @@ class MergedStrings(NamedTuple):
 
 
 def merge_sorted(tables: Sequence[Sequence[bytes]]) -> MergedStrings:
-    """Return the strings of tables, each ascending without repetitions; 25 bytes of memory a string beside theirs."""
+    """Return the strings of tables, each ascending without repetitions.
+
+    Cost: about 50 bytes of memory a string beside its own.
+    """
     sizes = np.fromiter(map(len, tables), np.int64, len(tables))
     bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-    joined = [b"".join(table) for table in tables]
-    content = np.frombuffer(b"".join(joined), np.uint8)
+    content = np.frombuffer(b"".join(chain.from_iterable(tables)), np.uint8)
     lengths = [np.fromiter(map(len, table), np.int64, len(table)) for table in tables]
     starts = np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum()
     firsts, places = np.empty(bounds[-1], np.int64), np.empty(bounds[-1], np.int64)
@@ -36,7 +39,7 @@ def merge_sorted(tables: Sequence[Sequence[bytes]]) -> MergedStrings:
     of_table = np.searchsorted(bounds, firsts[:different], side="right") - 1
     own = (firsts[:different] - bounds[of_table]).tolist()
     strings = [tables[table][place] for table, place in zip(of_table.tolist(), own, strict=True)]
-    return MergedStrings(strings, np.split(places, bounds[1:-1]))
+    return MergedStrings(strings, [places[start:end] for start, end in pairwise(bounds.tolist())])
 
 
 @compiled

@@ -9,7 +9,7 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +53,7 @@ ORDINAL_BITS = 32
 # json.dumps with arguments would make an encoder for each document.
 METADATA = json.JSONEncoder(ensure_ascii=False)
 FieldType = Literal["keyword", "number"]
+Row = tuple[Any, ...]
 
 
 def row_of(segment: int, ordinal: int) -> int:
@@ -88,7 +89,7 @@ def field_values(document: Document, fields: Mapping[str, FieldType]) -> Iterato
                 )
 
 
-def _document(row: tuple[Any, ...]) -> Document:
+def _document(row: Row) -> Document:
     _, id_, title, text, metadata, parent, start, end = row
     span = None if start is None else (start, end)
     return Document(id_, text, title, json.loads(metadata), parent, span)
@@ -203,16 +204,19 @@ class Records:
         """Return the ids of all rows of a segment, deleted ones included, in order."""
         return [id_ for (id_,) in self._segment_rows(segment, "id")]
 
-    def _segment_rows(self, segment: int, columns: str) -> Iterator[tuple[Any, ...]]:
+    def _segment_rows(self, segment: int, columns: str) -> Iterator[Row]:
         query = f"SELECT {columns} FROM documents WHERE row >= ? AND row < ? ORDER BY row"  # noqa: S608
         # A cursor of its own: a caller may look up other rows while it iterates.
         return self._connection().cursor().execute(query, (row_of(segment, 0), row_of(segment + 1, 0)))
 
-    def digest(self, segment: int) -> str:
-        """Return the sha256 over all rows of a segment: what `verify` compares with the manifest."""
+    def digest(self, segment: int, through: Callable[[Iterator[Row]], Iterator[Row]] = iter) -> str:
+        """Return the sha256 over all rows of a segment: what `verify` compares with the manifest.
+
+        through  passes the rows on, and may raise to give up
+        """
         digest = hashlib.sha256()
         first = row_of(segment, 0)
-        for row, *content in self._segment_rows(segment, COLUMNS):
+        for row, *content in through(self._segment_rows(segment, COLUMNS)):
             digest.update(_canonical_row(str(row - first), *content))
         return digest.hexdigest()
 

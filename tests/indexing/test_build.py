@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexing.analysing import _digest_in_worker
 from indexing.build import add_documents, build_index
 from indexing.change import compact_index, delete_documents, discard_unfinished, store_pipelines
 from indexing.corpora import open_corpus
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
 from retriever.errors import IndexLocked, IndexMismatch, InvalidInput, ModelFault, UnknownIndex
+from retriever.index.manifest import read_manifest
 from retriever.index.sealed import open_index
 from retriever.pipeline import Fusion, PipelineSpec
 from retriever.storage import exclusive_lock
@@ -469,13 +473,34 @@ def stop_at(command, index, shards, sent):
     return process.returncode, error
 
 
-@pytest.mark.parametrize(
-    ("chosen", "size"),
-    [({"parts": ("bm25",)}, 16_384), ({}, 4096), ({"parts": ("bm25",), "local_encoder": "x"}, 4096),
-     ({"parts": ("bm25",), "shard_documents": 5}, 5)],
-)  # fmt: skip
-def test_shards_are_larger_where_no_model_reads(chosen, size):
-    assert BuildSettings(**chosen).shard_size == size
+def test_shards_are_larger_where_no_model_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr("indexing.build.SHARD_DOCUMENTS", 4)
+    monkeypatch.setattr("indexing.build.READ_SHARD_DOCUMENTS", 2)
+    corpus = ListCorpus(random_documents(8, seed=0))
+    words = BuildSettings(parts=("bm25",))
+    assert build_index(corpus, tmp_path / "words", words)["shards"] == 2
+    settings = BuildSettings(encoder="hashing")
+    assert build_index(corpus, tmp_path / "both", settings, encoder=HashingEncoder())["shards"] == 4
+    chosen = words.model_copy(update={"shard_documents": 8})
+    assert build_index(corpus, tmp_path / "chosen", chosen)["shards"] == 1
+
+
+def test_a_segment_of_fewer_documents_than_a_shard_is_a_shard(tmp_path):
+    corpus = ListCorpus(random_documents(12, seed=0))
+    build_index(corpus, tmp_path / "index", BuildSettings(parts=("bm25",), segment_documents=5))
+    manifest, _ = read_manifest(tmp_path / "index")
+    assert [segment.documents for segment in manifest.segments] == [5, 5, 2]
+
+
+def test_digesting_gives_up_with_the_build(tmp_path, monkeypatch):
+    build_index(ListCorpus(random_documents(3, seed=0)), tmp_path / "index", BuildSettings(parts=("bm25",)))
+    given_up = threading.Event()
+    monkeypatch.setattr("indexing.analysing._stopping", given_up)
+    manifest, _ = read_manifest(tmp_path / "index")
+    assert _digest_in_worker(tmp_path / "index", 1, 1) == manifest.segments[0].records_sha256
+    given_up.set()
+    with pytest.raises(CancelledError):
+        _digest_in_worker(tmp_path / "index", 1, 1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")

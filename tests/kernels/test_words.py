@@ -70,5 +70,5 @@ STRINGS = st.text(st.sampled_from("ab\x00é"), max_size=12).map(str.encode)
 def test_merged_strings_equal_their_definition(tables):
     found = merge_sorted(tables)
     assert found.strings == sorted(set().union(*tables))
-    for table, places in zip(tables, found.places, strict=len(tables) > 0):
+    for table, places in zip(tables, found.places, strict=True):
         assert [found.strings[place] for place in places] == table
