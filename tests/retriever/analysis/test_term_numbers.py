@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from indexing.analysing import write_postings
 from retriever.analysis import analyser
 from retriever.analysis.code import CodeAnalyser
-from retriever.analysis.term_numbers import TEXTS, WordAnalyser, numbered_terms, portions
+from retriever.analysis.term_numbers import CHARACTERS, TEXTS, WordAnalyser, numbered_terms, portions
 from retriever.index.plain import PlainPostings, PlainWriter
 
 NAMES = ("lucene-english", "multilingual", "snowball:german")
@@ -58,4 +58,4 @@ def test_portions_are_bounded_and_whole():
     found = list(portions(texts))
     assert [len(portion) for portion in found] == [TEXTS, TEXTS, 5]
     assert [text for portion in found for text in portion] == texts
-    assert [len(portion) for portion in portions(["a" * (1 << 22), "b", "c"])] == [1, 2]
+    assert [len(portion) for portion in portions(["a" * CHARACTERS, "b", "c"])] == [1, 2]
