@@ -5,9 +5,11 @@
 "float" is BERT-tiny (the body of splade-tiny) trained on the source, "bpr" and "jpq" go on from it there; all are
 measured on the target. "+genq" and "+gpl" go on from each on queries that SmolLM2-135M-Instruct made up for documents
 of the target, as many batches of as many pairs. The teacher of gpl is all-MiniLM-L6-v2, 20 times its cosine, in the
-place of a cross-encoder. "noisy" has another document in the place of the right one for every fifth made-up query;
-"harm" is what that takes away, query by query. Nothing was chosen on the target's judgments. The made-up queries, once
-for all seeds, take most of the time: --documents says for how many documents.
+place of a cross-encoder. The language model is shown four pairs of the source's training queries before each
+document: without examples most of what so small a model writes is no query. "noisy" has another document in the place
+of the right one for every fifth made-up query; "harm" is what that takes away, query by query. Nothing was chosen on
+the target's judgments. The made-up queries, once for all seeds, take most of the time: --documents says for how many
+documents.
 """
 
 import json
@@ -20,6 +22,7 @@ from benchmarks.training.claims import MEASURES, Claim, Experiment, arguments, w
 from indexing.corpora import open_corpus
 from retriever.evaluation.collections import open_collection
 from retriever.storage import write_atomically
+from training.collection import open_training_collection
 from training.encoders import open_base
 from training.generation import GenerationSettings, generate_queries, write_collection
 from training.recipe import measure_splits
@@ -28,6 +31,8 @@ from training.settings import EncoderSettings
 COMMON: dict[str, Any] = {"document_tokens": 128, "query_tokens": 32}
 TEACHER = {"kind": "bi_encoder", "model": "all-MiniLM-L6-v2", "scale": 20}
 NOISE = 5
+# Pairs that the language model is shown, and words of their documents.
+EXAMPLES, WORDS = 4, 60
 FORMS = ("float", "bpr", "jpq")
 ADAPTED = tuple(f"{form}+{how}" for form in FORMS for how in ("genq", "gpl"))
 NOISY = tuple(f"{arm} noisy" for arm in ("float+genq", "float+gpl", "bpr+genq", "bpr+gpl"))
@@ -43,13 +48,22 @@ CLAIMS = (
 )
 
 
-def made_up(target: Path, work: Path, documents: int) -> Path:
+def shown(source: Path) -> tuple[tuple[str, str], ...]:
+    """Return beginnings of documents of the source with their training queries."""
+    pairs = open_training_collection(source, max_queries=EXAMPLES)
+    first = [pairs.documents[int(pairs.judgments.relevant(row)[0])].content for row in range(EXAMPLES)]
+    return tuple((" ".join(text.split()[:WORDS]), query) for text, query in zip(first, pairs.queries, strict=True))
+
+
+def made_up(target: Path, source: Path, work: Path, documents: int) -> Path:
     """Return the target's corpus with made-up queries as train and its own test queries, made unless it is there."""
-    folder = work / f"{target.name}-{documents}"
+    folder = work / f"{target.name}-{documents}-by-{source.name}"
     if (folder / "qrels" / "test.tsv").is_file():
         return folder
     corpus = list(open_corpus(str(target)))
-    settings = GenerationSettings(queries=2, documents=documents, style="keywords")
+    settings = GenerationSettings(
+        queries=2, documents=documents, examples=shown(source), document_tokens=128, new_tokens=32
+    )
     generate_queries(corpus, folder / "generated.parquet", settings, offline=True, quiet=False)
     write_collection(folder / "generated.parquet", corpus, folder, held_out=0)
     judged = open_collection(str(target), "test")
@@ -134,11 +148,11 @@ def train(source: Experiment, clean: Experiment, hurt: Experiment, seed: int, st
 
 
 def main() -> None:
-    more = {"source": "medquad", "documents": 1500, "steps": 200}
+    more = {"source": "medquad", "documents": 800, "steps": 200}
     given = arguments(__doc__, "nfcorpus", more=more, work=Path(".cache/claims/domains"))
-    folder = made_up(given.data, given.work, given.documents)
     # A name stands for a folder beside the target.
     source_data = Path(given.source) if Path(given.source).is_dir() else given.data.parent / given.source
+    folder = made_up(given.data, source_data, given.work, given.documents)
     source, clean, hurt = experiments(source_data, folder, given.work)
     for seed in given.seeds:
         train(source, clean, hurt, seed, given.steps)

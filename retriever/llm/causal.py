@@ -139,7 +139,7 @@ class CausalModel:
         """Return log p(first option) - log p(second), at the first token in which they differ."""
         with self._lock:
             first, second = (self._answer_ids(option) for option in options)
-            common = _common([first, second])
+            common = common_length([first, second])
             if common == min(len(first), len(second)):
                 raise InvalidInput(f"one of the answers {options} begins with the other; give two that differ.")
             texts = [self._prompt_ids(prompt) for prompt in prompts]
@@ -219,12 +219,12 @@ class CausalModel:
             return 0, None
         # Every row keeps a token of its own, whose logits are the first that are read.
         most = min(min(row.first, len(row.ids) - 1) for row in rows)
-        shared = min(_common([row.ids for row in rows]), most)
+        shared = min(common_length([row.ids for row in rows]), most)
         if shared < LEAST_SHARED:
             return 0, None
         ids = rows[0].ids[:shared]
         known, cache = self._shared
-        kept = min(_common([known, ids]), shared)
+        kept = min(common_length([known, ids]), shared)
         # What the call before left is cut to what is common, unless that wastes much.
         if cache is None or kept < 0.75 * shared:
             inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=self._model.device)}
@@ -335,7 +335,7 @@ def alike(sequences: Sequence[list[int]]) -> list[list[int]]:
     groups: list[list[int]] = []
     for number, place in enumerate(order):
         pair = [sequences[order[number - 1]], sequences[place]]
-        if number and 2 * _common(pair) > max(map(len, pair)):
+        if number and 2 * common_length(pair) > max(map(len, pair)):
             groups[-1].append(place)
         else:
             groups.append([place])
@@ -344,7 +344,7 @@ def alike(sequences: Sequence[list[int]]) -> list[list[int]]:
     return [*large, rest] if rest else large
 
 
-def _common(sequences: Sequence[Sequence[int]]) -> int:
+def common_length(sequences: Sequence[Sequence[int]]) -> int:
     """Return how many items all sequences begin with."""
     shortest = min(map(len, sequences))
     first = sequences[0]

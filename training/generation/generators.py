@@ -9,6 +9,7 @@ from retriever.encoder import length_batches
 from retriever.errors import BackendUnavailable, InvalidInput
 from retriever.llm.causal import load_language_model
 from retriever.llm.chat import Chat
+from retriever.llm.continuation import Beginning, continuations
 from retriever.llm.usage import Deadline
 from retriever.models import resolve
 from training.generation.prompts import Prompt
@@ -68,8 +69,6 @@ class LanguageModel:
         model, self._tokenizer = load_language_model(folder, kind)
         self._model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         self._encodes = encodes
-        # A causal model goes on behind the last token, which must be the prompt's.
-        self._tokenizer.padding_side = "right" if encodes else "left"
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self.name = str(name)
@@ -90,15 +89,19 @@ class LanguageModel:
         if count > 1 and not self._drawing["do_sample"]:
             raise InvalidInput(f"temperature 0 always gives the same answer, not {count}; raise it or ask for one.")
         texts = [self._text(document) for document in documents]
-        lengths = [len(ids) for ids in self._tokenizer(texts, add_special_tokens=self._encodes)["input_ids"]]
-        found: list[list[str]] = [[] for _ in texts]
+        # The chat form holds its special tokens already.
+        prompts = self._tokenizer(texts, add_special_tokens=self._encodes)["input_ids"]
         room = BATCH_TOKENS.get(self._model.device.type, BATCH_TOKENS["cpu"])
-        grown = [count * (length + self._drawing["max_new_tokens"]) for length in lengths]
+        grown = [count * (len(prompt) + self._drawing["max_new_tokens"]) for prompt in prompts]
+        found: list[list[str]] = [[] for _ in texts]
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(seed)
+            beginning = self._beginning(prompts)
             for batch in length_batches(grown, room):
-                for place, answers in zip(batch, self._generate([texts[i] for i in batch], count), strict=True):
-                    found[place] = answers
+                made = self._generate([prompts[place] for place in batch], count, beginning)
+                answers = self._tokenizer.batch_decode(made, skip_special_tokens=True)
+                for number, place in enumerate(batch):
+                    found[place] = answers[number * count : (number + 1) * count]
         return found
 
     def _text(self, document: str) -> str:
@@ -113,21 +116,16 @@ class LanguageModel:
         )
         return text
 
-    def _generate(self, texts: list[str], count: int) -> list[list[str]]:
+    def _beginning(self, prompts: list[list[int]]) -> Beginning:
+        return Beginning(0, None) if self._encodes else Beginning.of(self._model, prompts)
 
-        # The chat form holds its special tokens already.
-        tokens = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=self._encodes)
-        tokens.pop("token_type_ids", None)
-        made = self._model.generate(
-            **tokens.to(self._model.device),
-            num_return_sequences=count,
-            pad_token_id=self._tokenizer.pad_token_id,
-            **self._drawing,
-        )
+    def _generate(self, prompts: list[list[int]], count: int, beginning: Beginning) -> Any:
+        """Return the tokens of `count` answers to each prompt, in the order of the prompts."""
+        options = self._drawing | {"pad_token_id": self._tokenizer.pad_token_id}
         if not self._encodes:
-            made = made[:, tokens["input_ids"].shape[1] :]
-        answers: list[str] = self._tokenizer.batch_decode(made, skip_special_tokens=True)
-        return [answers[start : start + count] for start in range(0, len(answers), count)]
+            return continuations(self._model, prompts, count, beginning, **options)
+        tokens = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._model.device)
+        return self._model.generate(**tokens, num_return_sequences=count, **options)
 
 
 class Endpoint:

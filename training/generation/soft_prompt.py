@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from retriever.errors import BackendUnavailable, InvalidInput
+from retriever.llm.continuation import Beginning
 from retriever.storage import write_atomically
 from training.generation.generators import LanguageModel
 from training.generation.prompts import Example, Prompt
@@ -185,6 +186,7 @@ class SoftPromptedModel(LanguageModel):
             raise InvalidInput(
                 f"{folder} was trained for other weights of {soft.model}; train it again, or bring back those weights."
             )
+        self._tokenizer.padding_side = "left"
         self._soft = torch.from_numpy(soft.prompt).to(self._model.device)
         self._soft_digest = hashlib.sha256(
             super().digest.encode() + soft.prompt.tobytes() + json.dumps(soft.examples).encode()
@@ -197,20 +199,20 @@ class SoftPromptedModel(LanguageModel):
     def _text(self, document: str) -> str:
         return text_before(cut(self._tokenizer, document, self._document_tokens), self._prompt.examples)
 
-    def _generate(self, texts: list[str], count: int) -> list[list[str]]:
+    def _beginning(self, prompts: list[list[int]]) -> Beginning:
+        return Beginning(0, None)
+
+    def _generate(self, prompts: list[list[int]], count: int, beginning: Beginning) -> Any:
         import torch
 
-        tokens = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        tokens = tokens.to(self._model.device)
+        tokens = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._model.device)
         embedded = self._model.get_input_embeddings()(tokens["input_ids"])
-        soft = self._soft.to(embedded.dtype).expand(len(texts), *self._soft.shape)
+        soft = self._soft.to(embedded.dtype).expand(len(prompts), *self._soft.shape)
         # Fillings stand on the left, so the prompt's place is before them; they are not attended to.
-        made = self._model.generate(
+        return self._model.generate(
             inputs_embeds=torch.cat([soft, embedded], dim=1),
             attention_mask=torch.cat([tokens["attention_mask"].new_ones(soft.shape[:2]), tokens["attention_mask"]], 1),
             num_return_sequences=count,
             pad_token_id=self._tokenizer.pad_token_id,
             **self._drawing,
         )
-        answers: list[str] = self._tokenizer.batch_decode(made, skip_special_tokens=True)
-        return [answers[start : start + count] for start in range(0, len(answers), count)]
