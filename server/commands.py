@@ -1,6 +1,8 @@
 """`retriever serve INDEX`."""
 
+import contextlib
 import json
+import resource
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +13,9 @@ from retriever.errors import BackendUnavailable, InvalidInput
 
 if TYPE_CHECKING:
     from server.settings import Settings
+
+# macOS names no bound, and refuses more than this.
+MACOS_OPEN_FILES = 10_240
 
 
 def serve(
@@ -152,6 +157,7 @@ def _run(settings: "Settings") -> None:
     from server.draining import DrainingServer
     from server.logs import log_to_stderr
 
+    allow_open_files()
     # The port first: it would be a pity to load models for nothing.
     listener = bind(settings.host, settings.port)
     with listener:
@@ -175,6 +181,21 @@ def _run(settings: "Settings") -> None:
         server.run(sockets=[listener])
         if server.failure is not None:
             raise BackendUnavailable(f"a model's device failed, start the service anew: {server.failure}")
+
+
+def allow_open_files() -> None:
+    """Let this process open as many files as the system lets it.
+
+    A segment keeps about 24 mapped files open, and an index that is written to has up to some twenty segments: three of
+    them would not fit into the 1,024 files that are usual until somebody asks for more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (hard, MACOS_OPEN_FILES):
+        if soft == wanted:
+            return
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -163,8 +163,10 @@ def own_memory(process: int) -> float:
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
 
 
-async def soak_load(port: int, process: int, queries: list[str], clients: int, seconds: float) -> dict[str, Any]:
-    """Search and write for so long; return statuses, and memory by time."""
+async def soak_load(
+    port: int, process: int, queries: list[str], clients: int, seconds: float, pause: float = 1.0
+) -> dict[str, Any]:
+    """Search and write for so long, with a pause after each write; return statuses, and memory by time."""
     bodies = [json.dumps({"query": query, "k": 10, "pipeline": "bm25"}).encode() for query in queries]
     memory: list[tuple[float, float]] = []
     writes: Counter[str] = Counter()
@@ -186,20 +188,21 @@ async def soak_load(port: int, process: int, queries: list[str], clients: int, s
                 return
             memory.append((now, own_memory(process)))
             writes[await asyncio.to_thread(write, number)] += 1
-            await asyncio.sleep(1)
+            await asyncio.sleep(pause)
 
     (statuses, _), _ = await asyncio.gather(closed_loop(port, bodies, clients, seconds), watch())
     return {"statuses": statuses, "writes": writes, "memory": memory}
 
 
-def soak(port: int, process: int, queries: list[str], seconds: float) -> Measures:
-    found = asyncio.run(soak_load(port, process, queries, 8, seconds))
+def soak(port: int, process: int, queries: list[str], seconds: float, pause: float) -> Measures:
+    found = asyncio.run(soak_load(port, process, queries, 8, seconds, pause))
     statuses, memory = found["statuses"], np.array(found["memory"])
     settled = memory[memory[:, 0] >= seconds / 5]
     slope = float(np.polyfit(settled[:, 0] / 60, settled[:, 1], 1)[0])
     print(f"  searches {dict(statuses)}, writes {dict(found['writes'])}", flush=True)
     return {
         "seconds": seconds,
+        "seconds between writes": pause,
         "searches": sum(statuses.values()),
         "failed searches": sum(statuses.values()) - statuses["200"] - statuses["429"] - statuses["503"],
         "writes": sum(found["writes"].values()),
@@ -228,6 +231,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--overload-seconds", type=float, default=20)
     parser.add_argument("--soak-seconds", type=float, default=600)
+    parser.add_argument("--write-pause", type=float, default=1, help="seconds between two writes of the soak")
     parser.add_argument("--parts", default="overhead,overload,soak")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
@@ -246,7 +250,7 @@ def main() -> None:
                 elif part == "overload":
                     measures = overload(port, queries, arguments.overload_seconds)
                 elif part == "soak":
-                    measures = soak(port, process.pid, queries, arguments.soak_seconds)
+                    measures = soak(port, process.pid, queries, arguments.soak_seconds, arguments.write_pause)
                 else:
                     raise SystemExit(f"unknown part {part!r}; known are overhead, overload, soak")
                 write_rows(part, arguments.documents, measures)

@@ -132,3 +132,16 @@ def test_a_public_address_without_a_key_ends_with_its_exit_code(small_index: Pat
     )  # fmt: skip
     assert done.returncode == 2
     assert "RETRIEVER__API_KEY_SHA256" in done.stderr
+
+
+@pytest.mark.parametrize(("soft", "hard"), [(256, 2048), (2048, 2048)])
+def test_a_service_opens_as_many_files_as_it_may(soft: int, hard: int) -> None:
+    script = (
+        "import resource\n"
+        "from server.commands import allow_open_files\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+        "allow_open_files()\n"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [str(hard), str(hard)]
