@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.errors import IndexCorrupt, InvalidInput
+from retriever.errors import BackendUnavailable, IndexCorrupt, InvalidInput
 from retriever.filters import is_finite
 from retriever.types import Document
 
@@ -117,21 +117,33 @@ class Records:
         return connection
 
     def _open(self) -> sqlite3.Connection:
-        # On a read-only medium the write-ahead log cannot be opened; nothing can change there either.
-        for mode in ("mode=ro", "immutable=1"):
-            connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False)
-            try:
-                connection.execute("SELECT 1 FROM documents LIMIT 1").fetchone()
-            except sqlite3.OperationalError:
-                connection.close()
-                if mode == "immutable=1":
-                    raise
-            except sqlite3.DatabaseError as error:
-                connection.close()
-                raise IndexCorrupt(f"{self.path} is damaged ({error}); restore it or rebuild the index.") from error
-            else:
-                return connection
-        raise AssertionError("unreachable")
+        """Raises IndexCorrupt, and BackendUnavailable for what may pass, such as too many open files."""
+        try:
+            return self._connect("mode=ro")
+        except sqlite3.OperationalError as error:
+            log = self.path.with_name(f"{self.path.name}-wal")
+            if log.is_file() and log.stat().st_size:
+                raise BackendUnavailable(
+                    f"{self.path} cannot be read ({error}), and its write-ahead log holds changes. If this is a "
+                    "read-only medium, open the index once where it can be written to, and copy it then."
+                ) from error
+        # On a read-only medium a write-ahead log cannot be opened; without one nothing can change there either.
+        try:
+            return self._connect("immutable=1")
+        except sqlite3.OperationalError as error:
+            raise BackendUnavailable(f"{self.path} cannot be read: {error}") from error
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False)
+        try:
+            connection.execute("SELECT 1 FROM documents LIMIT 1").fetchone()
+        except sqlite3.OperationalError:
+            connection.close()
+            raise
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            raise IndexCorrupt(f"{self.path} is damaged ({error}); restore it or rebuild the index.") from error
+        return connection
 
     def close(self) -> None:
         with self._lock:

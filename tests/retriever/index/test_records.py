@@ -2,11 +2,13 @@
 
 import contextlib
 import hashlib
+import os
+import resource
 
 import pytest
 
-from retriever.errors import IndexCorrupt, InvalidInput
-from retriever.index.records import Records, RecordWriter, canonical, reassemble, row_of
+from retriever.errors import BackendUnavailable, IndexCorrupt, InvalidInput
+from retriever.index.records import FILE, Records, RecordWriter, canonical, reassemble, row_of
 from retriever.types import Document
 
 FIELDS = {"year": "number", "tag": "keyword"}
@@ -42,6 +44,43 @@ def test_rolling_back_leaves_the_generation_before(tmp_path):
     with reader(tmp_path, 2) as records:
         assert list(records.live_ids()) == ["a"]
         assert records.match("year", "value > ?", [0]).tolist() == [row_of(1, 0)]
+
+
+@pytest.fixture
+def no_more_files():
+    """Return a function that leaves so many files to open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    opened = []
+
+    def leave(count):
+        with contextlib.suppress(OSError):
+            while True:
+                opened.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(count):
+            os.close(opened.pop())
+
+    yield leave
+    for descriptor in opened:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_a_log_that_cannot_be_opened_is_not_passed_over(tmp_path, no_more_files, left):
+    with writer(tmp_path, 1) as records:
+        records.replace(1, 0, [Document("a", "one")], {})
+    with writer(tmp_path, 2) as records:
+        # In the log alone as yet.
+        records.replace(2, 0, [Document("b", "two")], {})
+        assert (tmp_path / f"{FILE}-wal").stat().st_size
+        with reader(tmp_path, 2) as opened:
+            no_more_files(left)
+            if left < 2:
+                with pytest.raises(BackendUnavailable, match="cannot be read"):
+                    opened.get("b")
+            else:
+                assert opened.get("b").text == "two"
 
 
 def test_truncating_forgets_an_unfinished_shard(tmp_path):
