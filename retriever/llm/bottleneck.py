@@ -32,7 +32,8 @@ from retriever.encoder import (
     load_encoder,
 )
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
-from retriever.llm.causal import BATCH_TOKENS, can_be_shared, load_language_model
+from retriever.llm.beginnings import can_be_shared
+from retriever.llm.causal import BATCH_TOKENS, load_language_model
 from retriever.llm.usage import Deadline, OutOfTime
 from retriever.models import resolve
 from retriever.protocols import Encoder

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from retriever.encoder import Precision, TokenCounter, length_batches
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault, PromptTooLong
+from retriever.llm.beginnings import LEAST_SHARED, alike, can_be_shared, common_length
+from retriever.llm.continuation import Beginning, continuations
 from retriever.llm.model import WRITTEN_TOKENS
 from retriever.llm.prompts import Prompt
 from retriever.llm.usage import Deadline, Usage
@@ -21,12 +23,6 @@ Side = Literal["left", "right"]
 
 # Padded tokens of one forward pass.
 BATCH_TOKENS = {"cuda": 32_768, "cpu": 2_048}
-
-# Shorter beginnings are not worth the copies of their keys and values.
-LEAST_SHARED = 16
-
-# Fewer prompts do not pay for a pass over a beginning of their own.
-LEAST_ALIKE = 4
 
 # What is read of models that state no length.
 DEFAULT_WINDOW = 2_048
@@ -153,17 +149,27 @@ class CausalModel:
             return self._run(rows, read, deadline)
 
     def write(self, prompts: Sequence[Prompt], deadline: Deadline, usage: Usage) -> list[str]:
+        import torch
+
         with self._lock:
             texts = [self._prompt_ids(prompt) for prompt in prompts]
             for text in texts:
                 self._require_room(len(text) + WRITTEN_TOKENS)
             found = [""] * len(texts)
-            for batch in length_batches([len(text) + WRITTEN_TOKENS for text in texts], self._batch_tokens):
-                deadline.require()
-                for place, ids in zip(batch, self._generate([texts[place] for place in batch]), strict=True):
-                    found[place] = self._tokenizer.decode(ids, skip_special_tokens=True)
-                    usage.prompt_tokens += len(texts[place])
-                    usage.answer_tokens += len(ids)
+            filler = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0)
+            options = {
+                "max_new_tokens": WRITTEN_TOKENS, "do_sample": False,
+                "pad_token_id": next(token for token in filler if token is not None),
+            }  # fmt: skip
+            with torch.inference_mode():
+                beginning = Beginning.of(self._model, texts)
+                for batch in length_batches([len(text) + WRITTEN_TOKENS for text in texts], self._batch_tokens):
+                    deadline.require()
+                    made = continuations(self._model, [texts[place] for place in batch], 1, beginning, **options)
+                    for place, ids in zip(batch, made, strict=True):
+                        found[place] = self._tokenizer.decode(ids, skip_special_tokens=True)
+                        usage.prompt_tokens += len(texts[place])
+                        usage.answer_tokens += len(ids)
             return found
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -275,27 +281,6 @@ class CausalModel:
         place = {position: number for number, position in enumerate(kept)}
         return [logits[number, [place[position] for position in own]] for number, own in enumerate(wanted)]
 
-    def _generate(self, texts: Sequence[list[int]]) -> list[list[int]]:
-        """Return the tokens of the likeliest answers."""
-        import torch
-
-        longest = max(map(len, texts))
-        # A causal model goes on behind the last token, which must be the prompt's.
-        ids = torch.tensor([[0] * (longest - len(text)) + text for text in texts])
-        mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts])
-        with torch.inference_mode():
-            made = self._model.generate(
-                input_ids=ids.to(self._model.device),
-                attention_mask=mask.to(self._model.device),
-                max_new_tokens=WRITTEN_TOKENS,
-                do_sample=False,
-                pad_token_id=next(
-                    (x for x in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id) if x is not None), 0
-                ),
-            )
-        answers: list[list[int]] = made[:, longest:].tolist()
-        return answers
-
 
 def load_language_model(folder: Path, kind: Any) -> tuple[Any, Any]:
     """Return model and tokenizer by one of transformers' Auto classes, such as AutoModelForCausalLM.
@@ -315,39 +300,3 @@ def load_language_model(folder: Path, kind: Any) -> tuple[Any, Any]:
     if missing := sorted(loading["missing_keys"]):
         raise BackendUnavailable(f"{folder} is no language model: it lacks weights, such as {missing[0]}.")
     return model, tokenizer
-
-
-def can_be_shared(cache: Any) -> bool:
-    """Tell whether keys and values can be cut and repeated: not those of sliding windows, nor recurrent states."""
-    from transformers import DynamicCache
-
-    if not isinstance(cache, DynamicCache):
-        return False
-    return all(getattr(layer, "keys", None) is not None and not layer.is_sliding for layer in cache.layers)
-
-
-def alike(sequences: Sequence[list[int]]) -> list[list[int]]:
-    """Return the places of sequences in groups that begin alike for more than half of their length.
-
-    Those that are alike with fewer than LEAST_ALIKE are one group together, the last one.
-    """
-    order = sorted(range(len(sequences)), key=sequences.__getitem__)
-    groups: list[list[int]] = []
-    for number, place in enumerate(order):
-        pair = [sequences[order[number - 1]], sequences[place]]
-        if number and 2 * common_length(pair) > max(map(len, pair)):
-            groups[-1].append(place)
-        else:
-            groups.append([place])
-    rest = [place for group in groups if len(group) < LEAST_ALIKE for place in group]
-    large = [group for group in groups if len(group) >= LEAST_ALIKE]
-    return [*large, rest] if rest else large
-
-
-def common_length(sequences: Sequence[Sequence[int]]) -> int:
-    """Return how many items all sequences begin with."""
-    shortest = min(map(len, sequences))
-    first = sequences[0]
-    return next(
-        (place for place in range(shortest) if any(other[place] != first[place] for other in sequences)), shortest
-    )

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from retriever.llm.causal import LEAST_SHARED, can_be_shared, common_length
+from retriever.llm.beginnings import LEAST_SHARED, can_be_shared, common_length
 
 
 class Beginning(NamedTuple):

@@ -9,7 +9,8 @@ import torch
 
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault, PromptTooLong
 from retriever.llm import prompts
-from retriever.llm.causal import TOLERANCE, CausalModel, alike
+from retriever.llm.beginnings import alike
+from retriever.llm.causal import TOLERANCE, CausalModel
 from retriever.llm.prompts import Prompt
 from retriever.llm.usage import Deadline, OutOfTime, Usage
 from tests.retriever.llm.models import save_model

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from retriever.llm.causal import LEAST_SHARED
+from retriever.llm.beginnings import LEAST_SHARED
 from retriever.llm.continuation import Beginning, continuations
 from tests.retriever.llm.models import save_model
 
