@@ -59,6 +59,7 @@ claims: $(STAMP)  ## Train and test every claim of docs/results/training.md (hou
 	$(BIN)/python -m benchmarks.training.soft_prompt --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.llm_ql --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.poolers --data $(DATA)/nl2bash
+	$(BIN)/python -m benchmarks.training.mamba --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.adapt --data pydocs --queries 500 --work .cache/claims/pydocs
 
 serve: $(STAMP)  ## Serve the demo index

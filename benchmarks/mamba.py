@@ -30,7 +30,7 @@ from training.decoders import DecoderSettings, open_decoder
 BASE = "SmolLM2-135M-Instruct"
 
 
-def bodies(width: int, layers: int, tokens: int, vocabulary: int, end: int) -> dict[str, Any]:
+def bodies(width: int, layers: int, tokens: int, vocabulary: int, end: int, seed: int = 0) -> dict[str, Any]:
     """Return a Mamba model, and a transformer of half as many layers, as wide and of equally many weights.
 
     Two Mamba layers stand for attention and feed-forward layer, as in arXiv:2312.00752.
@@ -38,7 +38,7 @@ def bodies(width: int, layers: int, tokens: int, vocabulary: int, end: int) -> d
     import torch
     from transformers import LlamaConfig, LlamaModel, MambaConfig, MambaModel
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     common = {"vocab_size": vocabulary, "hidden_size": width, "eos_token_id": end, "pad_token_id": end}
     mamba = MambaModel(MambaConfig(num_hidden_layers=layers, **common))
 
