@@ -92,11 +92,13 @@ class LanguageModel:
         # The chat form holds its special tokens already.
         prompts = self._tokenizer(texts, add_special_tokens=self._encodes)["input_ids"]
         room = BATCH_TOKENS.get(self._model.device.type, BATCH_TOKENS["cpu"])
-        grown = [count * (len(prompt) + self._drawing["max_new_tokens"]) for prompt in prompts]
         found: list[list[str]] = [[] for _ in texts]
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(seed)
             beginning = self._beginning(prompts)
+            # What is shared is not computed again. On a GPU its copies take the memory that bounds a batch.
+            known = beginning.length if self._model.device.type == "cpu" else 0
+            grown = [count * (len(prompt) - known + self._drawing["max_new_tokens"]) for prompt in prompts]
             for batch in length_batches(grown, room):
                 made = self._generate([prompts[place] for place in batch], count, beginning)
                 answers = self._tokenizer.batch_decode(made, skip_special_tokens=True)
