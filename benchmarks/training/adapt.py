@@ -47,7 +47,7 @@ def pydocs(folder: Path) -> Path:
 
 
 def main() -> None:
-    given = arguments(__doc__, "nl2bash", queries=4000)
+    given = arguments(__doc__, "nl2bash", queries=1000, work=Path(".cache/claims/adapt"))
     data = pydocs(given.work / "pydocs") if str(given.data) == "pydocs" else given.data
     experiment = Experiment(data, given.work)
     changes = [f"max_queries={given.queries}", "fit.save_steps=0"]
