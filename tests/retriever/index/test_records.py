@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -51,7 +52,7 @@ def no_more_files():
     """Return a function that leaves so many files to open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # More than are open: other tests of this process may have left many.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 16, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16 + max(int(entry.name) for entry in Path("/dev/fd").iterdir()), hard))
     opened = []
 
     def leave(count):
