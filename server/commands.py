@@ -186,13 +186,11 @@ def _run(settings: "Settings") -> None:
 def allow_open_files() -> None:
     """Let this process open as many files as the system lets it.
 
-    A segment keeps about 24 mapped files open, and an index that is written to has up to some twenty segments: three of
-    them would not fit into the 1,024 files that are usual until somebody asks for more.
+    Every file of every segment stays open as long as it is mapped: some indexes that are written to would not fit into
+    the 1,024 files that are usual until somebody asks for more.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in (hard, MACOS_OPEN_FILES):
-        if soft == wanted:
-            return
+    for wanted in (hard, max(soft, MACOS_OPEN_FILES)):
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             return

@@ -6,10 +6,9 @@
 measured on the target. "+genq" and "+gpl" go on from each on queries that SmolLM2-135M-Instruct made up for documents
 of the target, as many batches of as many pairs. The teacher of gpl is all-MiniLM-L6-v2, 20 times its cosine, in the
 place of a cross-encoder. The language model is shown four pairs of the source's training queries before each
-document: without examples most of what so small a model writes is no query. "noisy" has another document in the place
-of the right one for every fifth made-up query; "harm" is what that takes away, query by query. Nothing was chosen on
-the target's judgments. The made-up queries, once for all seeds, take most of the time: --documents says for how many
-documents.
+document. "noisy" has another document in the place of the right one for every fifth made-up query; "harm" is what
+that takes away, query by query. Nothing was chosen on the target's judgments. The made-up queries, once for all
+seeds, take most of the time: --documents says for how many documents.
 """
 
 import json

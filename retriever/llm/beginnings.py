@@ -1,13 +1,32 @@
 """What sequences of tokens begin with alike: a causal language model needs to read it once."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 # Shorter beginnings are not worth the copies of their keys and values.
 LEAST_SHARED = 16
 
 # Fewer prompts do not pay for a pass over a beginning of their own.
 LEAST_ALIKE = 4
+
+
+class Beginning(NamedTuple):
+    """How many tokens prompts begin with alike, and their keys and values; 0 and None where that does not pay."""
+
+    length: int
+    cache: Any
+
+    @classmethod
+    def of(cls, model: Any, prompts: Sequence[Sequence[int]]) -> "Beginning":
+        """Read what all prompts begin with; each keeps a token of its own."""
+        import torch
+
+        length = min(common_length(prompts), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
+        if length < LEAST_SHARED:
+            return cls(0, None)
+        ids = torch.tensor([list(prompts[0][:length])], device=model.device)
+        cache = getattr(model.base_model(input_ids=ids, use_cache=True), "past_key_values", None)
+        return cls(length, cache) if can_be_shared(cache) else cls(0, None)
 
 
 def can_be_shared(cache: Any) -> bool:

@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from retriever.encoder import Precision, TokenCounter, length_batches
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault, PromptTooLong
-from retriever.llm.beginnings import LEAST_SHARED, alike, can_be_shared, common_length
-from retriever.llm.continuation import Beginning, continuations
+from retriever.llm.beginnings import LEAST_SHARED, Beginning, alike, can_be_shared, common_length
+from retriever.llm.continuation import continuations
 from retriever.llm.model import WRITTEN_TOKENS
 from retriever.llm.prompts import Prompt
 from retriever.llm.usage import Deadline, Usage

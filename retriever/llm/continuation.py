@@ -2,28 +2,9 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from retriever.llm.beginnings import LEAST_SHARED, can_be_shared, common_length
-
-
-class Beginning(NamedTuple):
-    """How many tokens prompts begin with alike, and their keys and values; 0 and None where that does not pay."""
-
-    length: int
-    cache: Any
-
-    @classmethod
-    def of(cls, model: Any, prompts: Sequence[Sequence[int]]) -> "Beginning":
-        """Read what all prompts begin with; each keeps a token of its own."""
-        import torch
-
-        length = min(common_length(prompts), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
-        if length < LEAST_SHARED:
-            return cls(0, None)
-        ids = torch.tensor([list(prompts[0][:length])], device=model.device)
-        cache = getattr(model.base_model(input_ids=ids, use_cache=True), "past_key_values", None)
-        return cls(length, cache) if can_be_shared(cache) else cls(0, None)
+from retriever.llm.beginnings import Beginning
 
 
 def continuations(

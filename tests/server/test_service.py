@@ -1,6 +1,7 @@
 """`retriever serve` as a process, over loopback."""
 
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from server.commands import allow_open_files
 from tests.server.conftest import EVIL, serve_process, wait_for_address
 
 
@@ -145,3 +147,21 @@ def test_a_service_opens_as_many_files_as_it_may(soft: int, hard: int) -> None:
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.split() == [str(hard), str(hard)]
+
+
+@pytest.mark.parametrize(("soft", "then"), [(256, 10_240), (65_536, 65_536)])
+def test_a_system_without_a_bound_that_refuses_to_go_without_one(
+    monkeypatch: pytest.MonkeyPatch, soft: int, then: int
+) -> None:
+    """As macOS does. What somebody asked for before is not taken back."""
+    limits = [(soft, resource.RLIM_INFINITY)]
+
+    def change(_: int, wanted: tuple[int, int]) -> None:
+        if wanted[0] == resource.RLIM_INFINITY:
+            raise ValueError("not that many")
+        limits.append(wanted)
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", change)
+    allow_open_files()
+    assert limits[-1] == (then, resource.RLIM_INFINITY)

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from retriever.encoder import length_batches
 from retriever.errors import BackendUnavailable, InvalidInput
+from retriever.llm.beginnings import Beginning
 from retriever.llm.causal import load_language_model
 from retriever.llm.chat import Chat
-from retriever.llm.continuation import Beginning, continuations
+from retriever.llm.continuation import continuations
 from retriever.llm.usage import Deadline
 from retriever.models import resolve
 from training.generation.prompts import Prompt

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from retriever.errors import BackendUnavailable, InvalidInput
-from retriever.llm.continuation import Beginning
+from retriever.llm.beginnings import Beginning
 from retriever.storage import write_atomically
 from training.generation.generators import LanguageModel
 from training.generation.prompts import Example, Prompt

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from retriever.llm.beginnings import LEAST_SHARED
-from retriever.llm.continuation import Beginning, continuations
+from retriever.llm.beginnings import LEAST_SHARED, Beginning
+from retriever.llm.continuation import continuations
 from tests.retriever.llm.models import save_model
 
 ALIKE = list(range(100, 100 + 2 * LEAST_SHARED))
