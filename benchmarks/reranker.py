@@ -1,19 +1,21 @@
 """Does the trained reranker lift searches of collections that it was not trained on?
 
-    python -m benchmarks.reranker MODEL --data FOLDER --work .cache/reproduce --output docs/results
+    python -m benchmarks.reranker MODEL ... --data FOLDER --work .cache/reproduce --output docs/results
 
-Needs the indexes of `retriever eval reproduce` in --work. Scores are kept in MODEL.scores, one file a collection, so
-that an interrupted run goes on and parts can be made apart (--only). The weight of the reranker is the best one on
-the development queries; the tables are of test queries and of the TREC runs beside msmarco-dl.
+Several models are one training by several seeds; beside them stands what they begin as, the cosine of --start. Needs
+the indexes of `retriever eval reproduce` in --work. Scores are kept in MODEL.scores, one file a collection, so that an
+interrupted run goes on and parts can be made apart (--only). The weight of each reranker is the best one on the
+development queries; the tables are of test queries and of the TREC runs beside msmarco-dl.
 """
 
 import argparse
 import csv
 import json
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,15 +24,17 @@ from retriever.evaluation.collections import Collection, Qrels, open_collection
 from retriever.evaluation.measures import measure
 from retriever.evaluation.records import environment
 from retriever.evaluation.runs import read_run
-from retriever.evaluation.significance import compare, compare_across, holm
+from retriever.evaluation.significance import Comparison, compare, compare_across, holm
 from retriever.fusion import ordered, weighted_minmax
 from retriever.index.sealed import Index, open_index
+from retriever.models import resolve
+from retriever.models.joint_bert import from_bi_encoder
 from retriever.rerank import CrossEncoderReranker
 from retriever.storage import sha256_of, write_atomically
 from retriever.types import Document, Run
 
-DEVELOPMENT = (("scifact", "train"), ("cosqa", "dev"), ("nfcorpus", "dev"))
-TEST = (("scifact", "test"), ("cosqa", "test"), ("cranfield", "test"), ("nfcorpus", "test"))
+DEVELOPMENT = (("scifact", "train"), ("cosqa", "dev"))
+TEST = (("scifact", "test"), ("cosqa", "test"), ("cranfield", "test"))
 TREC = ("bm25", "bm25_rm3", "distilbert_tasb", "splade_pp", "openai_ada2", "repllama")
 YEARS = ("dl19", "dl20")
 WEIGHTS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
@@ -49,26 +53,45 @@ class Scored(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("models", metavar="MODEL", type=Path, nargs="+")
+    parser.add_argument("--start", default="all-MiniLM-L6-v2", help="bi-encoder that the models begin as")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path(".cache/reproduce"))
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
-    parser.add_argument("--depth", type=int, default=50, help="documents that are reranked")
-    parser.add_argument("--trec-depth", type=int, default=100, help="of the TREC runs")
+    parser.add_argument("--depth", type=int, default=20, help="documents that are reranked")
+    parser.add_argument("--trec-depth", type=int, default=50, help="of the TREC runs")
     parser.add_argument("--development-queries", type=int, default=100)
     parser.add_argument("--test-queries", type=int, default=1000)
     parser.add_argument("--precision", choices=("float32", "bfloat16"))
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its own choice")
     parser.add_argument("--trec", nargs="*", default=list(TREC))
     parser.add_argument("--only", nargs="*", help="score these sets and write no table, such as scifact-test dl19-bm25")
     arguments = parser.parse_args()
-    reranker = CrossEncoderReranker(arguments.model, precision=arguments.precision)
-    found = {}
-    for name in sets(arguments.trec):
-        if arguments.only is None or name in arguments.only:
-            found[name] = scored(name, reranker, arguments)
-            print(name, len(found[name].scores), flush=True)
+    if arguments.threads:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+    start = cosine(arguments.start, arguments.models[0], arguments.work)
+    found: dict[str, list[Scored]] = {}
+    for model in (start, *arguments.models):
+        reranker = CrossEncoderReranker(model, precision=arguments.precision)
+        for name in sets(arguments.trec):
+            if arguments.only is None or name in arguments.only:
+                found.setdefault(name, []).append(scored(name, model, reranker, arguments))
+                print(model.name, name, len(found[name][-1].scores), flush=True)
     if arguments.only is None:
         write(found, arguments)
+
+
+def cosine(base: str, model: Path, work: Path) -> Path:
+    """Return the folder of a cross-encoder whose score is the bi-encoder's cosine, reading as much as `model`."""
+    folder = work / f"{Path(base).name}-cosine"
+    if not folder.is_dir():
+        from transformers import AutoTokenizer
+
+        from_bi_encoder(str(resolve(base, offline=True)), 0).save_pretrained(str(folder))
+        AutoTokenizer.from_pretrained(str(model), local_files_only=True).save_pretrained(str(folder))
+    return folder
 
 
 def sets(trec: list[str]) -> list[str]:
@@ -76,11 +99,15 @@ def sets(trec: list[str]) -> list[str]:
     return [f"{name}-{split}" for name, split in DEVELOPMENT + TEST] + [f"{y}-{run}" for y in YEARS for run in trec]
 
 
-def scored(name: str, reranker: CrossEncoderReranker, arguments: argparse.Namespace) -> Scored:
+def scored(name: str, model: Path, reranker: CrossEncoderReranker, arguments: argparse.Namespace) -> Scored:
     """Return the runs and scores of a set, from its file or made now."""
-    path = arguments.model.with_name(arguments.model.name + ".scores") / f"{name}.json"
-    depth = arguments.trec_depth if name.split("-")[0] in YEARS else arguments.depth
-    key = {"model": sha256_of(arguments.model / "model.safetensors"), "depth": depth}
+    path = model.with_name(model.name + ".scores") / f"{name}.json"
+    of_trec = name.split("-")[0] in YEARS
+    key = {
+        "model": sha256_of(model / "model.safetensors"),
+        "depth": arguments.trec_depth if of_trec else arguments.depth,
+        "queries": None if of_trec else [arguments.development_queries, arguments.test_queries],
+    }
     if path.is_file():
         content = json.loads(path.read_text())
         if content["key"] == key:
@@ -174,59 +201,108 @@ def mean(values: dict[str, float]) -> float:
     return sum(values.values()) / len(values)
 
 
-def write(found: dict[str, Scored], arguments: argparse.Namespace) -> None:
-    """Choose the weight, compare, and write CSV and Markdown."""
+class Tested(NamedTuple):
+    """A set at the weights that development queries chose: nDCG@10 of each query, of models the mean over them."""
+
+    name: str
+    before: dict[str, float]
+    start: dict[str, float]
+    trained: dict[str, float]
+
+    def comparisons(self) -> tuple[Comparison, Comparison]:
+        """Return the trained reranker against the order before it, and against the untrained one."""
+        return compare(self.before, self.trained), compare(self.start, self.trained)
+
+
+def first_stage(part: Scored) -> str:
+    return "hybrid" if "hybrid" in part.runs else next(iter(part.runs))
+
+
+def averaged(parts: Sequence[Scored], weight: float) -> dict[str, float]:
+    """Return nDCG@10 of each query reranked, the mean over models."""
+    each = [reranked(part, first_stage(part), weight) for part in parts]
+    return {query: statistics.fmean(values[query] for values in each) for query in each[0]}
+
+
+def write(found: dict[str, list[Scored]], arguments: argparse.Namespace) -> None:
+    """Choose the weights, compare, and write CSV and Markdown."""
     development = [f"{name}-{split}" for name, split in DEVELOPMENT]
-    curve = {weight: [mean(reranked(found[name], "hybrid", weight)) for name in development] for weight in WEIGHTS}
-    best = max(curve, key=lambda weight: sum(curve[weight]))
-    rows = []
-    for name, part in found.items():
-        stage = "hybrid" if "hybrid" in part.runs else next(iter(part.runs))
-        before = per_query(part.runs[stage], part.qrels)
-        for weight in (best, 1.0):
-            after = reranked(part, stage, weight)
-            rows.append((name, weight, part, compare(before, after), before, after))
-    tested = [row for row in rows if row[1] == best and row[0] not in development]
-    adjusted = dict(zip([row[0] for row in tested], holm([row[3].p for row in tested]), strict=True))
+    curves = {
+        who: {w: [mean(averaged(found[name][places], w)) for name in development] for w in WEIGHTS}
+        for who, places in (("start", slice(0, 1)), ("trained", slice(1, None)))
+    }
+    best = {who: max((sum(means), weight) for weight, means in curve.items())[1] for who, curve in curves.items()}
+    tested = []
+    for name, parts in found.items():
+        before = per_query(parts[0].runs[first_stage(parts[0])], parts[0].qrels)
+        start, trained = averaged(parts[:1], best["start"]), averaged(parts[1:], best["trained"])
+        tested.append(Tested(name, before, start, trained))
     arguments.output.mkdir(parents=True, exist_ok=True)
+    write_csv(found, arguments)
+    lines = [*curve_table(curves, development), "", *tests_table(tested, found, best, development)]
+    (arguments.output / "reranker-tables.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def write_csv(found: dict[str, list[Scored]], arguments: argparse.Namespace) -> None:
+    """Write one line for each set, model and weight."""
     machine = environment()
     with (arguments.output / "reranker.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["set", "queries", "bm25", "dense", "first", "weight", "reranked", "difference", "low", "high",
-                         "p", "p_holm", "ms_median", "depth", "cpu"])  # fmt: skip
-        for name, weight, part, result, _, _ in rows:
-            stages = [f"{mean(per_query(part.runs[s], part.qrels)):.4f}" if s in part.runs else "" for s in STAGES[:2]]
-            holms = f"{adjusted[name]:.3g}" if weight == best and name in adjusted else ""
-            writer.writerow([name, len(part.scores), *stages, f"{result.baseline:.4f}", weight, f"{result.system:.4f}",
-                             f"{result.difference:+.4f}", *(f"{edge:+.4f}" for edge in result.interval),
-                             f"{result.p:.3g}", holms, f"{np.median(part.milliseconds):.0f}",
-                             arguments.depth, machine["cpu"]])  # fmt: skip
-    lines = [
-        f"| development | {' | '.join(f'{weight:g}' for weight in WEIGHTS)} |",
-        f"|---|{'---|' * len(WEIGHTS)}",
-        *(
-            f"| {name} | {' | '.join(f'{curve[weight][place]:.4f}' for weight in WEIGHTS)} |"
-            for place, name in enumerate(development)
-        ),
-        "",
-        f"| set | queries | BM25 | dense | before | reranked at {best:g} | difference (95 %) | p | p (Holm) | at 1 |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        writer.writerow(["set", "queries", "depth", "model", "weight", *STAGES[:2], "before", "reranked", "ms_median",
+                         "cpu"])  # fmt: skip
+        for name, parts in found.items():
+            depth = arguments.trec_depth if name.split("-")[0] in YEARS else arguments.depth
+            for model, part in zip(("start", *(m.name for m in arguments.models)), parts, strict=True):
+                stage, taken = first_stage(part), f"{np.median(part.milliseconds):.0f}"
+                before = f"{mean(per_query(part.runs[stage], part.qrels)):.4f}"
+                for weight in WEIGHTS[1:]:
+                    after = f"{mean(reranked(part, stage, weight)):.4f}"
+                    about = [name, len(part.scores), depth, model, weight]
+                    writer.writerow([*about, *stages(part), before, after, taken, machine["cpu"]])
+
+
+def stages(part: Scored) -> list[str]:
+    """Return nDCG@10 of BM25 and of dense search, where there are runs of them."""
+    return [f"{mean(per_query(part.runs[s], part.qrels)):.4f}" if s in part.runs else "" for s in STAGES[:2]]
+
+
+def curve_table(curves: dict[str, dict[float, list[float]]], development: list[str]) -> list[str]:
+    """Return a Markdown table: each weight on the development queries."""
+    rows = [
+        f"| {name} | {who} | {' | '.join(f'{curve[weight][place]:.4f}' for weight in WEIGHTS)} |"
+        for place, name in enumerate(development)
+        for who, curve in curves.items()
     ]
-    alone = {row[0]: row[3].system for row in rows if row[1] == 1.0}
-    for name, _, part, result, _, _ in tested:
-        stages = [f"{mean(per_query(part.runs[s], part.qrels)):.4f}" if s in part.runs else "" for s in STAGES[:2]]
-        low, high = result.interval
-        lines.append(
-            f"| {name} | {len(part.scores)} | {stages[0]} | {stages[1]} | {result.baseline:.4f} | {result.system:.4f} "
-            f"| {result.difference:+.4f} ({low:+.4f} to {high:+.4f}) | {result.p:.2g} | {adjusted[name]:.2g} "
-            f"| {alone[name]:.4f} |"
-        )
-    together = {row[0]: (row[4], row[5]) for row in tested if row[0].split("-")[0] not in YEARS}
-    start, end, p = compare_across(together)
-    lines += ["", f"All {len(together)} collections, each weighing the same: {start:.4f} → {end:.4f} "
-              f"({end - start:+.4f}), p = {p:.2g}."]  # fmt: skip
-    (arguments.output / "reranker-tables.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    return [f"| development | | {' | '.join(f'{w:g}' for w in WEIGHTS)} |", f"|---|---|{'---|' * len(WEIGHTS)}", *rows]
+
+
+def tests_table(
+    tested: list[Tested], found: dict[str, list[Scored]], best: dict[str, float], development: list[str]
+) -> list[str]:
+    """Return a Markdown table of the tests, p corrected by Holm within each of the two columns of differences."""
+    shown = [row for row in tested if row.name not in development]
+    results = [row.comparisons() for row in shown]
+    corrected = [holm([pair[place].p for pair in results]) for place in (0, 1)]
+    lines = [
+        f"| set | queries | BM25 | dense | before | start at {best['start']:g} | trained at {best['trained']:g} "
+        "| over before (95 %) | p (Holm) | over start (95 %) | p (Holm) |",
+        f"|{'---|' * 11}",
+    ]
+    for place, (row, pair) in enumerate(zip(shown, results, strict=True)):
+        gains = [
+            f"{result.difference:+.4f} ({result.interval[0]:+.4f} to {result.interval[1]:+.4f}) | {p[place]:.2g}"
+            for result, p in zip(pair, corrected, strict=True)
+        ]
+        means = [f"{mean(values):.4f}" for values in (row.before, row.start, row.trained)]
+        cells: list[Any] = [row.name, len(row.before), *stages(found[row.name][0]), *means, *gains]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    collections = [row for row in shown if row.name.split("-")[0] not in YEARS]
+    for who in ("before", "start"):
+        low, high, p = compare_across({row.name: (getattr(row, who), row.trained) for row in collections})
+        lines += ["", f"All {len(collections)} collections, each weighing the same, {who} to trained: {low:.4f} → "
+                  f"{high:.4f} ({high - low:+.4f}), p = {p:.2g}."]  # fmt: skip
+    return lines
 
 
 if __name__ == "__main__":

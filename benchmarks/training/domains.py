@@ -8,10 +8,11 @@ of the target, as many batches of as many pairs. The teacher of gpl is all-MiniL
 place of a cross-encoder. The language model is shown four pairs of the source's training queries before each
 document. "noisy" has another document in the place of the right one for every fifth made-up query; "harm" is what
 that takes away, query by query. Nothing was chosen on the target's judgments. The made-up queries, once for all
-seeds, take most of the time: --documents says for how many documents.
+seeds, take most of the time: --documents says for how many documents; --forms leaves out bpr or jpq.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,27 @@ NOISE = 5
 # Pairs that the language model is shown, and words of their documents.
 EXAMPLES, WORDS = 4, 60
 FORMS = ("float", "bpr", "jpq")
-ADAPTED = tuple(f"{form}+{how}" for form in FORMS for how in ("genq", "gpl"))
-NOISY = tuple(f"{arm} noisy" for arm in ("float+genq", "float+gpl", "bpr+genq", "bpr+gpl"))
-ARMS = (*FORMS, *ADAPTED, *NOISY)
-HARM = tuple(f"harm to {arm.removesuffix(' noisy')}" for arm in NOISY)
-CLAIMS = (
-    *(Claim("float", form) for form in FORMS[1:]),
-    *(Claim(f"{form}+genq", form) for form in FORMS),
-    *(Claim(f"{form}+gpl", form) for form in FORMS),
-    *(Claim(f"{form}+gpl", f"{form}+genq") for form in FORMS),
-    *(Claim(f"{form}+gpl noisy", f"{form}+gpl", margin=0.01) for form in FORMS[:2]),
-    *(Claim(f"harm to {form}+genq", f"harm to {form}+gpl") for form in FORMS[:2]),
-)
+HOW = ("genq", "gpl")
+# Forms that are also adapted by noisy queries.
+NOISY = ("float", "bpr")
+
+
+def arms_of(forms: Sequence[str]) -> list[str]:
+    """Return the arms of some forms: as they come from the source, adapted, and adapted by noisy queries."""
+    adapted = [f"{form}+{how}" for form in forms for how in HOW]
+    return [*forms, *adapted, *(f"{form}+{how} noisy" for form in forms if form in NOISY for how in HOW)]
+
+
+def claims_of(forms: Sequence[str]) -> list[Claim]:
+    """Return what is tested of some forms."""
+    noisy = [form for form in forms if form in NOISY]
+    return [
+        *(Claim("float", form) for form in forms if form != "float"),
+        *(Claim(f"{form}+{how}", form) for how in HOW for form in forms),
+        *(Claim(f"{form}+gpl", f"{form}+genq") for form in forms),
+        *(Claim(f"{form}+gpl noisy", f"{form}+gpl", margin=0.01) for form in noisy),
+        *(Claim(f"harm to {form}+genq", f"harm to {form}+gpl") for form in noisy),
+    ]
 
 
 def shown(source: Path) -> tuple[tuple[str, str], ...]:
@@ -121,44 +131,52 @@ def keep_harm(experiment: Experiment, arm: str, seed: int) -> None:
     experiment.keep(f"harm to {arm}", seed, harm, {})
 
 
-def train(source: Experiment, clean: Experiment, hurt: Experiment, seed: int, steps: int) -> None:
+def train(source: Experiment, clean: Experiment, hurt: Experiment, seed: int, steps: int, forms: Sequence[str]) -> None:
     """Train every arm of a seed."""
     fit: dict[str, Any] = {"batch_size": 32, "save_steps": 0, "steps": steps, "warmup": 0.1}
     models = {"float": source.arm("float", seed, "contrastive", COMMON | {
         "base": "splade-tiny", "fit": fit | {"batch_size": 64, "learning_rate": 3e-4, "steps": 2 * steps},
     })}  # fmt: skip
-    models["bpr"] = source.arm("bpr", seed, "bpr", COMMON | {
-        "base": str(models["float"]), "hard": "none", "fit": fit | {"learning_rate": 1e-4}})  # fmt: skip
-    jpq = {"parts": 16, "centroid_rate": 1e-3}
-    models["jpq"] = source.arm("jpq", seed, "jpq", COMMON | jpq | {
-        "base": str(models["float"]), "depth": 100, "fit": fit | {"learning_rate": 5e-5}})  # fmt: skip
+    if "bpr" in forms:
+        models["bpr"] = source.arm("bpr", seed, "bpr", COMMON | {
+            "base": str(models["float"]), "hard": "none", "fit": fit | {"learning_rate": 1e-4}})  # fmt: skip
+    if "jpq" in forms:
+        jpq = {"parts": 16, "centroid_rate": 1e-3}
+        models["jpq"] = source.arm("jpq", seed, "jpq", COMMON | jpq | {
+            "base": str(models["float"]), "depth": 100, "fit": fit | {"learning_rate": 5e-5}})  # fmt: skip
     for form, model in models.items():
         keep_elsewhere(clean, form, seed, model)
         changes: dict[str, Any] = COMMON | {"base": str(model), "fit": fit | {"learning_rate": 1e-4}}
         if form == "jpq":
             changes |= {"centroid_rate": 1e-3, "fit": fit | {"learning_rate": 5e-5}}
-        for how in ("genq", "gpl"):
+        for how in HOW:
             method = how if form == "float" else f"{form}_{how}"
             own = changes | ({"teacher": TEACHER} if how == "gpl" else {})
             clean.arm(f"{form}+{how}", seed, method, own)
-            if f"{form}+{how} noisy" in ARMS:
+            if form in NOISY:
                 hurt.arm(f"{form}+{how} noisy", seed, method, own)
                 keep_harm(clean, f"{form}+{how}", seed)
 
 
 def main() -> None:
-    more = {"source": "medquad", "documents": 800, "steps": 200}
+    more = {"source": "medquad", "documents": 800, "steps": 200, "forms": ",".join(FORMS)}
     given = arguments(__doc__, "nfcorpus", more=more, work=Path(".cache/claims/domains"))
+    # All others begin as "float".
+    forms = [form for form in FORMS if form == "float" or form in given.forms.split(",")]
+    if unknown := sorted(set(given.forms.split(",")) - set(FORMS)):
+        raise SystemExit(f"--forms has {', '.join(unknown)}; there are {', '.join(FORMS)}.")
     # A name stands for a folder beside the target.
     source_data = Path(given.source) if Path(given.source).is_dir() else given.data.parent / given.source
     folder = made_up(given.data, source_data, given.work, given.documents)
     source, clean, hurt = experiments(source_data, folder, given.work)
     for seed in given.seeds:
-        train(source, clean, hurt, seed, given.steps)
+        train(source, clean, hurt, seed, given.steps, forms)
     name = f"domains-{given.data.name}"
-    write_csv(given.results / f"{name}.csv", clean, ARMS, given.seeds)
+    arms = arms_of(forms)
+    write_csv(given.results / f"{name}.csv", clean, arms, given.seeds)
     text = f"## Codes across domains: {source_data.name} to {given.data.name}\n\n{__doc__}"
-    write_section(given.results / f"{name}.md", text, clean, (*ARMS, *HARM), CLAIMS, given.seeds)
+    rows = [*arms, *(f"harm to {arm.removesuffix(' noisy')}" for arm in arms if arm.endswith(" noisy"))]
+    write_section(given.results / f"{name}.md", text, clean, rows, claims_of(forms), given.seeds)
 
 
 if __name__ == "__main__":
