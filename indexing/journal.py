@@ -197,7 +197,7 @@ class Journal:
             return found
 
     def done(self, number: int) -> None:
-        """Forget operations up to `number`: the generation in force holds them."""
+        """Forget operations up to `number`: the generation that readers use holds them."""
         with self._condition:
             kept = [operation for operation in self._pending if operation.number > number]
             for operation in self._pending[: len(self._pending) - len(kept)]:

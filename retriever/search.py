@@ -590,8 +590,9 @@ def _grouped(index: "Index", state: _State, request: Request) -> tuple[list[Hit]
         found = index.documents([state.rows[id_] for id_, _ in part])
         documents |= found
         for id_, score in part:
-            document = found[state.rows[id_]]
-            parent = document.parent or id_
+            # A record that is missing costs its hit the text, here as in a search without groups.
+            document = found.get(state.rows[id_])
+            parent = document.parent or id_ if document is not None else id_
             if parent not in hits:
                 hits[parent] = Hit(parent, score, state.scores[id_], document)
         if len(hits) >= request.wanted:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from retriever.errors import RetrievalError
+from retriever.errors import BackendUnavailable
 from retriever.index.sealed import Index
 from retriever.pipeline import Rerank
 from server.metrics import Metrics
@@ -88,10 +88,19 @@ class ServedIndex:
         """Make a new generation meanwhile; it is in service afterwards. Requests go on with the one before it.
 
         A generation of which only documents are new is not held against the canaries again.
+        Raises BackendUnavailable, and nothing is made, while the newest generation cannot be served: of one that is
+        two behind files and records are removed, and that would be the one in service.
         """
         with self._renewing:
+            self._try_to_change_over()
+            self.require_newest()
             yield
             self._try_to_change_over(own=True)
+
+    def require_newest(self) -> None:
+        """Raise BackendUnavailable when the newest generation was tried and cannot be served."""
+        if self.reload_error is not None:
+            raise BackendUnavailable(f"the newest generation of {self.name} cannot be served: {self.reload_error}")
 
     def _renew(self) -> None:
         # One thread changes over; the others go on with what there is.
@@ -106,11 +115,14 @@ class ServedIndex:
     def _try_to_change_over(self, own: bool = False) -> None:
         try:
             self._change_over(own)
-        except (RetrievalError, OSError) as error:
+        except Exception as error:
+            # Whatever it was, a full queue of the encoder included: requests go on with the generation in service.
             self._retry_at = time.monotonic() + RETRY_SECONDS
-            self.reload_error = str(error)
+            known, self.reload_error = self.reload_error, str(error) or type(error).__name__
             self._metrics.reload_failures.labels(self.name).inc()
-            log.error("the new generation of %s cannot be served, the old one stays: %s", self.name, error)
+            # A service that writes tries every second.
+            level = logging.DEBUG if self.reload_error == known else logging.ERROR
+            log.log(level, "the new generation of %s cannot be served, the old one stays: %s", self.name, error)
 
     def _change_over(self, own: bool) -> None:
         old = self._current

@@ -90,11 +90,8 @@ class Writer:
         return self._journal.latest(id_)
 
     def wait(self, number: int, seconds: float) -> bool:
-        """Wait until changes up to `number` are searchable; return whether they are.
-
-        They are not while the generation that holds them cannot be served.
-        """
-        return self._journal.wait_applied(number, seconds) and self._served.applied >= number
+        """Wait until changes up to `number` are searchable; return whether they are."""
+        return self._journal.wait_applied(number, seconds)
 
     def close(self) -> None:
         """Stop after the batch at hand; what is left is applied at the next start."""
@@ -127,18 +124,26 @@ class Writer:
         return True
 
     def _apply_all(self) -> None:
-        while not self._stopping.is_set():
-            operations = self._journal.pending(APPLIED_TOGETHER, APPLIED_BYTES)
-            if not operations:
-                return
-            with self._served.lease() as index:
-                encoder = index.encoder if index.manifest.chunking else None
+        while self.unapplied and not self._stopping.is_set():
             with self._served.changing():
-                apply_operations(self._path, operations, encoder=encoder)
-            self._journal.done(operations[-1].number)
-            self._metrics.unapplied.labels(self._served.name).set(self.unapplied)
+                # What has come into service only now is not applied a second time.
+                self._forget_served()
+                operations = self._journal.pending(APPLIED_TOGETHER, APPLIED_BYTES)
+                if operations:
+                    self._apply(operations)
+            self._forget_served()
             with self._served.changing():
                 merge_small(self._path)
+
+    def _apply(self, operations: Sequence[Operation]) -> None:
+        with self._served.lease() as index:
+            encoder = index.encoder if index.manifest.chunking else None
+        apply_operations(self._path, operations, encoder=encoder)
+
+    def _forget_served(self) -> None:
+        """Forget what the generation in service holds; what is only on disk is still read from the journal."""
+        self._journal.done(self._served.applied)
+        self._metrics.unapplied.labels(self._served.name).set(self.unapplied)
 
     def _encode(self) -> None:
         with self._served.lease() as index:
@@ -147,6 +152,8 @@ class Writer:
             if not waiting:
                 return
             encoder, term_encoder, local = index.encoder, index.sparse_encoder, index.local_encoder
+        # Vectors that cannot be put in place would be made again and again.
+        self._served.require_newest()
         encoded = encode_waiting(self._path, encoder, term_encoder, local_encoder=local, stopped=self._stopping.is_set)
         if encoded:
             with self._served.changing():

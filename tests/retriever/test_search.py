@@ -1,6 +1,8 @@
 """Searching a real index of real docstrings with a real encoder: modes, filters, honesty, bad requests."""
 
+import sqlite3
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -54,6 +56,17 @@ def test_the_right_document_is_near_the_top(index, pipeline):
     assert [hit.score for hit in answer.hits] == sorted((hit.score for hit in answer.hits), reverse=True)
     assert answer.timings["total"] > 0
     assert all(np.isfinite(score) for hit in answer.hits for score in hit.scores.values())
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_record_that_is_missing_costs_its_hit_the_text(tmp_path, grouped):
+    documents = [Document("a", "a wing"), Document("b", "a wing and a flow")]
+    build_index(ListCorpus(documents), tmp_path / "index", BuildSettings(parts=("bm25",)))
+    with closing(sqlite3.connect(tmp_path / "index" / "documents.sqlite")) as records, records:
+        records.execute("DELETE FROM documents WHERE id = 'b'")
+    with open_index(tmp_path / "index") as index:
+        hits = index.search("wing flow", 5, group_by_parent=grouped, highlight=True, explain=True).hits
+    assert [(hit.id, hit.document) for hit in hits] == [("b", None), ("a", documents[0])]
 
 
 def test_hybrid_is_the_fusion_of_its_parts(index):

@@ -3,15 +3,18 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from indexing import garbage
 from indexing.build import add_documents, build_index
 from indexing.plan import BuildSettings
 from retriever.errors import BackendUnavailable
+from retriever.index.manifest import read_manifest
 from retriever.storage import exclusive_lock
 from retriever.types import Document
 from server import served_index
@@ -262,16 +265,73 @@ def test_lines_need_their_content_type(writable: Client) -> None:
     assert packed.status_code == 415
 
 
-def test_what_cannot_be_served_is_not_called_searchable(writable: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def unserved(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Make generations that come from now on fail when they are to be served, until `undo`."""
+
     def broken(self: object) -> None:
         raise BackendUnavailable("the disk is slow today")
 
     with monkeypatch.context() as patched:
         patched.setattr(served_index.Index, "warm", broken)
-        assert put(writable, "new", "a bilby digs")["searchable"] is False
-        assert ids(writable, "bilby") == []
-    assert put(writable, "newer", "a bilby rests")["searchable"] is True
-    assert set(ids(writable, "bilby")) == {"new", "newer"}
+        yield patched
+
+
+def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def write_error(client: Client) -> str | None:
+    error: str | None = client.get("/v1/indexes/words").json()["write_error"]
+    return error
+
+
+def test_what_cannot_be_served_is_still_promised(writable: Client, unserved: pytest.MonkeyPatch, words: Path) -> None:
+    assert put(writable, "new", "a bilby digs", wait=False)["searchable"] is False
+    assert writable.delete("/v1/indexes/words/documents/a").json()["result"] == "deleted"
+    until(lambda: read_manifest(words)[0].applied > 0)
+    until(lambda: "slow today" in str(write_error(writable)))
+    # On the disk or not, what is not in service is still to be applied.
+    assert writable.get("/v1/indexes/words/documents/new").json()["searchable"] is False
+    assert writable.get("/v1/indexes/words/documents/a").status_code == 404
+    assert writable.get("/v1/indexes/words").json()["unapplied_writes"] == 2
+    assert writable.delete("/v1/indexes/words/documents/new").json()["result"] == "deleted"
+    assert put(writable, "newer", "a bilby rests", wait=False)["result"] == "created"
+    assert (ids(writable, "bilby"), ids(writable, "quokka")) == ([], ["a"])
+    unserved.undo()
+    assert put(writable, "last", "a bilby sleeps")["searchable"] is True
+    assert (set(ids(writable, "bilby")), ids(writable, "quokka")) == ({"newer", "last"}, [])
+    assert writable.get("/v1/indexes/words/documents/newer").json()["searchable"] is True
+    description = writable.get("/v1/indexes/words").json()
+    assert (description["unapplied_writes"], description["write_error"]) == (0, None)
+
+
+def test_what_is_in_service_stays_whole_while_newer_generations_fail(
+    writable: Client, unserved: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, words: Path
+) -> None:
+    monkeypatch.setattr(garbage, "RETIRED_SECONDS", 0.0)
+    monkeypatch.setattr(writer_module, "RETRY_SECONDS", 0.05)
+    generation = read_manifest(words)[0].generation
+    # Each change replaces the document whose record would be the first to go.
+    for number in range(4):
+        put(writable, "a", f"a quokka {number}", wait=False)
+        failures = writable.service.metrics.reload_failures.labels("words")._value
+        before = failures.get()
+        until(lambda before=before, failures=failures: failures.get() >= before + 3)
+    assert read_manifest(words)[0].generation == generation + 1
+    assert writable.get("/v1/indexes/words/documents/b/c").json()["title"] == "numbat"
+    for grouped in (False, True):
+        body = {"query": "quokka numbat", "group_by_parent": grouped}
+        response = writable.post("/v1/indexes/words/search", json=body)
+        assert response.status_code == 200, response.text
+        found = {hit["id"]: hit["text"] for hit in response.json()["results"][0]["hits"]}
+        assert found == {document.id: document.text for document in START}
+    unserved.undo()
+    put(writable, "a", "a wombat")
+    assert ids(writable, "wombat") == ["a"]
 
 
 def test_too_many_waiting_changes_are_refused(writable: Client, monkeypatch: pytest.MonkeyPatch, words: Path) -> None:

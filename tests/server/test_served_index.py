@@ -11,6 +11,8 @@ from indexing.change import delete_documents
 from retriever.errors import IndexCorrupt
 from retriever.types import Document
 from server import served_index
+from server.batching import Batcher
+from server.errors import Refusal
 from tests.factories import ListCorpus
 from tests.server.conftest import Client, MakeClient
 
@@ -95,6 +97,32 @@ def test_a_generation_whose_vectors_drifted_is_not_served(
     monkeypatch.setattr(served_index.Index, "check_canaries", drifted)
     assert hits(client) == []
     assert client.get("/v1/info").json()["reload_error"] == "the canaries disagree"
+
+
+@pytest.mark.parametrize("error", [Refusal(429, "too much is waiting"), RuntimeError("cannot schedule new futures")])
+def test_a_busy_encoder_keeps_the_generation_in_service(
+    make_client: MakeClient, own_index: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    client = make_client(own_index)
+    generation = client.search(without=["dense"]).json()["index"]["generation"]
+    add_documents(ListCorpus([ADDED]), own_index, encoder=encoder)
+    asked = []
+
+    def refuse(*_: object, **__: object) -> None:
+        asked.append(1)
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Batcher, "submit", refuse)
+        for _ in range(3):
+            assert hits(client) == []
+        assert client.search(without=["dense"]).json()["index"]["generation"] == generation
+        # Not every request tries again.
+        assert len(asked) == 1
+        assert client.get("/v1/info").json()["reload_error"] == str(error)
+    monkeypatch.setattr(client.service.index, "_retry_at", 0.0)
+    assert hits(client) == [ADDED.id]
+    assert client.get("/v1/info").json()["reload_error"] is None
 
 
 def test_many_threads_change_over_once(make_client: MakeClient, own_index: Path, encoder: Any) -> None:
