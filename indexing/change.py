@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -56,6 +56,15 @@ class Change:
         )
         publish(self.folder, manifest)
         remove_unneeded(self.folder, manifest, retain=self.retain)
+        return manifest
+
+    def publish_segments(self, kept: Iterable[Segment], added: Sequence[Segment], **update: Any) -> Manifest:
+        """Publish older segments, with what was deleted from them since, and new ones."""
+        segments = [with_tombstones(self.folder, segment, self.records, self.generation) for segment in kept]
+        # One without a living document would only cost time.
+        segments = [segment for segment in [*segments, *added] if segment.deleted < segment.documents]
+        manifest = self.publish(segments=sorted(segments, key=lambda segment: segment.number), **update)
+        shutil.rmtree(self.folder / "building", ignore_errors=True)
         return manifest
 
 

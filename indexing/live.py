@@ -1,14 +1,13 @@
-"""Changes to an index in service: applied within moments, encoded when there is time, merged when segments grow many.
+"""Changes to an index in service: applied within moments, encoded when there is time.
 
 apply_operations  a batch of the journal becomes a segment without vectors, searchable by words
 encode_waiting    makes the vectors and weights of such segments; takes no lock
 add_vectors       puts them in place: the segments become one with all parts
-merge_small       keeps the number of segments within bounds
 """
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexing.analysing import postings_of, texts_of
-from indexing.build import settings_of, with_tombstones
+from indexing.build import settings_of
 from indexing.change import Change, changing, merge_segments
 from indexing.chunking import owner_of
 from indexing.corpora.corpus import document_from
@@ -33,10 +32,6 @@ from retriever.protocols import Encoder, TermEncoder
 from retriever.storage import disk_errors
 from retriever.types import Document
 
-# A merge holds the writer's lock: about 20 seconds for a million short documents, half a second for so many.
-MERGED_DOCUMENTS = 20_000
-# So many segments of about one size are merged, each size being so many times the one below.
-TIER = 8
 # Short, so that queries which need the encoder meanwhile do not wait long for it.
 ENCODED_TOGETHER = 8
 
@@ -84,17 +79,8 @@ def apply_operations(path: str | Path, operations: Sequence[Operation], *, encod
         with disk_errors(change.folder):
             change.records.delete(sorted({row for found in rows.values() for row in found}))
         added = _unencoded_segment(change, upserts, encoder) if upserts else []
-        _publish(change, change.current.segments, added, applied=operations[-1].number)
+        change.publish_segments(change.current.segments, added, applied=operations[-1].number)
         return sum(segment.documents for segment in added)
-
-
-def _publish(change: Change, kept: Iterable[Segment], added: Sequence[Segment], applied: int | None = None) -> None:
-    segments = [with_tombstones(change.folder, segment, change.records, change.generation) for segment in kept]
-    # One without a living document would only cost time.
-    segments = [segment for segment in [*segments, *added] if segment.deleted < segment.documents]
-    update = {} if applied is None else {"applied": applied}
-    change.publish(segments=sorted(segments, key=lambda segment: segment.number), **update)
-    shutil.rmtree(change.folder / "building", ignore_errors=True)
 
 
 def _unencoded_segment(change: Change, documents: list[Document], encoder: Encoder | None) -> list[Segment]:
@@ -246,7 +232,7 @@ def add_vectors(path: str | Path, encoded: Sequence[Encoded], *, device: str | N
         folders = [building / part.segment.name for part in ready]
         added = merge_segments(change, members, device=device, encoded=folders)
         gone = {segment.number for segment in members}
-        _publish(change, [s for s in change.current.segments if s.number not in gone], added)
+        change.publish_segments([s for s in change.current.segments if s.number not in gone], added)
         return sum(segment.documents for segment in added)
 
 
@@ -258,40 +244,3 @@ def _write_encoded(folder: Path, part: Encoded) -> None:
         write_vectors(folder, part.local, part.present, (LOCAL_VECTORS, LOCAL_ABSENT))
     if part.weights is not None:
         write_weights(folder, part.weights)
-
-
-def merge_small(path: str | Path, *, device: str | None = None) -> int:
-    """Merge segments where TIER of about one size have come together; return how many were merged.
-
-    Only up to MERGED_DOCUMENTS, so that changes never wait long; larger ones are for `compact_index`.
-    """
-    if not small_segments(read_manifest(Path(path))[0]):
-        return 0
-    with changing(path, retain=True) as change:
-        members = small_segments(change.current)
-        if not members:
-            return 0
-        added = merge_segments(change, members, device=device)
-        gone = {segment.number for segment in members}
-        _publish(change, [s for s in change.current.segments if s.number not in gone], added)
-        return len(members)
-
-
-def small_segments(manifest: Manifest) -> list[Segment]:
-    """Return the segments that are to be merged next, none when all is well."""
-    tiers: dict[tuple[bool, int], list[Segment]] = {}
-    for segment in manifest.segments:
-        living = segment.documents - segment.deleted
-        tier = int(np.log(max(1, living)) / np.log(TIER))
-        tiers.setdefault((segment.unencoded, tier), []).append(segment)
-    for _, members in sorted(tiers.items(), key=lambda entry: entry[0]):
-        chosen: list[Segment] = []
-        total = 0
-        for segment in members:
-            total += segment.documents - segment.deleted
-            if total > MERGED_DOCUMENTS:
-                break
-            chosen.append(segment)
-        if len(chosen) >= TIER:
-            return chosen
-    return []

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from indexing.journal import Journal, Operation
-from indexing.live import add_vectors, apply_operations, encode_waiting, merge_small
+from indexing.live import add_vectors, apply_operations, encode_waiting
+from indexing.merging import merge_small
 from retriever.errors import RetrievalError
 from retriever.types import Document
 from server.errors import Refusal

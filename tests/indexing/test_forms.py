@@ -10,7 +10,8 @@ from indexing.build import add_documents, build_index
 from indexing.change import compact_index, delete_documents
 from indexing.codebooks import codebook_for
 from indexing.journal import Operation
-from indexing.live import add_vectors, apply_operations, encode_waiting, merge_small
+from indexing.live import add_vectors, apply_operations, encode_waiting
+from indexing.merging import merge_small
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
 from retriever.codebook import train_codebook

@@ -14,15 +14,8 @@ from indexing import garbage
 from indexing.build import add_documents, build_index
 from indexing.change import compact_index, delete_documents
 from indexing.journal import Operation
-from indexing.live import (
-    TIER,
-    accepted,
-    add_vectors,
-    apply_operations,
-    encode_waiting,
-    merge_small,
-    small_segments,
-)
+from indexing.live import accepted, add_vectors, apply_operations, encode_waiting
+from indexing.merging import TIER, merge_small, small_segments
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
 from retriever.errors import IndexLocked, InvalidInput

@@ -16,7 +16,8 @@ from indexing.change import compact_index, delete_documents
 from indexing.ciff import export_ciff, import_ciff
 from indexing.commands import app
 from indexing.journal import Operation
-from indexing.live import apply_operations, merge_small
+from indexing.live import apply_operations
+from indexing.merging import merge_small
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
 from kernels.positions.reference import decode_reference
