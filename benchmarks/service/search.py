@@ -1,6 +1,7 @@
-"""BM25 search over HTTP: what the service adds to the library, ten times too many requests, and a long soak.
+"""BM25 search over HTTP: what the service adds to the library, too many requests, how soon a write is found, a soak.
 
-    python -m benchmarks.service.search [--documents 100000] [--soak-seconds 600] [--parts overhead,overload,soak]
+    python -m benchmarks.service.search [--documents 100000] [--soak-seconds 600]
+        [--parts overhead,overload,freshness,soak]
 
 Passages of *pydocs* are searched with the first lines of its documentation; hits come with their documents.
 
@@ -9,6 +10,8 @@ Passages of *pydocs* are searched with the first lines of its documentation; hit
 - overload: requests of 64 queries each, first as fast as a few clients get answers (the capacity), then ten times as
   many a second whether or not answers come, each on a connection of its own. Any status but 200, 429 and 503 and any
   broken connection is a failure.
+- freshness: documents are put one by one, each with a word of its own that is searched for until it is found; from the
+  answer to the put (the promise) and from its beginning. Pauses of chance lie between them.
 - soak: clients that search without a pause and one that overwrites the same few documents, while the memory that the
   process has to itself (RssAnon) is read; the growth is a line fitted to it after the first fifth.
 
@@ -157,6 +160,49 @@ def overload(port: int, queries: list[str], seconds: float) -> Measures:
     }
 
 
+def freshness(port: int, queries: list[str], puts: int) -> Measures:
+    """Return milliseconds until a document that was put is found by a search. Raises RuntimeError after a minute."""
+    pauses = np.random.default_rng(1).uniform(0.0, 0.5, puts)
+    taken = np.empty((2, puts))
+    with closing(http.client.HTTPConnection(HOST, port)) as connection:
+        for number, pause in enumerate(pauses):
+            time.sleep(pause)
+            id_, word = f"fresh-{number}", f"zqfresh{number}"
+            document = {"text": f"{queries[number % len(queries)]} {word}"}
+            began = time.perf_counter()
+            exchange_json(connection, "PUT", f"/v1/indexes/index/documents/{id_}", document)
+            promised = time.perf_counter()
+            while not is_found(connection, word, id_):
+                if time.perf_counter() > promised + 60:
+                    raise RuntimeError(f"{id_} was put and is not found after a minute")
+            taken[:, number] = time.perf_counter() - np.array([promised, began])
+    after, whole = taken * 1e3
+    return {
+        "puts": puts,
+        "found after the answer p50 ms": float(np.median(after)),
+        "found after the answer p99 ms": float(np.percentile(after, 99)),
+        "found after the answer longest ms": float(after.max()),
+        "put and found p50 ms": float(np.median(whole)),
+        "put and found p99 ms": float(np.percentile(whole, 99)),
+        "found later than a second": int((after > 1e3).sum()),
+    }
+
+
+def is_found(connection: http.client.HTTPConnection, word: str, id_: str) -> bool:
+    answer = exchange_json(connection, "POST", SEARCH, {"query": word, "k": 1, "pipeline": "bm25"})
+    return [hit["id"] for hit in answer["results"][0]["hits"]] == [id_]
+
+
+def exchange_json(connection: http.client.HTTPConnection, method: str, path: str, content: Any) -> Any:
+    """Return what a request is answered with. Raises RuntimeError for any status but 200."""
+    connection.request(method, path, json.dumps(content), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != 200:
+        raise RuntimeError(f"{method} {path}: {response.status} {body[:300]!r}")
+    return json.loads(body)
+
+
 def own_memory(process: int) -> float:
     """Return RssAnon in MB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
@@ -230,9 +276,10 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--overload-seconds", type=float, default=20)
+    parser.add_argument("--puts", type=int, default=400, help="documents whose way into searches is measured")
     parser.add_argument("--soak-seconds", type=float, default=600)
     parser.add_argument("--write-pause", type=float, default=1, help="seconds between two writes of the soak")
-    parser.add_argument("--parts", default="overhead,overload,soak")
+    parser.add_argument("--parts", default="overhead,overload,freshness,soak")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
     queries = real_queries(arguments.queries)
@@ -249,10 +296,12 @@ def main() -> None:
                     measures = overhead(work / "index", port, queries, arguments.rounds)
                 elif part == "overload":
                     measures = overload(port, queries, arguments.overload_seconds)
+                elif part == "freshness":
+                    measures = freshness(port, queries, arguments.puts)
                 elif part == "soak":
                     measures = soak(port, process.pid, queries, arguments.soak_seconds, arguments.write_pause)
                 else:
-                    raise SystemExit(f"unknown part {part!r}; known are overhead, overload, soak")
+                    raise SystemExit(f"unknown part {part!r}; known are overhead, overload, freshness, soak")
                 write_rows(part, arguments.documents, measures)
 
 
