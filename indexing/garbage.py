@@ -25,8 +25,16 @@ def retired(folder: Path) -> list[int]:
     return [int(path.stem) for path in (folder / "segments").glob(f"*{RETIRED}") if _is_young(path)]
 
 
+def _retire(path: Path) -> None:
+    # By the clock that runs since the machine was started, the same in all processes: the time of day may jump.
+    now = time.monotonic()
+    os.utime(path, (now, now))
+    path.rename(path.with_suffix(RETIRED))
+
+
 def _is_young(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime < RETIRED_SECONDS
+    # Nobody still reads what was set aside before the machine was started, at what is a time to come by this clock.
+    return 0 <= time.monotonic() - path.stat().st_mtime < RETIRED_SECONDS
 
 
 def readable(folder: Path, current: Manifest) -> list[Manifest]:
@@ -68,8 +76,7 @@ def remove_unneeded(folder: Path, current: Manifest, *, retain: bool = False) ->
         if segment_folder(path.name) in needed or (path.suffix == RETIRED and _is_young(path)):
             continue
         if retain and path.suffix != RETIRED:
-            os.utime(path)
-            path.rename(path.with_suffix(RETIRED))
+            _retire(path)
         else:
             shutil.rmtree(path)
     for path in unknown_files(folder, manifests):

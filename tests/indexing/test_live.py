@@ -3,6 +3,7 @@
 import gc
 import shutil
 import sqlite3
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,30 @@ def test_what_was_set_aside_goes_in_the_end(path: Path, monkeypatch: pytest.Monk
     with opened(path) as index:
         rows = sqlite3.connect(index.records.path).execute("SELECT count(*) FROM documents").fetchone()
         assert rows == (70,)
+
+
+def test_what_was_set_aside_does_not_go_by_the_time_of_day(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change() -> int:
+        nonlocal number
+        number += 1
+        apply_operations(path, operations([(f"d{number}", None)], 11 + number))
+        return len(list(path.glob("segments/*.retired")))
+
+    number = -1
+    apply_operations(path, operations(puts(DOCUMENTS[60:70])))
+    encode_all(path)
+    change()
+    assert change() == 1
+    today, now = time.time(), time.monotonic()
+    with monkeypatch.context() as patched:
+        patched.setattr(garbage.time, "time", lambda: today + 1e6)
+        assert change() == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(garbage.time, "monotonic", lambda: now + garbage.RETIRED_SECONDS - 1)
+        assert change() == 1
+    # The machine was started anew.
+    monkeypatch.setattr(garbage.time, "monotonic", lambda: now - 1e6)
+    assert change() == 0
 
 
 def test_compaction_keeps_what_waits_apart(path: Path, tmp_path: Path) -> None:
