@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -58,6 +58,9 @@ class Batch:
 
 
 Objective = Callable[[Batch], Tensor | Mapping[str, Tensor]]
+
+Parts = TypeVar("Parts", bound=Tensor | Mapping[str, Tensor])
+"""A loss, or its parts by name."""
 
 
 class RowCollator:
@@ -117,13 +120,42 @@ class RowCollator:
         return {f"{side}_{key}": value for key, value in inputs.items()} | {f"{side}_task": side}
 
 
-class BatchLoss(nn.Module):
+class CollectionLoss(nn.Module):
+    """A loss over queries of a collection, which names them where its batch breaks."""
+
+    def __init__(self, collection: TrainingCollection) -> None:
+        super().__init__()
+        self.collection = collection
+        self.query_rows: Rows = np.zeros(0, np.int64)
+
+    def finite(self, loss: Parts, query_rows: Rows) -> Parts:
+        """Return the loss of a batch. Raises ModelFault naming its queries when it is NaN or infinite."""
+        self.query_rows = query_rows
+        parts = loss if isinstance(loss, Mapping) else {"loss": loss}
+        for name, value in parts.items():
+            if not torch.isfinite(value.detach()).all():
+                self._refuse(name, value)
+        return loss
+
+    def require_finite_gradient(self, norm: Tensor) -> None:
+        """Raise ModelFault naming the queries of the latest batch when the norm of its gradient is NaN or infinite."""
+        if not torch.isfinite(norm):
+            self._refuse("norm of the gradient", norm)
+
+    def _refuse(self, name: str, value: Tensor) -> NoReturn:
+        ids = [self.collection.query_ids[row] for row in self.query_rows]
+        raise ModelFault(
+            f"the {name} of a batch is {float(value.detach())}; its queries are {ids[:8]}"
+            f"{' ...' if len(ids) > 8 else ''}. Look at their texts, or lower learning_rate."
+        )
+
+
+class BatchLoss(CollectionLoss):
     """Encodes both sides of a batch and hands them to an objective."""
 
     def __init__(self, model: Any, collection: TrainingCollection, objective: Objective) -> None:
-        super().__init__()
+        super().__init__(collection)
         self.model = model
-        self.collection = collection
         self.objective = objective
         self.cosine = model.similarity_fn_name in (None, "cosine")
 
@@ -133,24 +165,8 @@ class BatchLoss(nn.Module):
         query_rows, document_rows = rows[: len(queries)], rows[len(queries) :]
         relevant = torch.from_numpy(self.collection.barred.mask(query_rows, document_rows)).to(queries.device)
         loss = self.objective(Batch(queries, documents, query_rows, document_rows, relevant))
-        return finite(loss, self.collection, query_rows)
+        return self.finite(loss, query_rows)
 
     def _embed(self, features: dict[str, Tensor]) -> Tensor:
         embeddings = self.model(features)["sentence_embedding"].float()
         return functional.normalize(embeddings, dim=1) if self.cosine else embeddings
-
-
-def finite(
-    loss: Tensor | Mapping[str, Tensor], collection: TrainingCollection, query_rows: Rows
-) -> Tensor | Mapping[str, Tensor]:
-    """Return the loss. Raises ModelFault naming the batch when it is NaN or infinite."""
-    parts = loss if isinstance(loss, Mapping) else {"loss": loss}
-    for name, value in parts.items():
-        if not torch.isfinite(value.detach()).all():
-            ids = [collection.query_ids[row] for row in query_rows]
-            number = float(value.detach())
-            raise ModelFault(
-                f"the {name} of a batch is {number}; its queries are {ids[:8]}{' ...' if len(ids) > 8 else ''}. "
-                "Look at their texts, or lower learning_rate."
-            )
-    return loss

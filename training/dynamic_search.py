@@ -6,10 +6,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from training.batch import finite
+from training.batch import CollectionLoss
 from training.collection import TrainingCollection
 from training.evaluation import nearest
 from training.losses.ranking import lambda_mrr
@@ -44,7 +44,7 @@ class FlatDocuments:
         return torch.einsum("bh,bkh->bk", queries, vectors)
 
 
-class DynamicSearchLoss(nn.Module):
+class DynamicSearchLoss(CollectionLoss):
     """Retrieves with the current query encoder from documents and weighs the pairs of what it finds.
 
     depth       documents retrieved for each query
@@ -62,9 +62,8 @@ class DynamicSearchLoss(nn.Module):
         metric_cut: int,
         scale: float,
     ) -> None:
-        super().__init__()
+        super().__init__(collection)
         self.model = model
-        self.collection = collection
         self.documents = documents
         self.depth = min(depth, len(documents))
         self.metric_cut = metric_cut
@@ -78,7 +77,7 @@ class DynamicSearchLoss(nn.Module):
             queries = functional.normalize(queries, dim=1)
         rows = labels.cpu().numpy()
         # A search by what is no number has no order.
-        finite({"sum of the query vectors": queries.sum()}, self.collection, rows)
+        self.finite({"sum of the query vectors": queries.sum()}, rows)
         documents, relevant, valid = self._lists(rows, self.documents.nearest(queries, self.depth))
         loss = lambda_mrr(
             self.scale * self.documents.scores(queries, documents),
@@ -87,7 +86,7 @@ class DynamicSearchLoss(nn.Module):
             retrieved=self.depth,
             metric_cut=self.metric_cut,
         )
-        return finite(loss, self.collection, rows)
+        return self.finite(loss, rows)
 
     def _lists(
         self, rows: NDArray[np.int64], found: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""Fitting a model with the sentence-transformers trainers: resumable, and stopped by a loss that is not finite."""
+"""Fitting a model with the sentence-transformers trainers: resumable, and stopped by what is not finite."""
 
 import contextlib
 import json
@@ -68,8 +68,8 @@ def fit(
     finish  changes the fitted model before it is saved, also one that is stopped; may raise ModelFault
 
     An interrupted fit goes on from the newest checkpoint in `folder`, with the same data in the same order.
-    Raises ModelFault when the loss is not finite; the model as it was before that batch lies in folder/stopped, unless
-    `finish` finds that it is broken too.
+    Raises ModelFault when a loss or the gradient of one is not finite; the model as it was before that batch lies in
+    folder/stopped, unless it is broken too. Weights that are not finite are never saved.
     """
     if (folder / FINISHED).is_file():
         return dict(json.loads((folder / FINISHED).read_text()))
@@ -91,10 +91,12 @@ def fit(
     ]
     for callback in (EpochCallback(), _epoch_of(collator), *callbacks):
         trainer.add_callback(callback)
+    stop_at_gradients(trainer, loss.require_finite_gradient)
     report = run(trainer, model, folder, finish)
     model.eval()
     if finish is not None:
         finish(model)
+    require_finite_weights(model)
     with without_transformers_bars():
         model.save_pretrained(str(folder), create_model_card=False)
     write_atomically(folder / FINISHED, json.dumps(report, indent=1).encode())
@@ -144,7 +146,7 @@ def arguments_of(settings: FitSettings, folder: Path, seed: int) -> dict[str, An
 def run(trainer: Any, model: Any, folder: Path, finish: Callable[[Any], None] | None = None) -> dict[str, Any]:
     """Train, from the newest checkpoint where there is one; returns steps, seconds and the losses on the way.
 
-    finish  changes the model of a training that a loss stops before it is saved
+    finish  changes the model of a training that is stopped before it is saved
     """
     from transformers import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
@@ -159,11 +161,12 @@ def run(trainer: Any, model: Any, folder: Path, finish: Callable[[Any], None] | 
             trainer.train(resume_from_checkpoint=checkpoint)
     except ModelFault as error:
         stopped, step = folder / "stopped", trainer.state.global_step
-        if finish is not None:
-            try:
+        try:
+            if finish is not None:
                 finish(model)
-            except ModelFault as fault:
-                raise ModelFault(f"step {step}: {error} The model before that step is broken too: {fault}") from error
+            require_finite_weights(model)
+        except ModelFault as fault:
+            raise ModelFault(f"step {step}: {error} The model before that step is broken too: {fault}") from error
         model.save_pretrained(str(stopped), create_model_card=False)
         raise ModelFault(f"step {step}: {error} The model as it was before that step is in {stopped}.") from error
     history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
@@ -173,6 +176,30 @@ def run(trainer: Any, model: Any, folder: Path, finish: Callable[[Any], None] | 
         "seconds": round(time.monotonic() - started, 1),
         "losses": history,
     }
+
+
+def stop_at_gradients(trainer: Any, require: Callable[[Any], None]) -> None:
+    """Show `require` the norm of each step's gradient before the optimiser takes it; what it raises ends the training.
+
+    It is the norm that clipping computes, so that the gradient is not read again.
+    """
+    clip = trainer.accelerator.clip_grad_norm_
+
+    def clipped(*arguments: Any, **options: Any) -> Any:
+        norm = clip(*arguments, **options)
+        require(norm)
+        return norm
+
+    trainer.accelerator.clip_grad_norm_ = clipped
+
+
+def require_finite_weights(model: Any) -> None:
+    """Raise ModelFault naming the first weights that are NaN or infinite."""
+    import torch
+
+    for name, weights in model.named_parameters():
+        if not torch.isfinite(weights.detach()).all():
+            raise ModelFault(f"the weights of {name} are not finite; lower learning_rate and begin anew by --restart.")
 
 
 def _epoch_of(collator: Collator) -> Any:

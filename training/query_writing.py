@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from retriever.llm.bottleneck import QueryWriter, save_query_writer
 from retriever.llm.causal import load_language_model
-from training.batch import finite
+from training.batch import CollectionLoss
 from training.collection import TrainingCollection
 from training.losses.query_likelihood import attention_mask, predicting, query_likelihood
 from training.negatives import positives_only
@@ -144,15 +144,14 @@ class Writer(nn.Module):
         save_query_writer(folder, taught)
 
 
-class WritingLoss(nn.Module):
+class WritingLoss(CollectionLoss):
     """Mean -log p of the query's tokens."""
 
     def __init__(self, writer: Writer, collection: TrainingCollection, *, stop: bool, document: bool) -> None:
-        super().__init__()
+        super().__init__(collection)
         self.writer = writer
-        self.collection = collection
         self.stop, self.document = stop, document
 
     def forward(self, features: list[dict[str, Tensor]], labels: Tensor) -> Tensor | Mapping[str, Tensor]:
         loss = query_likelihood(*self.writer.logits(features[0], stop=self.stop, document=self.document))
-        return finite(loss, self.collection, labels.cpu().numpy())
+        return self.finite(loss, labels.cpu().numpy())

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from retriever.errors import BackendUnavailable
 from retriever.models import resolve
 from retriever.progress import quiet_transformers, without_transformers_bars
-from training.batch import finite
+from training.batch import CollectionLoss
 from training.collection import TrainingCollection
 from training.negatives import Draw, Rows
 
@@ -87,13 +87,12 @@ class ListCollator:
         return {"label": torch.from_numpy(np.column_stack([queries, positives, negatives]))}
 
 
-class ListLoss(nn.Module):
+class ListLoss(CollectionLoss):
     """Scores each query with its documents and hands the lists to an objective."""
 
     def __init__(self, model: Any, collection: TrainingCollection, objective: ListObjective) -> None:
-        super().__init__()
+        super().__init__(collection)
         self.model = model
-        self.collection = collection
         self.objective = objective
 
     def forward(self, features: list[Any], labels: Tensor, **_: Any) -> Tensor | Mapping[str, Tensor]:
@@ -104,7 +103,7 @@ class ListLoss(nn.Module):
             [np.isin(own, self.collection.barred.relevant(int(q))) for q, own in zip(queries, documents, strict=True)]
         )
         lists = RankedLists(scores, queries, documents, torch.from_numpy(relevant).to(scores.device))
-        return finite(self.objective(lists), self.collection, queries)
+        return self.finite(self.objective(lists), queries)
 
     def scores(self, queries: Rows, documents: NDArray[np.int64]) -> Tensor:
         """Return (B, K) logits of each query with its documents."""

@@ -22,6 +22,7 @@ from retriever.rerank import CrossEncoderReranker
 from tests.training.tasks import QUICK, settings_of, task_of
 from training.batch import BatchLoss
 from training.encoders import as_encoder, open_base
+from training.fitting import run
 from training.judgments import Judgments
 from training.negatives import positives_only
 from training.rankers import open_ranker
@@ -303,6 +304,76 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch(split_pydocs, tmp_p
     assert task.collection.query_ids[calls[1][0]] in str(caught.value)
     weights = load_encoder(tmp_path / "work" / "fit" / "stopped").model.state_dict()
     assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+@pytest.mark.parametrize(("step", "precision"), [(1, "bfloat16"), (2, "float32")], ids=["on the way", "last step"])
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_take_it(split_pydocs, tmp_path, step, precision):
+    task = task_of(tmp_path / "work", split_pydocs, "contrastive", "fit.steps=3", f"fit.precision={precision}")
+    model = task.open_base()
+    calls, before = [], {}
+
+    def objective(batch):
+        calls.append(batch.query_rows)
+        loss = batch.scores().mean()
+        if len(calls) <= step:
+            return loss
+        before.update({name: value.clone() for name, value in model.state_dict().items()})
+        # The root of 0 is 0, its slope infinite.
+        return loss + (0 * batch.queries).sum().sqrt()
+
+    loss = BatchLoss(model, task.collection, objective)
+    with pytest.raises(
+        ModelFault, match=f"step {step}: the norm of the gradient of a batch is nan; its queries are"
+    ) as caught:
+        task.fit_loss("fit", model, loss, positives_only(task.collection.judgments))
+    assert len(calls) == step + 1
+    assert task.collection.query_ids[calls[step][0]] in str(caught.value)
+    folder = tmp_path / "work" / "fit"
+    stopped = load_encoder(folder / "stopped").model.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in stopped.items())
+    assert not [path.name for path in folder.iterdir() if path.name not in ("stopped", "checkpoints")]
+
+
+def test_weights_that_are_not_finite_are_never_a_finished_model(split_pydocs, tmp_path):
+    changes = ("fit.steps=1", "fit.warmup=0", "fit.weight_decay=1", "fit.learning_rate=3e38")
+    task = task_of(tmp_path / "work", split_pydocs, "contrastive", *changes)
+    for _ in range(2):
+        with pytest.raises(ModelFault, match="the weights of .* are not finite; lower learning_rate"):
+            recipe("contrastive").train(task)
+    assert not list((tmp_path / "work" / "contrastive").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["adore", "ngame"])
+def test_every_kind_of_loss_stops_at_a_gradient_and_names_the_batch(split_pydocs, tmp_path, monkeypatch, name):
+    task = task_of(tmp_path / "work", split_pydocs, name, "fit.steps=3", "depth=20" if name == "adore" else "count=3")
+    backward = torch.Tensor.backward
+    steps = []
+
+    def broken(loss, *args, **kwargs):
+        steps.append(float(loss.detach()))
+        backward(loss * (torch.nan if len(steps) == 2 else 1), *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "backward", broken)
+    with pytest.raises(
+        ModelFault, match=r"step 1: the norm of the gradient of a batch is nan; its queries are \['.*stopped"
+    ):
+        recipe(name).train(task)
+    assert np.isfinite(steps).all()
+    weights = load_encoder(tmp_path / "work" / name / "stopped").model.state_dict()
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+@pytest.mark.parametrize(("name", "what"), [("adore", "sum of the query vectors"), ("ngame", "loss")])
+def test_a_model_that_is_broken_from_the_start_is_not_kept(split_pydocs, tmp_path, monkeypatch, name, what):
+    def poisoned(trainer, model, folder, finish):
+        next(weights for weights in model.parameters() if weights.requires_grad).data.fill_(torch.nan)
+        return run(trainer, model, folder, finish)
+
+    monkeypatch.setattr("training.fitting.run", poisoned)
+    task = task_of(tmp_path / "work", split_pydocs, name, "fit.steps=3")
+    with pytest.raises(ModelFault, match=f"step 0: the {what} of a batch is nan.* before that step is broken too"):
+        recipe(name).train(task)
+    assert not (tmp_path / "work" / name / "stopped").exists()
 
 
 def test_settings_that_do_not_exist_are_named():

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from indexing.corpora import open_corpus
-from retriever.errors import BackendUnavailable, InvalidInput
+from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from training.collection import read_corpus
 from training.generation import GenerationSettings, generate_queries
 from training.generation.job import open_generator
@@ -31,7 +31,7 @@ from training.generation.soft_prompt import (
 )
 from training.recipe import run_recipe
 from training.recipes.registry import CONFIGS, recipe
-from training.recipes.soft_prompt import LIKELIHOOD, start_of
+from training.recipes.soft_prompt import LIKELIHOOD, Prompted, start_of
 from training.settings import read_settings
 
 
@@ -128,6 +128,21 @@ def test_likelihoods_are_those_of_the_words(tiny):
     hard = Sequences([[*ids, *row] for row in rows.ids], [first + len(ids) for first in rows.first])
     prompt = start_of(model, tokenizer, "write a query", len(ids))
     assert mean_log_likelihoods(model, rows, prompt) == pytest.approx(mean_log_likelihoods(model, hard), abs=1e-4)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_training(tiny, split_pydocs, tmp_path, monkeypatch):
+    forward = Prompted.forward
+
+    def broken(self, input_ids, attention_mask, labels):
+        found = forward(self, input_ids, attention_mask, labels)
+        # The root of 0 is 0, its slope infinite.
+        return found | {"loss": found["loss"] + (0 * self.prompt).sum().sqrt()}
+
+    monkeypatch.setattr(Prompted, "forward", broken)
+    settings = settings_of(f"base={tiny}", "tokens=4", "max_queries=20", "tried=1", "fit.epochs=1", "held_out=4")
+    with pytest.raises(ModelFault, match="the norm of the soft prompt's gradient is nan; lower learning_rate"):
+        run_recipe(recipe("soft_prompt"), settings, split_pydocs, tmp_path / "x", splits=(), offline=True)
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_trained_prompt_writes_queries(trained, split_pydocs, tmp_path):

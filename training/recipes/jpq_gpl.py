@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from training.batch import finite
+from training.batch import CollectionLoss
 from training.collection import TrainingCollection
 from training.dynamic_search import SearchedDocuments
 from training.losses.margins import margin_mse
@@ -50,7 +50,7 @@ def train(task: Task[JpqGplSettings]) -> Path:
     return fit_coded(task, "jpq_gpl", model, documents, loss)
 
 
-class DynamicMargins(nn.Module):
+class DynamicMargins(CollectionLoss):
     """The margin MSE of a relevant document and one that the query of the moment retrieves, in units of the teacher."""
 
     def __init__(
@@ -63,9 +63,8 @@ class DynamicMargins(nn.Module):
         settings: JpqGplSettings,
         scale: float,
     ) -> None:
-        super().__init__()
+        super().__init__(collection)
         self.model = model
-        self.collection = collection
         self.documents = documents
         self.teacher = teacher
         self.teacher_scale = settings.teacher.scale
@@ -78,12 +77,12 @@ class DynamicMargins(nn.Module):
         queries = self.model(tokens)["sentence_embedding"].float()
         rows = labels.cpu().numpy()
         # A search by what is no number has no order.
-        finite({"sum of the query vectors": queries.sum()}, self.collection, rows)
+        self.finite({"sum of the query vectors": queries.sum()}, rows)
         pairs = self._pairs(rows, self.documents.nearest(queries, self.depth))
         scores = self.scale * self.documents.scores(queries, pairs)
         wanted = (self.teacher_scale * taught(self.teacher, rows, pairs)).to(scores.device)
         loss = margin_mse(scores[:, 0], scores[:, 1], wanted[:, 0], wanted[:, 1])
-        return finite(loss, self.collection, rows)
+        return self.finite(loss, rows)
 
     def _pairs(self, rows: Rows, found: Rows) -> Rows:
         """Return (B, 2), a relevant document of each query and one of those found; a random one where all are relevant.

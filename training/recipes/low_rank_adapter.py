@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from retriever.heads.adapter import AdapterHead, Form, Sides
-from training.batch import finite
+from training.batch import CollectionLoss
 from training.collection import TrainingCollection
 from training.encoders import as_encoder, scale_of
 from training.evaluation import nearest
@@ -171,7 +171,7 @@ def _first_places(
     return count
 
 
-class VectorLoss(nn.Module):
+class VectorLoss(CollectionLoss):
     """The softmax over a batch of rows whose base vectors are known; only the head is computed."""
 
     def __init__(
@@ -182,9 +182,8 @@ class VectorLoss(nn.Module):
         documents: NDArray[np.float32],
         scale: float,
     ) -> None:
-        super().__init__()
+        super().__init__(collection)
         self.model = model
-        self.collection = collection
         self.queries, self.documents = torch.from_numpy(queries), torch.from_numpy(documents)
         self.scale = scale
         self.cosine = model.similarity_fn_name in (None, "cosine")
@@ -196,9 +195,7 @@ class VectorLoss(nn.Module):
         relevant = self.collection.barred.mask(queries.numpy(), rows.numpy())
         first, second = self._adapted(self.queries[queries], "query"), self._adapted(self.documents[rows], "document")
         loss = info_nce(self.scale * first @ second.T, torch.from_numpy(relevant).to(first.device))
-        checked = finite(loss, self.collection, queries.numpy())
-        assert isinstance(checked, Tensor)
-        return checked
+        return self.finite(loss, queries.numpy())
 
     def _adapted(self, vectors: Tensor, side: Literal["query", "document"]) -> Tensor:
         found = _head(self.model).adapted(vectors.to(self.model.device), side)

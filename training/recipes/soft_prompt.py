@@ -23,7 +23,7 @@ from retriever.llm.causal import load_language_model
 from retriever.models import resolve
 from training.collection import Corpus
 from training.evaluation import PerQuery, comparison
-from training.fitting import arguments_of, rows
+from training.fitting import arguments_of, rows, stop_at_gradients
 from training.generation.prompts import STYLES, Example
 from training.generation.soft_prompt import (
     Sequences,
@@ -127,6 +127,11 @@ class Prompted(nn.Module):
             raise ModelFault(f"the loss of the soft prompt is {float(loss.detach())}; lower learning_rate.")
         return {"loss": loss}
 
+    def require_finite_gradient(self, norm: Tensor) -> None:
+        """Raise ModelFault when the norm of the gradient is NaN or infinite."""
+        if not torch.isfinite(norm):
+            raise ModelFault(f"the norm of the soft prompt's gradient is {float(norm)}; lower learning_rate.")
+
 
 def start_of(model: Any, tokenizer: Any, text: str, tokens: int) -> Tensor:
     """Return (tokens, width), the embeddings of a text, again and again."""
@@ -159,6 +164,7 @@ def _fit(
         data_collator=lambda features: own.batch([feature["row"] for feature in features]),
         callbacks=[stopping],
     )
+    stop_at_gradients(trainer, prompted.require_finite_gradient)
     with contextlib.redirect_stdout(sys.stderr):
         trainer.train()
     SoftPrompt(
