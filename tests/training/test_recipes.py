@@ -27,6 +27,7 @@ from training.judgments import Judgments
 from training.negatives import positives_only
 from training.rankers import open_ranker
 from training.recipe import run_recipe
+from training.recipes import cornstack
 from training.recipes.registry import CONFIGS, NAMES, configured, recipe
 from training.settings import EncoderSettings, read_settings
 from training.stages import Stages
@@ -167,6 +168,39 @@ def test_cornstack_drops_mismatched_pairs_and_keeps_right_ones(split_pydocs, tmp
     right = ~np.isin(places, sorted(wrong))
     assert kept[~right].mean() < 0.1
     assert kept[right].mean() > 0.6
+
+
+def test_cornstacks_temperature_falls_over_the_whole_training_and_goes_on_where_it_was(
+    split_pydocs, tmp_path, monkeypatch
+):
+    draw, found, most = cornstack.Curriculum.__call__, [], []
+
+    def noted(self, queries, generator):
+        drawn = draw(self, queries, generator)
+        found.append(self.temperature)
+        if most == [len(found)]:
+            raise KeyboardInterrupt
+        return drawn
+
+    def trained(folder):
+        found.clear()
+        changes = ("filter_model=null", "depth=10", "count=2", "fit.batch_size=64", "fit.epochs=2", "fit.save_steps=2")
+        task = task_of(tmp_path / folder, split_pydocs, "cornstack", *changes)
+        return (recipe("cornstack").train(task) / "model.safetensors").read_bytes(), task.stages.reports["cornstack"]
+
+    monkeypatch.setattr(cornstack.Curriculum, "__call__", noted)
+    whole, report = trained("whole")
+    temperatures = list(found)
+    assert temperatures == pytest.approx(np.geomspace(0.05, 0.001, report["steps"]))
+    assert report["steps"] > 5
+    most.append(5)
+    with pytest.raises(KeyboardInterrupt):
+        trained("broken")
+    most.clear()
+    again, report = trained("broken")
+    assert report["resumed_from"] == 2
+    assert found == temperatures[2:]
+    assert again == whole
 
 
 def test_trans_encoder_leaves_both_models_and_does_not_look_at_judgments(split_pydocs, tmp_path):

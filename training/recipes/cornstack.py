@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 from torch import Tensor
+from transformers import TrainerCallback
 
 from retriever.encoder import load_encoder
 from training.batch import Batch
@@ -37,8 +38,8 @@ class CornstackSettings(EncoderSettings):
     ratio          candidates that score this much of the positive or more count as relevant and are left out
                    (TopK-PercPos); None leaves all in
     temperature    of the softmax over candidates that negatives are drawn from, without replacement, in the first
-                   epoch; None draws uniformly
-    last_temperature  in the last epoch
+                   step; None draws uniformly
+    last_temperature  in the last step of the whole training
     """
 
     filter_model: str | None = "all-MiniLM-L6-v2"
@@ -64,7 +65,7 @@ def train(task: Task[CornstackSettings]) -> Path:
     def objective(batch: Batch) -> Tensor:
         return info_nce(scale * batch.scores(), batch.relevant)
 
-    return task.fit("cornstack", model, objective, draw)
+    return task.fit("cornstack", model, objective, draw, callbacks=[counting_steps(draw)])
 
 
 def _filter(task: Task[CornstackSettings], folder: Path) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _filter(task: Task[CornstackSettings], folder: Path) -> dict[str, Any]:
 
 
 class Curriculum:
-    """Draws negatives whose softmax temperature falls from epoch to epoch."""
+    """Draws negatives whose softmax temperature falls from step to step; see `counting_steps`."""
 
     def __init__(self, task: Task[CornstackSettings], mined: Mined) -> None:
         settings, collection = task.settings, task.collection
@@ -92,24 +93,38 @@ class Curriculum:
             candidates = below_positive(candidates, mined.positive_scores, settings.ratio)
         self.settings = settings
         self.temperature = settings.temperature
+        self.begin(0, 1)
         hard = from_candidates(candidates, self._choose)
         self._draw = with_negatives(collection, settings.count, hard)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the temperature; the last epoch has the last one."""
-        first, last = self.settings.temperature, self.settings.last_temperature
-        if first is not None:
-            progress = epoch / max(1, int(np.ceil(self.settings.fit.epochs)) - 1)
-            # On a logarithmic scale, as the two differ by more than one order of magnitude.
-            self.temperature = float(np.exp(annealed(np.log(first), np.log(last), progress)))
+    def begin(self, step: int, steps: int) -> None:
+        """Say which of all steps, from 0, the next batch is of; those after it follow one by one."""
+        self.step, self.steps = step, steps
 
     def __call__(self, queries: Rows, generator: np.random.Generator) -> tuple[Rows, Rows]:
+        first, last = self.settings.temperature, self.settings.last_temperature
+        if first is not None:
+            # On a logarithmic scale, as the two differ by more than one order of magnitude.
+            progress = self.step / max(1, self.steps - 1)
+            self.temperature = float(np.exp(annealed(np.log(first), np.log(last), progress)))
+        self.step += 1
         return self._draw(queries, generator)
 
     def _choose(self, scores: Scores, positive: Positive, count: int, generator: np.random.Generator) -> Places:
         if self.temperature is None:
             return uniform(scores, positive, count, generator)
         return softmax_curriculum(scores, positive, count, generator, temperature=self.temperature)
+
+
+def counting_steps(curriculum: Curriculum) -> TrainerCallback:
+    """Return a callback that tells the curriculum where in the training each epoch, also a resumed one, begins."""
+
+    class Counting(TrainerCallback):
+        # Not at each step: batches are made ahead of the steps that take them.
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            curriculum.begin(state.global_step, state.max_steps)
+
+    return Counting()
 
 
 RECIPE = Recipe(
