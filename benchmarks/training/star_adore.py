@@ -4,7 +4,9 @@
 
 The base is the body of splade-tiny (BERT-tiny, 4.4 million weights) with mean pooling, so that all arms and seeds
 train on two cores within the hour. All arms of a seed begin with the same warm-up and see the same number of batches.
-"in-batch" has STAR's own loss, as in the paper; "softmax" is the usual one.
+"in-batch" has STAR's own loss, as in the paper; "softmax" is the usual one. "static shared" leaves out the
+documents that are relevant to other queries of the batch, but keeps their hard negatives; "static own" has each query's
+own alone.
 """
 
 from typing import Any
@@ -13,13 +15,15 @@ from benchmarks.training.claims import Claim, Experiment, arguments, write_csv, 
 
 COMMON: dict[str, Any] = {"document_tokens": 64, "query_tokens": 32}
 STEPS = 210
-ARMS = ("warm-up", "softmax", "in-batch", "static only", "star", "adore(in-batch)", "adore(star)")
+ARMS = ("warm-up", "softmax", "in-batch", "static shared", "static own", "star", "adore(in-batch)", "adore(star)")
 CLAIMS = (
     Claim("star", "in-batch"),
-    Claim("star", "static only"),
+    Claim("star", "static own"),
+    Claim("star", "static shared"),
     Claim("adore(in-batch)", "in-batch"),
     Claim("adore(star)", "star"),
-    Claim("star", "static only", "R@100"),
+    Claim("star", "static own", "R@100"),
+    Claim("star", "static shared", "R@100"),
 )
 
 
@@ -31,7 +35,8 @@ def train(experiment: Experiment, seed: int) -> None:
     further = COMMON | {"base": str(warm), "fit": quick | {"learning_rate": 1e-4, "steps": STEPS}}
     experiment.arm("softmax", seed, "contrastive", further)
     in_batch = experiment.arm("in-batch", seed, "star", further | {"count": 0})
-    experiment.arm("static only", seed, "star", further | {"in_batch": False})
+    experiment.arm("static shared", seed, "star", further | {"in_batch": False})
+    experiment.arm("static own", seed, "star", further | {"in_batch": False, "share_hard": False})
     star = experiment.arm("star", seed, "star", further)
     for name, start in (("in-batch", in_batch), ("star", star)):
         experiment.arm(f"adore({name})", seed, "adore", COMMON | {

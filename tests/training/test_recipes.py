@@ -20,14 +20,14 @@ from retriever.errors import InvalidInput, ModelFault
 from retriever.index.sealed import open_index
 from retriever.rerank import CrossEncoderReranker
 from tests.training.tasks import QUICK, settings_of, task_of
-from training.batch import BatchLoss
+from training.batch import Batch, BatchLoss
 from training.encoders import as_encoder, open_base
 from training.fitting import run
 from training.judgments import Judgments
 from training.negatives import positives_only
 from training.rankers import open_ranker
 from training.recipe import run_recipe
-from training.recipes import cornstack
+from training.recipes import cornstack, star
 from training.recipes.registry import CONFIGS, NAMES, configured, recipe
 from training.settings import EncoderSettings, read_settings
 from training.stages import Stages
@@ -87,7 +87,7 @@ def test_adore_changes_queries_and_leaves_documents_to_the_bit(split_pydocs, tmp
         ("contrastive", ("hard=random", "fit.steps=3", "head=linear_norm", "similarity=dot")),
         ("contrastive", ("hard=mined", "fit.steps=3", "choose.by=gaussian", "choose.a=300")),
         ("star", ("fit.steps=3", "choose.by=softmax")),
-        ("star", ("fit.steps=3", "in_batch=false")),
+        ("star", ("fit.steps=3", "in_batch=false", "share_hard=false")),
         ("star", ("fit.steps=3", "count=0")),
         ("ance", ("cycles=2", "fit.steps=2", "refresh=false")),
         ("ance", ("cycles=1", "fit.steps=2", "in_batch=true", "choose.by=gaussian")),
@@ -98,6 +98,24 @@ def test_recipes_train(split_pydocs, tmp_path, name, changes):
     folder = recipe(name).train(task)
     vectors = load_encoder(folder).encode_queries(["open a socket"])
     assert np.isfinite(vectors).all()
+
+
+@pytest.mark.parametrize(
+    ("in_batch", "share_hard", "expected"),
+    [
+        (True, True, ["011101", "001111"]),
+        (False, True, ["001101", "001111"]),
+        (True, False, ["011100", "000011"]),
+        (False, False, ["001100", "000011"]),
+    ],
+)
+def test_which_documents_are_negatives_of_star(in_batch, share_hard, expected):
+    # The relevant documents of two queries, then two negatives of each. A negative of the second query is relevant to
+    # the first one, and the first one's document to the second.
+    relevant = torch.tensor([[1, 0, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0]]).bool()
+    batch = Batch(torch.zeros(2, 3), torch.zeros(6, 3), np.arange(2), np.arange(6), relevant)
+    found = star.negatives(batch, in_batch=in_batch, share_hard=share_hard)
+    assert ["".join(map(str, row)) for row in found.int().tolist()] == expected
 
 
 SMALL_RANKER = ("ranker=splade-tiny", "ranker_tokens=40", "depth=10", "count=3", "fit.batch_size=8", "fit.steps=2",

@@ -7,6 +7,7 @@ jingtaozhan/DRhard, star/train.py.
 from pathlib import Path
 from typing import Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -21,16 +22,19 @@ from training.task import Task
 
 
 class StarSettings(EncoderSettings):
-    """depth     so many of the base's best documents are the negatives to draw from, fixed during training
-    choose    how they are drawn
-    count     so many for each query and step; 0 leaves those of the batch alone, the paper's baseline
-    in_batch  whether the other queries' relevant documents are negatives too; without them the training is the
-              unstable one that the paper warns of
+    """depth       so many of the base's best documents are the negatives to draw from, fixed during training
+    choose      how they are drawn
+    count       so many for each query and step; 0 leaves those of the batch alone, the paper's baseline
+    in_batch    whether the other queries' relevant documents are negatives too
+    share_hard  whether the other queries' drawn negatives are, which are much like random ones
+
+    Without both, each query's own hard negatives are alone: the training that the paper calls unstable.
     """
 
     depth: int = Field(200, ge=1, le=1000)
     count: int = Field(1, ge=0, le=100)
     in_batch: bool = True
+    share_hard: bool = True
     choose: ChoiceSettings = ChoiceSettings()
 
     @model_validator(mode="after")
@@ -47,16 +51,25 @@ def train(task: Task[StarSettings]) -> Path:
     scale = scale_of(settings, model)
 
     def objective(batch: Batch) -> Tensor:
-        negatives = ~batch.relevant
-        if not settings.in_batch:
-            negatives[:, : batch.size] = False
-        return pairwise_softplus(scale * batch.scores(), negatives)
+        chosen = negatives(batch, in_batch=settings.in_batch, share_hard=settings.share_hard)
+        return pairwise_softplus(scale * batch.scores(), chosen)
 
     draw = positives_only(collection.judgments)
     if settings.count:
         mined = mined_negatives(task.mine("mine", model, settings.depth), settings.choose)
         draw = with_negatives(collection, settings.count, mined)
     return task.fit("star", model, objective, draw)
+
+
+def negatives(batch: Batch, *, in_batch: bool, share_hard: bool) -> Tensor:
+    """Return bool (B, B * (1 + h)): the documents that are negatives of each query."""
+    chosen = ~batch.relevant
+    if not in_batch:
+        chosen[:, : batch.size] = False
+    if not share_hard:
+        own = torch.eye(batch.size, dtype=torch.bool, device=chosen.device)
+        chosen[:, batch.size :] &= own.repeat_interleave(len(batch.document_rows) // batch.size - 1, dim=1)
+    return chosen
 
 
 RECIPE = Recipe(
