@@ -31,6 +31,7 @@ from training.stages import DONE, Stages
 from training.task import Task
 
 FEW, MANY = 200, 4000
+TOKENS = {"query_tokens": 32, "document_tokens": 128}
 SUCCESS = ("Success@1", "Success@25")
 ARMS: dict[str, dict[str, Any]] = {
     f"linear {FEW}": {},
@@ -79,7 +80,7 @@ def keep_base(experiment: Experiment, seed: int) -> None:
 
 def keep_arm(experiment: Experiment, name: str, seed: int, changes: dict[str, Any]) -> None:
     """Train an adapter unless that is done, and write its record."""
-    settings = LowRankAdapterSettings.model_validate({"max_queries": FEW, "seed": seed} | changes)
+    settings = LowRankAdapterSettings.model_validate(TOKENS | {"max_queries": FEW, "seed": seed} | changes)
     if experiment.kept(name, seed, settings):
         return
     encoder, documents, queries = encoded(experiment)

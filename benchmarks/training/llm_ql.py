@@ -24,7 +24,7 @@ WRITING: dict[str, dict[str, Any]] = {
 }
 ARMS = ("plain", *WRITING)
 CLAIMS = (Claim("stop", "plain"), Claim("stop", "no stop"), Claim("stop", "no corruption"))
-COMMON: dict[str, Any] = {"document_tokens": 64, "query_tokens": 32, "hard": "none"}
+COMMON: dict[str, Any] = {"document_tokens": 64, "query_tokens": 32, "hard": "none", "count": 1}
 FIT: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-4, "epochs": 2, "save_steps": 0}
 
 

@@ -16,7 +16,7 @@ from retriever.models import resolve
 
 ARMS = ("mamba", "transformer")
 CLAIMS = (Claim("mamba", "transformer", margin=0.02), Claim("mamba", "transformer"))
-COMMON: dict[str, Any] = {"document_tokens": 48, "query_tokens": 32, "hard": "none"}
+COMMON: dict[str, Any] = {"document_tokens": 48, "query_tokens": 32, "hard": "none", "count": 1}
 FIT: dict[str, Any] = {"batch_size": 64, "learning_rate": 1e-3, "warmup": 0.1, "save_steps": 0}
 
 

@@ -40,7 +40,7 @@ PAIRS = (
     *((f"causal {pooling}", "causal last") for pooling in POOLING if pooling != "last"),
     *((f"bidirectional {pooling}", "bidirectional mean") for pooling in POOLING if pooling != "mean"),
 )
-COMMON: dict[str, Any] = {"document_tokens": 48, "query_tokens": 32, "hard": "none"}
+COMMON: dict[str, Any] = {"document_tokens": 48, "query_tokens": 32, "hard": "none", "count": 1}
 FIT: dict[str, Any] = {
     "batch_size": 16, "learning_rate": 1e-4, "epochs": 1, "save_steps": 0, "precision": "bfloat16",
 }  # fmt: skip

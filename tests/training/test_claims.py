@@ -80,7 +80,7 @@ def test_a_shared_stage_of_other_data_is_refused(split_pydocs, other, tmp_path):
 
 def test_experiments_that_keep_arms_of_their_own_check_them_too(split_pydocs, other, tmp_path):
     own = Experiment(split_pydocs, tmp_path / "work", splits=("test",))
-    about = {"settings": LowRankAdapterSettings(max_queries=200, seed=1).model_dump(mode="json")}
+    about = {"settings": LowRankAdapterSettings(max_queries=200, seed=1, **adapter.TOKENS).model_dump(mode="json")}
     own.keep("base", 1, MEASURED, {})
     own.keep("linear 200", 1, MEASURED, about)
     adapter.keep_base(own, 1)

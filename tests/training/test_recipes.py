@@ -40,6 +40,8 @@ def test_every_recipe_has_a_file_of_its_defaults(name):
     assert path == CONFIGS / f"{name}.yaml"
     read = read_settings(found.settings, path, ignore=("recipe",))
     assert read.model_fields_set >= {"base"}
+    # Python and files of one's own, which leave most settings out, get the same.
+    assert read == found.settings()
 
 
 def test_training_lifts_the_measures_and_the_index_takes_the_model(split_pydocs, tmp_path):

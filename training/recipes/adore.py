@@ -27,7 +27,7 @@ class AdoreSettings(EncoderSettings):
     depth: int = Field(200, ge=2, le=1000)
     metric_cut: int = Field(200, ge=1)
     query_tokens: int = Field(64, ge=4, le=8192)
-    fit: FitSettings = FitSettings(learning_rate=5e-6)
+    fit: FitSettings = FitSettings(learning_rate=5e-6, epochs=6)
 
 
 def train(task: Task[AdoreSettings]) -> Path:

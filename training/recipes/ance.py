@@ -15,7 +15,7 @@ from training.encoders import scale_of
 from training.losses.contrastive import info_nce, own_softmax
 from training.negatives import with_negatives
 from training.recipe import Recipe
-from training.settings import EncoderSettings
+from training.settings import EncoderSettings, FitSettings
 from training.task import Task
 
 
@@ -34,6 +34,8 @@ class AnceSettings(EncoderSettings):
     refresh: bool = True
     in_batch: bool = False
     choose: ChoiceSettings = ChoiceSettings()
+    query_tokens: int = Field(64, ge=4, le=8192)
+    fit: FitSettings = FitSettings(learning_rate=1e-5)
 
 
 def train(task: Task[AnceSettings]) -> Path:

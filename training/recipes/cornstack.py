@@ -23,7 +23,7 @@ from training.negatives import Rows, with_negatives
 from training.pairs import Places, Positive, Scores, from_candidates, softmax_curriculum, uniform
 from training.recipe import Recipe
 from training.schedules import annealed
-from training.settings import EncoderSettings
+from training.settings import EncoderSettings, FitSettings
 from training.task import Task
 
 KEPT = "kept.npy"
@@ -50,6 +50,8 @@ class CornstackSettings(EncoderSettings):
     ratio: float | None = Field(0.95, gt=0)
     temperature: float | None = Field(0.05, gt=0)
     last_temperature: float = Field(0.001, gt=0)
+    query_tokens: int = Field(64, ge=4, le=8192)
+    fit: FitSettings = FitSettings(epochs=3)
 
 
 def train(task: Task[CornstackSettings]) -> Path:

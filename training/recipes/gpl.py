@@ -38,7 +38,7 @@ class GplSettings(EncoderSettings):
     teacher: TeacherSettings = TeacherSettings(kind="cross_encoder", model="cross-encoder/ms-marco-MiniLM-L6-v2")
     query_tokens: int = 64
     document_tokens: int = 350
-    fit: FitSettings = FitSettings(batch_size=32, learning_rate=2e-5, steps=140_000, warmup=1_000 / 140_000)
+    fit: FitSettings = FitSettings(batch_size=32, learning_rate=2e-5, steps=140_000, warmup=0.00714)
 
 
 def train(task: Task[GplSettings]) -> Path:

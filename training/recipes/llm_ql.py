@@ -44,6 +44,7 @@ class LlmQlSettings(RepllamaSettings):
     """writing  the stage before contrastive training"""
 
     writing: WritingSettings = WritingSettings()
+    document_tokens: int = Field(200, ge=4, le=8192)
 
 
 def train(task: Task[LlmQlSettings]) -> Path:

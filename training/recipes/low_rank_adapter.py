@@ -51,6 +51,8 @@ class LowRankAdapterSettings(EncoderSettings):
     count: int = Field(4, ge=0, le=100)
     cycles: int = Field(5, ge=1, le=100)
     validation: float = Field(0.2, gt=0, lt=1)
+    query_tokens: int = Field(64, ge=4, le=8192)
+    document_tokens: int = Field(256, ge=4, le=8192)
     fit: FitSettings = FitSettings(batch_size=32, learning_rate=1e-3, weight_decay=0.01, epochs=4, save_steps=0)
 
 

@@ -4,8 +4,9 @@ RepLLaMA, arXiv:2310.08319; github.com/texttron/tevatron. All weights are traine
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from training.batch import Batch
@@ -15,6 +16,7 @@ from training.losses.contrastive import info_nce
 from training.low_rank import LowRankSettings, add_low_rank, merge_low_rank, require_package
 from training.recipe import Recipe
 from training.recipes.contrastive import DrawnSettings, drawn
+from training.settings import FitSettings
 from training.task import Task
 
 
@@ -26,6 +28,10 @@ class RepllamaSettings(DecoderSettings, DrawnSettings):
 
     scale: float | None = 100.0
     lora: LowRankSettings = LowRankSettings()
+    hard: Literal["none", "random", "mined"] = "mined"
+    count: int = Field(15, ge=1, le=100)
+    document_tokens: int = Field(196, ge=4, le=8192)
+    fit: FitSettings = FitSettings(batch_size=8, learning_rate=1e-5)
 
 
 def train(task: Task[RepllamaSettings]) -> Path:

@@ -17,7 +17,7 @@ from training.encoders import scale_of
 from training.losses.contrastive import pairwise_softplus
 from training.negatives import positives_only, with_negatives
 from training.recipe import Recipe
-from training.settings import EncoderSettings
+from training.settings import EncoderSettings, FitSettings
 from training.task import Task
 
 
@@ -36,6 +36,9 @@ class StarSettings(EncoderSettings):
     in_batch: bool = True
     share_hard: bool = True
     choose: ChoiceSettings = ChoiceSettings()
+    query_tokens: int = Field(24, ge=4, le=8192)
+    document_tokens: int = Field(120, ge=4, le=8192)
+    fit: FitSettings = FitSettings(batch_size=256)
 
     @model_validator(mode="after")
     def _some_negatives(self) -> Self:
