@@ -35,6 +35,21 @@ class Judgments:
     def mask(self, queries: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return bool (Q, D): whether the document of each column is relevant to the query of each row."""
         found = np.zeros((len(queries), len(documents)), np.bool_)
-        for place, query in enumerate(queries):
-            found[place] = np.isin(documents, self.relevant(int(query)))
+        starts = self.offsets[queries]
+        counts = self.offsets[queries + 1] - starts
+        relevant = self.documents[_ranges(starts, counts)].astype(np.int64)
+        # The columns that hold each relevant document: none, one, or more where it was drawn more than once.
+        order = np.argsort(documents, kind="stable")
+        ordered = documents[order]
+        firsts = np.searchsorted(ordered, relevant, side="left")
+        times = np.searchsorted(ordered, relevant, side="right") - firsts
+        rows = np.repeat(np.arange(len(queries)), counts)
+        found[np.repeat(rows, times), order[_ranges(firsts, times)]] = True
         return found
+
+
+def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return start, start + 1, ... of each range, behind each other."""
+    before = np.cumsum(counts) - counts
+    numbers: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(starts - before, counts)
+    return numbers

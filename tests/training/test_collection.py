@@ -100,3 +100,24 @@ def test_copies_and_the_query_itself_are_barred_and_stay_so_after_a_filter():
     assert [collection.barred.relevant(row).tolist() for row in (0, 1)] == [[0, 1, 2, 4], [0, 3]]
     kept = collection.restrict(np.array([False, True, True]))
     assert [kept.barred.relevant(row).tolist() for row in (0, 1)] == [[1, 4], [0, 3]]
+
+
+@pytest.mark.parametrize(("queries", "documents"), [(0, 5), (3, 0), (1, 1), (7, 13), (33, 67), (64, 5)])
+def test_the_mask_is_that_of_its_definition(queries, documents):
+    generator = np.random.default_rng(queries)
+    # Some queries have nothing relevant, some much; queries and documents come more than once and in any order.
+    judgments = Judgments.of_lists(
+        [generator.integers(0, 40, generator.integers(0, 9)) * generator.integers(0, 2) for _ in range(21)]
+        + [[], range(40)]
+    )
+    rows = generator.integers(0, 23, queries)
+    columns = generator.integers(0, 40, documents)
+    found = judgments.mask(rows, columns)
+    assert found.shape == (queries, documents)
+    assert found.dtype == np.bool_
+    for row, line in zip(rows, found, strict=True):
+        assert line.tolist() == [column in judgments.relevant(row).tolist() for column in columns]
+
+
+def test_a_mask_of_judgments_without_any_is_empty():
+    assert not Judgments.of_lists([[], []]).mask(np.array([1, 0]), np.arange(3)).any()
