@@ -439,6 +439,13 @@ def test_settings_that_do_not_exist_are_named():
         recipe("nothing")
 
 
+@pytest.mark.parametrize("name", ["adore", "jpq"])
+def test_a_metric_without_a_cut_is_refused(name):
+    # Slicing from None made every weight 0 in the original code.
+    with pytest.raises(InvalidInput, match="metric_cut: Input should be a valid integer"):
+        read_settings(recipe(name).settings, None, ["metric_cut=null"])
+
+
 def test_the_head_starts_as_the_identity(tmp_path):
     settings = EncoderSettings(base="splade-tiny", head="linear_norm")
     plain = open_base(EncoderSettings(base="splade-tiny"), offline=True)
