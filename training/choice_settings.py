@@ -28,6 +28,11 @@ class ChoiceSettings(BaseModel):
     a: float = Field(0.5, ge=0)
     b: float = 0.0
 
+    @property
+    def scored(self) -> bool:
+        """Whether the choice looks at the score of a relevant document."""
+        return self.by == "gaussian"
+
     def choice(self) -> Choice:
         if self.by == "softmax":
             return partial(softmax_curriculum, temperature=self.temperature)

@@ -11,13 +11,13 @@ from typing import Any
 from retriever.errors import InvalidInput
 from retriever.evaluation.collections import Collection, open_collection
 from retriever.evaluation.records import environment
-from retriever.storage import write_atomically
+from retriever.storage import sha256_of, write_atomically
 from training.collection import Corpus, pooled, read_corpus, select
 from training.encoders import as_encoder
 from training.evaluation import PerQuery, comparison, dense_run, measured
 from training.finished import publish, require_free
 from training.model_card import model_card
-from training.settings import EncoderSettings
+from training.settings import EncoderSettings, files_of
 from training.stages import Stages, differing
 from training.task import Part, Task
 from training.teachers import model_digest
@@ -112,14 +112,21 @@ def run_recipe(
 
 
 def plan_of(recipe: Recipe, settings: EncoderSettings, parts: list[Part], *, offline: bool) -> dict[str, Any]:
-    """Return all that decides what comes out: recipe, settings, digests of the base model and of the data."""
+    """Return all that decides what comes out: recipe, settings, digests of the base model, of the data and of files
+    that settings name. Raises InvalidInput for one that is not there.
+    """
     digests = {part.name: part.sha256 for part in parts}
-    return {
+    files = files_of(settings)
+    for name, path in files.items():
+        if not path.is_file():
+            raise InvalidInput(f"{name}: there is no file {path}; a relative path counts from {Path.cwd()}.")
+    plan = {
         "recipe": recipe.name,
         "settings": settings.model_dump(mode="json"),
         "base": model_digest(settings.base, offline=offline),
         "data": digests if recipe.several else parts[0].sha256,
     }
+    return plan | ({"files": {name: sha256_of(path) for name, path in files.items()}} if files else {})
 
 
 def require_same_training(

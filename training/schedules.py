@@ -1,7 +1,6 @@
 """Values that change during training, as pure functions of step, epoch or progress."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from retriever.errors import InvalidInput
 
@@ -31,27 +30,3 @@ def annealed(start: float, end: float, progress: float) -> float:
 def cluster_size(epoch: int, doublings: Sequence[int] = NGAME_DOUBLINGS) -> int:
     """Return 1, doubled once for each of `doublings` that `epoch` has reached; the default is NGAME's."""
     return int(2 ** sum(epoch >= doubling for doubling in doublings))
-
-
-class Phase(NamedTuple):
-    """Where a step stands: in which phase of which cycle, and how far into the phase, all from 0."""
-
-    name: str
-    cycle: int
-    step: int
-
-
-def alternating(step: int, lengths: Sequence[tuple[str, int]] = (("ranker", 500), ("retriever", 1500))) -> Phase:
-    """Return the phase of `step` when phases of these lengths follow each other over and over; AR2's by default.
-
-    Steps 0 to 499 are the ranker's, 500 to 1999 the retriever's. microsoft/AR2 switches a step later.
-    """
-    total = sum(length for _, length in lengths)
-    if total <= 0 or any(length < 0 for _, length in lengths):
-        raise InvalidInput(f"phases must have lengths of 0 or more, one of them more than 0, got {list(lengths)}.")
-    cycle, rest = divmod(step, total)
-    for name, length in lengths:
-        if rest < length:
-            return Phase(name, cycle, rest)
-        rest -= length
-    raise AssertionError(f"{step} lies in none of {lengths}")

@@ -108,6 +108,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content or {}
 
 
+def files_of(settings: BaseModel, prefix: str = "") -> dict[str, Path]:
+    """Return the files that settings name, nested ones too, by the name of the setting."""
+    found: dict[str, Path] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        several = isinstance(value, tuple)
+        for place, one in enumerate(value if several else [value]):
+            own = f"{prefix}{name}.{place}" if several else f"{prefix}{name}"
+            if isinstance(one, Path):
+                found[own] = one
+            elif isinstance(one, BaseModel):
+                found |= files_of(one, f"{own}.")
+    return found
+
+
 def names(kind: type[BaseModel], prefix: str = "") -> list[str]:
     """Return the names of all settings, those of nested ones with a point."""
     found: list[str] = []

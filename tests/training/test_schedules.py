@@ -3,7 +3,7 @@
 import pytest
 
 from retriever.errors import InvalidInput
-from training.schedules import Phase, alternating, annealed, cluster_size, quadratic_ramp, root_growth
+from training.schedules import annealed, cluster_size, quadratic_ramp, root_growth
 
 
 def test_quadratic_ramp() -> None:
@@ -30,19 +30,3 @@ def test_clusters_double_at_given_epochs() -> None:
     assert {epoch: cluster_size(epoch) for epoch in at} == at
     assert [cluster_size(epoch, (1, 2)) for epoch in range(4)] == [1, 2, 4, 4]
     assert cluster_size(0, (0, 0, 3)) == 4
-
-
-def test_ranker_and_retriever_take_turns() -> None:
-    assert alternating(0) == Phase("ranker", 0, 0)
-    assert alternating(499) == Phase("ranker", 0, 499)
-    assert alternating(500) == Phase("retriever", 0, 0)
-    assert alternating(1999) == Phase("retriever", 0, 1499)
-    assert alternating(2000) == Phase("ranker", 1, 0)
-    names = [alternating(step).name for step in range(32_000)]
-    assert names.count("ranker") == 8_000
-
-
-def test_a_phase_of_no_length_is_left_out() -> None:
-    assert [alternating(step, [("a", 0), ("b", 2)]).name for step in range(3)] == ["b", "b", "b"]
-    with pytest.raises(InvalidInput, match="lengths"):
-        alternating(0, [("a", 0)])

@@ -31,14 +31,11 @@ def lambda_mrr(scores: Tensor, relevant: Tensor, valid: Tensor, *, retrieved: in
     return per_list.mean()
 
 
-def listwise_kl(scores: Tensor, teacher: Tensor) -> Tensor:
-    """Return KL(softmax(teacher) || softmax(scores)), (B, K) both, averaged over the lists."""
-    target = torch.log_softmax(teacher.float(), dim=1)
-    return functional.kl_div(torch.log_softmax(scores.float(), dim=1), target, reduction="batchmean", log_target=True)
-
-
 def distillation_cross_entropy(scores: Tensor, teacher: Tensor) -> Tensor:
-    """Return AR2's -sum softmax(teacher) log softmax(scores), (B, K) both, averaged over the lists."""
+    """Return AR2's -sum softmax(teacher) log softmax(scores), (B, K) both, averaged over the lists.
+
+    Listwise KL(softmax(teacher) || softmax(scores)) plus the teacher's entropy, which no gradient sees.
+    """
     target = torch.softmax(teacher.float(), dim=1)
     return -(target * torch.log_softmax(scores.float(), dim=1)).sum(dim=1).mean()
 

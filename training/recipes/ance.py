@@ -15,11 +15,12 @@ from training.encoders import scale_of
 from training.losses.contrastive import info_nce, own_softmax
 from training.negatives import with_negatives
 from training.recipe import Recipe
-from training.settings import EncoderSettings, FitSettings
+from training.settings import FitSettings
+from training.static_negatives import StaticSettings, static_negatives
 from training.task import Task
 
 
-class AnceSettings(EncoderSettings):
+class AnceSettings(StaticSettings):
     """cycles    how often negatives are mined; fit.epochs or fit.steps are those of one cycle
     depth     so many of the model's best documents are the negatives to draw from
     choose    how they are drawn
@@ -51,7 +52,9 @@ def train(task: Task[AnceSettings]) -> Path:
 
     for cycle in range(settings.cycles):
         if settings.refresh or cycle == 0:
-            mined = mined_negatives(task.mine(f"mine-{cycle}", model, settings.depth), settings.choose)
+            scored = settings.choose.scored
+            found = static_negatives(task, model, f"mine-{cycle}", scored=scored, anew=cycle > 0)
+            mined = mined_negatives(found, settings.choose)
         draw = with_negatives(collection, settings.count, mined)
         folder = task.cycle(cycle).fit(f"fit-{cycle}", model, objective, draw)
         model = task.open_base(folder)

@@ -21,14 +21,15 @@ from training.mined import Mined
 from training.negatives import Draw, with_negatives
 from training.rankers import RankedLists, open_ranker
 from training.recipe import Recipe
-from training.settings import EncoderSettings, FitSettings
+from training.settings import FitSettings
+from training.static_negatives import StaticSettings, static_negatives
 from training.task import Task
 from training.teachers import CrossEncoderTeacher
 
 RANKER = "ranker"
 
 
-class Ar2Settings(EncoderSettings):
+class Ar2Settings(StaticSettings):
     """base           the warmed-up retriever
     ranker         cross-encoder to begin with, or a model whose body becomes one
     ranker_tokens  of query and document together
@@ -64,7 +65,7 @@ def train(task: Task[Ar2Settings]) -> Path:
     settings = task.settings
     retriever = task.open_base()
     scale = scale_of(settings, retriever)
-    mined = task.mine("mine-0", retriever, settings.depth)
+    mined = static_negatives(task, retriever, "mine-0", scored=settings.choose.scored)
     place = _fit_ranker(task, "ranker-warmup", settings.ranker, _draw(task, mined), settings.ranker_warmup)
     for cycle in range(settings.cycles):
         draw = _draw(task, mined)
@@ -74,7 +75,7 @@ def train(task: Task[Ar2Settings]) -> Path:
         folder = task.cycle(cycle).fit(f"retriever-{cycle}", retriever, _objective(task, ranker, scale), draw)
         retriever = task.open_base(folder)
         if settings.refresh and cycle + 1 < settings.cycles:
-            mined = task.mine(f"mine-{cycle + 1}", retriever, settings.depth)
+            mined = static_negatives(task, retriever, f"mine-{cycle + 1}", anew=True)
     copy_model(place, folder / RANKER)
     return folder
 

@@ -4,10 +4,10 @@ Karpukhin et al. 2020, "Dense Passage Retrieval", arXiv:2004.04906.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from training.batch import Batch
@@ -18,12 +18,13 @@ from training.losses.contrastive import info_nce
 from training.memory_queue import MemoryQueue
 from training.negatives import Draw, positives_only, with_negatives
 from training.recipe import Recipe
-from training.settings import EncoderSettings
+from training.static_negatives import StaticSettings, static_negatives
 from training.task import Task
 
 
-class DrawnSettings(EncoderSettings):
-    """hard   where each query's own negatives come from: none, the whole corpus, or the base's best `depth`
+class DrawnSettings(StaticSettings):
+    """hard   where each query's own negatives come from: none, the whole corpus, or the base's best `depth`,
+           in whose place `negatives` puts a file's
     count  of such negatives for each query
     ratio  mined candidates that score this much of the least relevant document or more count as relevant and are
            left out (TopK-PercPos, arXiv:2407.15831); None leaves all in
@@ -35,6 +36,12 @@ class DrawnSettings(EncoderSettings):
     depth: int = Field(100, ge=1, le=1000)
     ratio: float | None = Field(0.95, gt=0)
     choose: ChoiceSettings = ChoiceSettings()
+
+    @model_validator(mode="after")
+    def _negatives_are_used(self) -> Self:
+        if self.hard != "mined" and (self.negatives or self.teacher_margin):
+            raise ValueError(f"negatives and teacher_margin are for hard=mined, got hard={self.hard}")
+        return self
 
 
 class ContrastiveSettings(DrawnSettings):
@@ -74,7 +81,8 @@ def drawn(task: Task[Any], model: Any, stage: str = "mine") -> Draw:
         return positives_only(collection.judgments)
     if settings.hard == "random":
         return with_negatives(collection, settings.count)
-    found = task.mine(stage, model, settings.depth)
+    scored = settings.choose.scored or settings.ratio is not None
+    found = static_negatives(task, model, stage, scored=scored)
     return with_negatives(collection, settings.count, mined_negatives(found, settings.choose, ratio=settings.ratio))
 
 

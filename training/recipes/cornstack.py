@@ -23,13 +23,14 @@ from training.negatives import Rows, with_negatives
 from training.pairs import Places, Positive, Scores, from_candidates, softmax_curriculum, uniform
 from training.recipe import Recipe
 from training.schedules import annealed
-from training.settings import EncoderSettings, FitSettings
+from training.settings import FitSettings
+from training.static_negatives import StaticSettings, static_negatives
 from training.task import Task
 
 KEPT = "kept.npy"
 
 
-class CornstackSettings(EncoderSettings):
+class CornstackSettings(StaticSettings):
     """filter_model   encoder that judges the pairs; None takes all pairs as they are
     top_k          a pair stays if its document is among so many best of its query
     threshold      and its similarity is at least this
@@ -62,7 +63,7 @@ def train(task: Task[CornstackSettings]) -> Path:
         task = task.on(task.collection.restrict(kept))
     model = task.open_base()
     scale = scale_of(settings, model)
-    draw = Curriculum(task, task.mine("mine", model, settings.depth))
+    draw = Curriculum(task, static_negatives(task, model, scored=settings.ratio is not None))
 
     def objective(batch: Batch) -> Tensor:
         return info_nce(scale * batch.scores(), batch.relevant)

@@ -21,13 +21,14 @@ from training.losses.margins import margin_mse
 from training.negatives import Draw, Rows, with_negatives
 from training.pairs import from_candidates, uniform
 from training.recipe import Recipe
-from training.settings import EncoderSettings, FitSettings
+from training.settings import FitSettings
+from training.static_negatives import StaticSettings, static_negatives
 from training.task import Task
-from training.teacher_settings import TeacherSettings, open_teacher
+from training.teacher_settings import PairTeacher, TeacherSettings, open_teacher
 from training.teachers import Teacher
 
 
-class GplSettings(EncoderSettings):
+class GplSettings(StaticSettings):
     """retrievers  whose best documents are negatives, beside the base's own; the original has two in all
     depth       of each of their lists
     teacher     scores the drawn pairs while the student is trained; a cross-encoder in the original
@@ -35,7 +36,7 @@ class GplSettings(EncoderSettings):
 
     retrievers: tuple[str, ...] = ()
     depth: int = Field(50, ge=1, le=1000)
-    teacher: TeacherSettings = TeacherSettings(kind="cross_encoder", model="cross-encoder/ms-marco-MiniLM-L6-v2")
+    teacher: PairTeacher = TeacherSettings(kind="cross_encoder", model="cross-encoder/ms-marco-MiniLM-L6-v2")
     query_tokens: int = 64
     document_tokens: int = 350
     fit: FitSettings = FitSettings(batch_size=32, learning_rate=2e-5, steps=140_000, warmup=0.00714)
@@ -53,7 +54,7 @@ def train(task: Task[GplSettings]) -> Path:
 def mined_pairs(task: Task[Any], model: Any) -> Draw:
     """Return what draws a relevant and a mined document, of what the model and the other retrievers find."""
     settings = task.settings
-    found = [task.mine("mine", model, settings.depth).candidates]
+    found = [static_negatives(task, model).candidates]
     for place, name in enumerate(settings.retrievers):
         other = task.open_base(resolve(name, offline=task.offline))
         found.append(task.mine(f"mine-{place}", other, settings.depth).candidates)

@@ -196,6 +196,11 @@ def _require(settings: InstructSettings, parts: Sequence[Part]) -> None:
         raise InvalidInput(f"the model keeps a prompt by the name {taken[0]!r}; give the folder --data another name.")
     if unknown := sorted(settings.sets.keys() - set(names)):
         raise InvalidInput(f"sets names {', '.join(unknown)}, which is no collection; there are {', '.join(names)}.")
+    if len(parts) > 1 and (settings.negatives or settings.teacher_margin):
+        raise InvalidInput(
+            f"negatives and teacher_margin are for one collection, got {', '.join(names)}; leave them out, so that "
+            "negatives are mined in each."
+        )
     if settings.hard == "none" and not all(settings.of(name).in_batch for name in names):
         raise InvalidInput(
             "without in-batch negatives a query needs its own ones; set hard=mined or random, or in_batch of every set."

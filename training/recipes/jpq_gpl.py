@@ -20,7 +20,7 @@ from training.recipes.gpl import taught
 from training.recipes.jpq import JpqSettings, coded, fit_coded
 from training.settings import FitSettings
 from training.task import Task
-from training.teacher_settings import TeacherSettings, open_teacher
+from training.teacher_settings import PairTeacher, TeacherSettings, open_teacher
 from training.teachers import Teacher
 from training.untrained_heads import quantised
 
@@ -35,7 +35,7 @@ class JpqGplSettings(JpqSettings):
     """
 
     depth: int = Field(25, ge=1, le=1000)
-    teacher: TeacherSettings = TeacherSettings(kind="cross_encoder", model="cross-encoder/ms-marco-MiniLM-L6-v2")
+    teacher: PairTeacher = TeacherSettings(kind="cross_encoder", model="cross-encoder/ms-marco-MiniLM-L6-v2")
     centroid_rate: float | None = 1e-4
     query_tokens: int = 64
     document_tokens: int = 350

@@ -17,11 +17,12 @@ from training.encoders import scale_of
 from training.losses.contrastive import pairwise_softplus
 from training.negatives import positives_only, with_negatives
 from training.recipe import Recipe
-from training.settings import EncoderSettings, FitSettings
+from training.settings import FitSettings
+from training.static_negatives import StaticSettings, static_negatives
 from training.task import Task
 
 
-class StarSettings(EncoderSettings):
+class StarSettings(StaticSettings):
     """depth       so many of the base's best documents are the negatives to draw from, fixed during training
     choose      how they are drawn
     count       so many for each query and step; 0 leaves those of the batch alone, the paper's baseline
@@ -44,6 +45,8 @@ class StarSettings(EncoderSettings):
     def _some_negatives(self) -> Self:
         if not self.count and not self.in_batch:
             raise ValueError("count=0 with in_batch=false leaves no negatives; change one of them")
+        if not self.count and (self.negatives or self.teacher_margin):
+            raise ValueError("count=0 takes no mined negatives; leave out negatives and teacher_margin, or raise count")
         return self
 
 
@@ -59,7 +62,8 @@ def train(task: Task[StarSettings]) -> Path:
 
     draw = positives_only(collection.judgments)
     if settings.count:
-        mined = mined_negatives(task.mine("mine", model, settings.depth), settings.choose)
+        found = static_negatives(task, model, scored=settings.choose.scored)
+        mined = mined_negatives(found, settings.choose)
         draw = with_negatives(collection, settings.count, mined)
     return task.fit("star", model, objective, draw)
 

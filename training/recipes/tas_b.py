@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import Tensor
 
 from retriever.errors import InvalidInput
-from retriever.progress import Progress
 from training.batch import Batch, Objective
 from training.batches import ShuffledBatchSampler, TopicBatchSampler
 from training.candidates import Candidates
@@ -26,24 +25,19 @@ from training.encoders import as_encoder, scale_of
 from training.losses.contrastive import info_nce
 from training.losses.margins import in_batch_margin_mse, margin_mse
 from training.negatives import Draw, Rows
+from training.pair_scores import PairScores, pair_scores
 from training.pairs import Choice, hard_margin, margin_bins, uniform
 from training.recipe import Recipe
-from training.settings import EncoderSettings, FitSettings
+from training.settings import FitSettings
+from training.static_negatives import StaticSettings, static_negatives
 from training.task import Task
 from training.teacher_settings import TeacherSettings, open_teacher, score_matrix
-from training.teachers import Scores, Teacher
+from training.teachers import Teacher
 
 LABELS = "clusters.npy"
-SCORES = "scores.npy"
-# Pairs that are scored between two saves.
-PORTION = 8192
 
 
-PairScores = Callable[[Rows, Rows], Scores]
-"""Of query rows and document rows, of pairs that were scored before training, the pair teacher's scores."""
-
-
-class TasBSettings(EncoderSettings):
+class TasBSettings(StaticSettings):
     """sampling     random: queries and pairs at random; topic: batches of one cluster of queries, pairs at random;
                  topic_balanced: the same, pairs over equal bins of the pair teacher's margin; topic_balanced_hard:
                  only pairs whose margin is at most `cutoff`
@@ -53,7 +47,7 @@ class TasBSettings(EncoderSettings):
     batch_teacher      scores every query with every document of a batch, live
     queries_per_cluster  makes ceil(queries / this) clusters
     clusters_per_batch   1 is the paper's; the batch is shared evenly
-    depth        so many of the base's best documents are each query's negatives
+    depth        so many of the base's best documents, or of a file's, are each query's negatives
     bins         of the margins between a query's least and largest
     cutoff       of topic_balanced_hard; matchmaker's configurations have 6 for a cross-encoder's logits. A query
                  without such a pair gives its hardest ones instead of being left out
@@ -82,11 +76,11 @@ def train(task: Task[TasBSettings]) -> Path:
     if settings.sampling != "random":
         labels = _clusters(task, model)
         sampler = partial(TopicBatchSampler, labels=labels, clusters_per_batch=settings.clusters_per_batch)
-    mined = task.mine("mine", model, settings.depth).candidates
+    mined = static_negatives(task, model).candidates
     taught_pairs = settings.supervision in ("pair", "both")
     scores = None
     if taught_pairs or settings.sampling in ("topic_balanced", "topic_balanced_hard"):
-        scores = _pair_scores(task, mined)
+        scores = pair_scores(task, mined, settings.pair_teacher, "score")
     draw = drawn_pairs(collection, mined, _choice(settings), scores)
     live = open_teacher(settings.batch_teacher, task) if settings.supervision in ("in_batch", "both") else None
     objective = supervised(settings, scale_of(settings, model), scores if taught_pairs else None, live)
@@ -107,47 +101,6 @@ def _clusters(task: Task[TasBSettings], model: Any) -> Labels:
 
     labels: Labels = np.load(task.stages.run("cluster", work) / LABELS, allow_pickle=False)
     return labels
-
-
-def _pair_scores(task: Task[TasBSettings], mined: Candidates) -> PairScores:
-    """Ask the pair teacher about all relevant and mined documents as the stage `score`, PORTION pairs at a time."""
-    judgments, settings = task.collection.judgments, task.settings.pair_teacher
-    queries = np.concatenate([np.repeat(np.arange(len(mined)), np.diff(judgments.offsets)), mined.queries])
-    documents = np.concatenate([judgments.documents, mined.documents]).astype(np.int64)
-
-    def work(folder: Path) -> dict[str, Any]:
-        scores = _begun(folder / SCORES, len(queries))
-        teacher = open_teacher(settings, task)
-        with Progress("scoring pairs", len(queries), quiet=False) as progress:
-            for start in range(0, len(queries), PORTION):
-                part = slice(start, start + PORTION)
-                if np.isnan(scores[part]).any():
-                    scores[part] = teacher.scores(queries[part], documents[part])
-                    scores.flush()
-                progress.advance(len(queries[part]))
-        return {"teacher": settings.model_dump(), "pairs": len(queries)}
-
-    found = np.load(task.stages.run("score", work) / SCORES, allow_pickle=False)
-    width = len(task.collection.documents)
-    keys = queries * width + documents
-    order = np.argsort(keys)
-    keys, values = keys[order], np.float32(settings.scale) * found[order]
-
-    def scores_of(query_rows: Rows, document_rows: Rows) -> Scores:
-        known: Scores = values[np.searchsorted(keys, query_rows * width + document_rows)]
-        return known
-
-    return scores_of
-
-
-def _begun(path: Path, count: int) -> "np.memmap[Any, np.dtype[np.float32]]":
-    """Return the scores in a file, NaN where there is none yet; what is assigned is written."""
-    if not path.is_file():
-        temporary = path.with_name(f".{path.name}.part.npy")
-        np.save(temporary, np.full(count, np.nan, np.float32), allow_pickle=False)
-        temporary.replace(path)
-    scores: np.memmap[Any, np.dtype[np.float32]] = np.lib.format.open_memmap(path, "r+")
-    return scores
 
 
 def _choice(settings: TasBSettings) -> Choice:
