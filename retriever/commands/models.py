@@ -1,10 +1,13 @@
 """`retriever models`: see, fetch and describe models."""
 
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from retriever.errors import InvalidInput, RetrievalError
 from retriever.models import CATALOGUE, PinnedModel, locate, resolve
@@ -12,6 +15,29 @@ from retriever.models import describe as describe_model
 from retriever.models.description import Description
 
 app = typer.Typer(help="See, fetch and describe models.", no_args_is_help=True)
+
+
+class _Trained(TyperGroup):
+    """Commands of the sub-command `train` that make a model of the list's kind, under `models train` too.
+
+    They are found by entry point when one of them is asked for: `training` lies above this package.
+    """
+
+    names = ("reranker",)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.names)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        points = list(entry_points(group="retriever.commands", name="train"))
+        if cmd_name not in self.names or not points:
+            return None
+        return get_group(points[0].load()).get_command(ctx, cmd_name)
+
+
+app.add_typer(
+    typer.Typer(cls=_Trained, no_args_is_help=True, help="Train a model on your own collection."), name="train"
+)
 
 EXAMPLES_OF_PULL = """
 Fetch models, so that later work needs no network. A name is a pinned one or a hub name, owner/name.

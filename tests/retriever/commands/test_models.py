@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,17 @@ def test_help_shows_examples() -> None:
     assert "retriever models pull --all" in run("pull", "--help")
     for command in ("list", "pull", "describe"):
         assert f"retriever models {command}" in run(command, "--help")
+
+
+def test_train_reranker_is_the_command_of_train() -> None:
+    import training.commands
+
+    here = run("train", "reranker", "--help")
+    there = CliRunner().invoke(training.commands.app, ["reranker", "--help"]).stdout
+    options = re.compile(r"--[a-z-]+")
+    assert set(options.findall(here)) == set(options.findall(there)) > {"--data", "--set", "--restart", "--json"}
+    assert "reranker" in run("train", "--help")
+    result = CliRunner().invoke(app, ["train", "reranker", "out", "--data", "nowhere", "--set", "nothing=1"])
+    assert isinstance(result.exception, InvalidInput)
+    assert "nothing" in str(result.exception)
+    assert CliRunner().invoke(app, ["train", "mine"]).exit_code == 2
