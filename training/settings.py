@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from retriever.errors import InvalidInput
 
@@ -17,6 +17,7 @@ class FitSettings(BaseModel):
 
     precision  of the arithmetic, the weights stay float32; "auto" is bfloat16 on a GPU that has it, else float32
     steps      so many batches instead of whole epochs
+    warmup     below 1 a share of all steps, from 1 on so many steps
     save_steps  a checkpoint every so many batches, to go on from after an interruption; 0 for none
     """
 
@@ -27,10 +28,17 @@ class FitSettings(BaseModel):
     weight_decay: float = Field(0.01, ge=0)
     epochs: float = Field(1, gt=0)
     steps: int | None = Field(None, ge=1)
-    warmup: float = Field(0.1, ge=0, lt=1)
+    warmup: float = Field(0.1, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     save_steps: int = Field(500, ge=0)
+
+    @field_validator("warmup")
+    @classmethod
+    def _share_or_steps(cls, warmup: float) -> float:
+        if warmup >= 1 and warmup != int(warmup):
+            raise ValueError(f"warmup is a share below 1 or a whole number of steps, got {warmup}")
+        return warmup
 
 
 class EncoderSettings(BaseModel):

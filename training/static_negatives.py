@@ -151,8 +151,8 @@ def _apart(task: Task[Any], found: Mined, stage: str) -> Mined:
     def work(folder: Path) -> dict[str, Any]:
         scores = pair_scores(task, candidates, settings.teacher, f"{stage}-scores")
         owners = np.repeat(np.arange(len(candidates)), np.diff(judgments.offsets))
-        positive = np.minimum.reduceat(scores(owners, judgments.documents), judgments.offsets[:-1])
-        taught = scores(candidates.queries, candidates.documents)
+        positive = np.minimum.reduceat(scores(owners, judgments.documents.astype(np.int64)), judgments.offsets[:-1])
+        taught = scores(candidates.queries, candidates.documents.astype(np.int64))
         kept = teacher_margin(candidates, taught, positive, settings.margin)
         save(Mined(kept, found.positive_scores), folder)
         return {"candidates": len(candidates.documents), "kept": len(kept.documents)}
