@@ -128,9 +128,21 @@ class Task(Generic[Settings]):
 
         return self.stages.run(name, work)
 
-    def fit_ranker(self, name: str, model: Any, objective: ListObjective, draw: Draw, settings: FitSettings) -> Path:
-        """Fit a cross-encoder on drawn lists as the stage `name`; returns its folder."""
-        loss = ListLoss(model, self.collection, objective)
+    def fit_ranker(
+        self,
+        name: str,
+        model: Any,
+        objective: ListObjective,
+        draw: Draw,
+        settings: FitSettings,
+        *,
+        both_orders: bool = False,
+    ) -> Path:
+        """Fit a cross-encoder on drawn lists as the stage `name`; returns its folder.
+
+        both_orders  see `training.rankers.ListLoss`
+        """
+        loss = ListLoss(model, self.collection, objective, both_orders=both_orders)
         collator = ListCollator(draw, seed=self.settings.seed)
 
         def work(folder: Path) -> dict[str, Any]:

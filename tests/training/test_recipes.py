@@ -17,21 +17,22 @@ from indexing.corpora import open_corpus
 from indexing.plan import BuildSettings
 from retriever.encoder import load_encoder
 from retriever.errors import InvalidInput, ModelFault
+from retriever.evaluation.collections import open_collection
 from retriever.index.sealed import open_index
 from retriever.rerank import CrossEncoderReranker
 from tests.training.tasks import QUICK, settings_of, task_of
 from training.batch import Batch, BatchLoss
 from training.encoders import as_encoder, open_base
-from training.fitting import run
+from training.fitting import arguments_of, run
 from training.judgments import Judgments
 from training.negatives import positives_only
-from training.rankers import open_ranker
+from training.rankers import ListLoss, open_ranker
 from training.recipe import run_recipe
 from training.recipes import cornstack, star
 from training.recipes.registry import CONFIGS, NAMES, configured, recipe
 from training.settings import EncoderSettings, read_settings
 from training.stages import Stages
-from training.task import Task
+from training.task import Part, Task
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -225,7 +226,7 @@ def test_cornstacks_temperature_falls_over_the_whole_training_and_goes_on_where_
 
 def test_trans_encoder_leaves_both_models_and_does_not_look_at_judgments(split_pydocs, tmp_path):
     changes = ("cross_encoder=splade-tiny", "cross_tokens=40", "depth=10", "cycles=2", "fit.steps=2",
-               "cross_fit.batch_size=8", "cross_fit.steps=2")  # fmt: skip
+               "cross_fit.batch_size=8", "cross_fit.steps=2", "select=last")  # fmt: skip
     task = task_of(tmp_path / "work", split_pydocs, "trans_encoder", *changes)
     folder = recipe("trans_encoder").train(task)
     assert list(task.stages.reports) == ["pairs", "cross-0-0", "bi-0-0", "cross-1-0", "bi-1-0"]
@@ -237,6 +238,72 @@ def test_trans_encoder_leaves_both_models_and_does_not_look_at_judgments(split_p
     other = other.on(replace(other.collection, judgments=first))
     again = recipe("trans_encoder").train(other)
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_trans_encoder_starts_from_a_joint_model_and_selects_on_dev(split_pydocs, tmp_path):
+    changes = ("cross_encoder=splade-tiny", "cross_start=joint", "joint_layers=1", "both_orders=true", "cross_tokens=40",
+               "depth=10", "cycles=2", "fit.steps=2", "cross_fit.batch_size=8", "cross_fit.steps=2", "max_queries=40")  # fmt: skip
+    task = task_of(tmp_path / "work", split_pydocs, "trans_encoder", *changes)
+    with pytest.raises(InvalidInput, match=r"select=dev needs judgments qrels/dev.tsv.*set select=last"):
+        recipe("trans_encoder").train(task)
+    dev = replace(open_collection(str(split_pydocs), "test"), split="dev")
+    task.parts = [Part("pydocs", task.collection, [dev], {})]
+    folder = recipe("trans_encoder").train(task)
+    assert list(task.stages.reports) == [
+        "cross-start",
+        "pairs",
+        "cross-0-0",
+        "bi-0-0",
+        "dev-0",
+        "cross-1-0",
+        "bi-1-0",
+        "dev-1",
+    ]
+    qualities = [task.stages.reports[f"dev-{cycle}"]["nDCG@10"] for cycle in range(2)]
+    assert folder.name == f"bi-{np.argmax(qualities)}-0"
+    assert json.loads((folder / "cross_encoder" / "config.json").read_text())["model_type"] == "joint_bert"
+
+
+def test_both_orders_of_a_pair(split_pydocs, tmp_path):
+    task = task_of(tmp_path, split_pydocs, "trans_encoder")
+    model = open_ranker("splade-tiny", max_tokens=40, seed=1, offline=True).eval()
+    seen = []
+
+    def objective(lists):
+        seen.append(lists)
+        return lists.scores.mean()
+
+    rows = torch.tensor([[3, 10, 11, 12], [5, 20, 21, 22]])
+    loss = ListLoss(model, task.collection, objective, both_orders=True)
+    loss([], rows)
+    (lists,) = seen
+    assert lists.query_rows.tolist() == [3, 5, 3, 5]
+    assert lists.document_rows.tolist() == rows[:, 1:].tolist() * 2
+    assert lists.relevant.shape == lists.scores.shape == (4, 3)
+    content = task.collection.documents[21].content
+    swapped = model.predict([(content, task.collection.queries[5])], activation_fn=torch.nn.Identity())
+    scores = lists.scores.detach()
+    assert float(scores[3, 1]) == pytest.approx(float(swapped[0]), abs=1e-5)
+    assert float(scores[1, 1]) != pytest.approx(float(swapped[0]), abs=1e-4)
+
+
+def test_ar2_starts_from_a_joint_ranker(split_pydocs, tmp_path):
+    changes = (*SMALL_RANKER, "cycles=1", "ranker_start=joint", "joint_layers=1", "max_queries=40")
+    task = task_of(tmp_path / "work", split_pydocs, "ar2", *changes)
+    folder = recipe("ar2").train(task)
+    assert "ranker-start" in task.stages.reports
+    assert json.loads((folder / "ranker" / "config.json").read_text())["model_type"] == "joint_bert"
+
+
+def test_warm_up_is_a_share_or_a_number_of_steps(tmp_path):
+    from sentence_transformers.sentence_transformer import SentenceTransformerTrainingArguments
+
+    for warmup, steps in ((0.1, 20), (1, 1), (150, 150)):
+        settings = read_settings(EncoderSettings, None, [f"fit.warmup={warmup}"]).fit
+        arguments = SentenceTransformerTrainingArguments(**arguments_of(settings, tmp_path, 1))
+        assert arguments.get_warmup_steps(200) == steps
+    with pytest.raises(InvalidInput, match=r"a share below 1 or a whole number of steps, got 1\.5"):
+        read_settings(EncoderSettings, None, ["fit.warmup=1.5"])
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from training.losses.contrastive import own_softmax
 from training.losses.ranking import adversarial, distillation_cross_entropy
 from training.mined import Mined
 from training.negatives import Draw, with_negatives
-from training.rankers import RankedLists, open_ranker
+from training.rankers import RankedLists, Start, open_ranker, write_start
 from training.recipe import Recipe
 from training.settings import FitSettings
 from training.static_negatives import StaticSettings, static_negatives
@@ -32,6 +32,9 @@ RANKER = "ranker"
 class Ar2Settings(StaticSettings):
     """base           the warmed-up retriever
     ranker         cross-encoder to begin with, or a model whose body becomes one
+    ranker_start   classifier: such a body gets a new layer; joint: `ranker` is a bi-encoder, a BERT with mean pooling
+                   such as the base, and becomes `retriever.models.joint_bert`, which begins with its order
+    joint_layers   of "joint": upper layers that read query and document together
     ranker_tokens  of query and document together
     depth          of the retriever's list that negatives are drawn from
     choose         how they are drawn
@@ -47,6 +50,8 @@ class Ar2Settings(StaticSettings):
     """
 
     ranker: str = "all-MiniLM-L6-v2"
+    ranker_start: Start = "classifier"
+    joint_layers: int = Field(2, ge=0, le=100)
     ranker_tokens: int = Field(160, ge=8, le=8192)
     depth: int = Field(100, ge=1, le=1000)
     count: int = Field(15, ge=1, le=255)
@@ -66,7 +71,7 @@ def train(task: Task[Ar2Settings]) -> Path:
     retriever = task.open_base()
     scale = scale_of(settings, retriever)
     mined = static_negatives(task, retriever, "mine-0", scored=settings.choose.scored)
-    place = _fit_ranker(task, "ranker-warmup", settings.ranker, _draw(task, mined), settings.ranker_warmup)
+    place = _fit_ranker(task, "ranker-warmup", _start(task), _draw(task, mined), settings.ranker_warmup)
     for cycle in range(settings.cycles):
         draw = _draw(task, mined)
         # Cycle 0 has the seed of the warm-up, which the ranker has behind it.
@@ -102,6 +107,20 @@ def _objective(task: Task[Ar2Settings], ranker: Any, scale: float) -> Any:
 def _draw(task: Task[Ar2Settings], mined: Mined) -> Draw:
     hard = mined_negatives(mined, task.settings.choose)
     return with_negatives(task.collection, task.settings.count, hard)
+
+
+def _start(task: Task[Ar2Settings]) -> str | Path:
+    """Return the ranker to begin with."""
+    settings = task.settings
+    if settings.ranker_start == "classifier":
+        return settings.ranker
+    return task.stages.run(
+        "ranker-start",
+        lambda folder: write_start(
+            folder, settings.ranker, "joint", setting="ranker_start", seed=settings.seed,
+            joint_layers=settings.joint_layers, offline=task.offline,
+        ),
+    )  # fmt: skip
 
 
 def _open_ranker(task: Task[Ar2Settings], name: str | Path) -> Any:
