@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -102,10 +102,16 @@ def _run(
     typer.echo(f"{output}: {recipe.name} on {report['queries']:,} queries in {report['seconds']:.0f} s.")
     for split, measures in report["evaluation"].items():
         for name, found in measures.items():
-            typer.echo(
-                f"{split} {name}: {found['start']:.4f} -> {found['end']:.4f} "
-                f"({found['difference']:+.4f}, p = {found['p']:.2g}, {found['queries']:,} queries)"
-            )
+            typer.echo(f"{split} {name}: {_difference(found)}")
+            if "untrained" in found:
+                typer.echo(f"{split} {name}, from the untrained reranker: {_difference(found['untrained'])}")
+
+
+def _difference(found: dict[str, Any]) -> str:
+    return (
+        f"{found['start']:.4f} -> {found['end']:.4f} "
+        f"({found['difference']:+.4f}, p = {found['p']:.2g}, {found['queries']:,} queries)"
+    )
 
 
 @app.command(

@@ -39,9 +39,15 @@ def _measures(evaluation: dict[str, Any]) -> list[str]:
     lines = ["| split | measure | queries | start | end | difference (95 %) | p |", "|---|---|---|---|---|---|---|"]
     for split, measures in evaluation.items():
         for name, found in measures.items():
-            low, high = found["interval"]
-            lines.append(
-                f"| {split} | {name} | {found['queries']:,} | {found['start']:.4f} | {found['end']:.4f} "
-                f"| {found['difference']:+.4f} ({low:+.4f} to {high:+.4f}) | {found['p']:.2g} |"
-            )
+            lines.append(_row(split, name, found))
+            if "untrained" in found:
+                lines.append(_row(split, f"{name}, start: reranked untrained", found["untrained"]))
     return lines
+
+
+def _row(split: str, name: str, found: dict[str, Any]) -> str:
+    low, high = found["interval"]
+    return (
+        f"| {split} | {name} | {found['queries']:,} | {found['start']:.4f} | {found['end']:.4f} "
+        f"| {found['difference']:+.4f} ({low:+.4f} to {high:+.4f}) | {found['p']:.2g} |"
+    )

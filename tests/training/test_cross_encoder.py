@@ -15,11 +15,12 @@ from retriever.rerank import CrossEncoderReranker
 from training.candidates import Candidates
 from training.collection import open_training_collection, pooled
 from training.commands import app
+from training.evaluation import measured
 from training.fitting import run as fitting_run
 from training.rankers import ListLoss, open_ranker
-from training.recipe import run_recipe
+from training.recipe import run_recipe, split_of
 from training.recipes import cross_encoder
-from training.recipes.cross_encoder import RECIPE, hard_negatives, pooled_candidates
+from training.recipes.cross_encoder import RECIPE, draw_queries, hard_negatives, pooled_candidates, ranked
 from training.settings import read_settings
 from training.stages import Stages
 
@@ -36,7 +37,7 @@ def settings_of(*changes):
 
 @pytest.fixture(scope="module")
 def folders(pydocs, tmp_path_factory):
-    """Return two collections of the small *pydocs* by module, each with train and dev; one query has no positive."""
+    """Return two collections of the small *pydocs* with train and dev; the first has a query without positive and test."""
     made = []
     header, *lines = (pydocs / "qrels" / "test.tsv").read_text().splitlines()
     for number, name in enumerate(("first", "second")):
@@ -47,7 +48,9 @@ def folders(pydocs, tmp_path_factory):
         part = lines[number::2]
         (folder / "qrels" / "dev.tsv").write_text("\n".join([header, *part[:20]]) + "\n")
         lost = [part[20].split("\t")[0] + "\tno such document\t1"] if number == 0 else []
-        (folder / "qrels" / "train.tsv").write_text("\n".join([header, *lost, *part[21:]]) + "\n")
+        (folder / "qrels" / "train.tsv").write_text("\n".join([header, *lost, *part[21:-12]]) + "\n")
+        if number == 0:
+            (folder / "qrels" / "test.tsv").write_text("\n".join([header, *part[-12:]]) + "\n")
         made.append(folder)
     return made
 
@@ -60,8 +63,13 @@ def trained(folders, tmp_path_factory):
 
 def test_two_collections_give_a_reranker_with_card_and_report(trained):
     output, report = trained
-    assert set(report["evaluation"]) == {"first dev", "second dev"}
-    assert report["evaluation"]["first dev"]["nDCG@10"]["queries"] == 8
+    assert set(report["evaluation"]) == {"first dev", "first test", "second dev"}
+    for measures in report["evaluation"].values():
+        found = measures["nDCG@10"]
+        assert found["queries"] == found["untrained"]["queries"] == 8
+        assert found["end"] == found["untrained"]["end"]
+        assert found["difference"] == pytest.approx(found["end"] - found["start"])
+        assert 0 < found["untrained"]["p"] <= 1
     assert set(report["data"]) == {"first", "second"}
     assert report["queries"] == 48
     assert report["dropped"]["queries_without_relevant_document"] == 1
@@ -70,6 +78,7 @@ def test_two_collections_give_a_reranker_with_card_and_report(trained):
     card = (output / "README.md").read_text()
     assert "pipeline_tag: text-ranking" in card
     assert "| first dev | nDCG@10 |" in card
+    assert "| first test | nDCG@10, start: reranked untrained |" in card
     reranker = CrossEncoderReranker(output)
     assert reranker.max_tokens == 64
     index_folder = output.parent / ".model.work" / "mine-first" / "index"
@@ -88,6 +97,23 @@ def open_encoder_of(trained):
     base = open_base(settings_of(), offline=True)
     base.max_seq_length = 32
     return DenseEncoder(base, name="splade-tiny")
+
+
+def test_what_training_adds_is_measured_against_the_untrained_start(folders, trained):
+    output, report = trained
+    work = output.parent / ".model.work"
+    (split,) = [found for found in [split_of(folders[0], "test")] if found]
+    chosen = draw_queries(split, 8, settings_of().seed)
+    relevant = {id_ for graded in chosen.qrels.values() for id_ in graded}
+    with open_index(work / "compare-first-test" / "index", encoder=open_encoder_of(trained)) as index:
+        assert relevant <= {id_ for segment in index.segments for id_ in segment.ids}
+        spec = PipelineSpec(first=("bm25", "dense"), rerank=Rerank(model=str(work / "start"), depth=5))
+        values = measured(ranked(index, chosen, spec), chosen, ("nDCG@10",))["nDCG@10"].values()
+    found = report["evaluation"]["first test"]["nDCG@10"]["untrained"]
+    assert found["start"] == pytest.approx(sum(values) / 8)
+    # It reads as much as the trained one, and what was mined from is not larger for the second split.
+    assert CrossEncoderReranker(work / "start").max_tokens == CrossEncoderReranker(output).max_tokens == 64
+    assert report["stages"]["mine-first"]["documents"] == 60
 
 
 def test_negatives_are_neither_relevant_nor_near_it_nor_from_elsewhere(folders, trained):
@@ -189,7 +215,7 @@ def test_a_classifier_starts_from_any_body(folders, tmp_path):
     report = run_recipe(
         RECIPE, settings_of("start=classifier", "fit.steps=2"), folders[:1], tmp_path / "model", offline=True
     )
-    assert set(report["evaluation"]) == {"first dev"}
+    assert set(report["evaluation"]) == {"first dev", "first test"}
     assert CrossEncoderReranker(tmp_path / "model").max_tokens == 64
 
 
@@ -213,7 +239,7 @@ def test_a_recipe_of_one_collection_refuses_two(folders, tmp_path):
 
 
 def test_a_joint_start_needs_a_bert(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(cross_encoder, "read_object", lambda path: {"model_type": "mpnet"})
+    monkeypatch.setattr("training.rankers.read_object", lambda path: {"model_type": "mpnet"})
     task = cross_encoder.Task(
         open_training_collection(folders[0]), settings_of(), Stages(tmp_path / "work", {}), True, []
     )

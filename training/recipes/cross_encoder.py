@@ -6,38 +6,39 @@ relevant document is no negative: TopK-PercPos of NV-Retriever, arXiv:2407.15831
 """
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from indexing.build import build_index
-from indexing.corpora import open_corpus
+from indexing.build import add_documents, build_index
+from indexing.corpora import Corpus, open_corpus
 from indexing.plan import BuildSettings
 from retriever.encoder import DenseEncoder, Precision
-from retriever.errors import InvalidInput
 from retriever.evaluation.collections import Collection
 from retriever.index.sealed import Index, open_index
-from retriever.models import resolve
 from retriever.models.folder import read_object
 from retriever.pipeline import RERANK_WEIGHT, PipelineSpec, Rerank
-from retriever.progress import Progress, quiet_transformers, without_transformers_bars
+from retriever.progress import Progress
 from retriever.storage import write_atomically
 from retriever.types import Run
+from training import rankers
 from training.candidates import Candidates
 from training.collection import TrainingCollection
 from training.evaluation import comparison, measured
 from training.losses.contrastive import own_softmax
 from training.negatives import with_negatives
 from training.pairs import from_candidates, uniform
-from training.rankers import RankedLists, open_ranker
+from training.rankers import RankedLists, Start, open_ranker
 from training.recipe import Recipe
 from training.settings import EncoderSettings, FitSettings
 from training.task import Part, Task
 
 INDEX = "index"
+START = "start"
 CANDIDATES = "candidates.npz"
 MEASURES = ("nDCG@10", "RR@10")
 # Searched together.
@@ -60,14 +61,14 @@ class CrossEncoderSettings(EncoderSettings):
                     already ranks all that is left below the relevant document
     negatives       for each query and step
     max_eval_queries, eval_depth, weight
-                    of the comparison with the first stage: queries of each split, documents that are reranked, and
-                    `rerank.weight`
+                    of the comparison with the first stage and with the untrained start: queries of each split,
+                    documents that are reranked, and `rerank.weight`
 
     `head` and `similarity` are the base's as an encoder, `document_tokens` what it reads when it mines; `max_queries`
     is for each collection.
     """
 
-    start: Literal["joint", "classifier"] = "joint"
+    start: Start = "joint"
     joint_layers: int = Field(2, ge=0, le=100)
     bridge: float = Field(-2.0, ge=-20, le=0)
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -93,7 +94,9 @@ def train(task: Task[CrossEncoderSettings]) -> Path:
         place = task.stages.run(_mining(part), partial(mine, task, part))
         found.append(_load(place))
     mined = pooled_candidates(found, [len(part.collection.documents) for part in task.parts])
-    start = task.stages.run("start", partial(write_start, task))
+    start = task.stages.run(START, partial(write_start, task))
+    # So that the comparison reads as much with it as with the trained one.
+    _state_read_tokens(start, settings.read_tokens)
     model = open_ranker(start, max_tokens=settings.max_tokens, seed=settings.seed, offline=task.offline)
     if settings.start == "joint":
         model.model.freeze_bi_encoder()
@@ -114,20 +117,27 @@ def _mining(part: Part) -> str:
 def mine(task: Task[CrossEncoderSettings], part: Part, folder: Path) -> dict[str, Any]:
     """Index a choice of the part's documents, and keep each query's best `depth` that are no likely positives."""
     settings, collection = task.settings, part.collection
-    chosen = choose_documents(part, held_out(part, settings), settings.max_documents, settings.seed)
-    corpus = folder / "corpus.jsonl"
-    lines = [
-        {"_id": document.id, "title": document.title, "text": document.text}
-        for document in (collection.documents[row] for row in chosen)
-    ]
-    write_atomically(corpus, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    # Only the first split's: what is mined from does not depend on how many there are.
+    chosen = choose_documents(part, held_out(part, settings)[:1], settings.max_documents, settings.seed)
+    corpus = _write_corpus(folder, collection, chosen)
     encoder = open_encoder(task)
     plan = BuildSettings(parts=("bm25", "dense"), encoder=settings.base, duplicates="skip")
-    build_index(open_corpus(str(corpus)), folder / INDEX, plan, encoder=encoder, overwrite=True, quiet=False)
+    build_index(corpus, folder / INDEX, plan, encoder=encoder, overwrite=True, quiet=False)
     with open_index(folder / INDEX, encoder=encoder) as index:
         found = hard_negatives(index, collection, settings.depth, settings.positive_ratio)
     _save(found, folder / CANDIDATES)
     return {"documents": len(chosen), "queries": len(found), "candidates": len(found.documents)}
+
+
+def _write_corpus(folder: Path, collection: TrainingCollection, rows: list[int]) -> Corpus:
+    """Write documents into a folder as a corpus to index."""
+    path = folder / "corpus.jsonl"
+    lines = [
+        {"_id": document.id, "title": document.title, "text": document.text}
+        for document in (collection.documents[row] for row in rows)
+    ]
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    return open_corpus(str(path))
 
 
 def open_encoder(task: Task[CrossEncoderSettings]) -> DenseEncoder:
@@ -139,8 +149,8 @@ def open_encoder(task: Task[CrossEncoderSettings]) -> DenseEncoder:
 
 
 def held_out(part: Part, settings: CrossEncoderSettings) -> list[Collection]:
-    """Return what the comparison is made on: queries of the first split that is not learned from."""
-    return [draw_queries(split, settings.max_eval_queries, settings.seed) for split in part.held_out[:1]]
+    """Return what the comparison is made on: queries of each split that is not learned from."""
+    return [draw_queries(split, settings.max_eval_queries, settings.seed) for split in part.held_out]
 
 
 def choose_documents(part: Part, judged: list[Collection], most: int, seed: int) -> list[int]:
@@ -222,28 +232,11 @@ def _load(folder: Path) -> Candidates:
 
 def write_start(task: Task[CrossEncoderSettings], folder: Path) -> dict[str, Any]:
     """Write the cross-encoder that training starts from. Raises InvalidInput for a joint start of no BERT."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
     settings = task.settings
-    base = resolve(settings.base, offline=task.offline)
-    with without_transformers_bars(), quiet_transformers(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        if settings.start == "joint":
-            kind = read_object(base / "config.json").get("model_type")
-            if kind != "bert":
-                raise InvalidInput(f"start=joint needs a BERT, {settings.base} is {kind!r}; set start=classifier.")
-            from retriever.models.joint_bert import from_bi_encoder
-
-            model = from_bi_encoder(str(base), settings.joint_layers, settings.bridge)
-        else:
-            model = AutoModelForSequenceClassification.from_pretrained(str(base), num_labels=1, local_files_only=True)
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
-            if hasattr(model.config, name):
-                setattr(model.config, name, settings.dropout)
-        model.save_pretrained(str(folder))
-        AutoTokenizer.from_pretrained(str(base), local_files_only=True).save_pretrained(str(folder))
-    return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    return rankers.write_start(
+        folder, settings.base, settings.start, setting="start", seed=settings.seed, bridge=settings.bridge,
+        joint_layers=settings.joint_layers, dropout=settings.dropout, offline=task.offline,
+    )  # fmt: skip
 
 
 def _state_read_tokens(folder: Path, tokens: int) -> None:
@@ -257,20 +250,49 @@ def _state_read_tokens(folder: Path, tokens: int) -> None:
 
 
 def compare(task: Task[CrossEncoderSettings], trained: Path) -> dict[str, Any]:
-    """Return by collection and split the measures of the first stage and of its order reranked."""
+    """Return by collection and split the measures of the first stage and of its order reranked.
+
+    Under "untrained" stands in each of them what the model that training started from makes of the same lists, as
+    the start of a comparison with the trained one.
+    """
     settings = task.settings
     encoder = open_encoder(task)
-    spec = PipelineSpec(first=("bm25", "dense"))
-    rerank = Rerank(model=str(trained), depth=settings.eval_depth, weight=settings.weight)
+    first = PipelineSpec(first=("bm25", "dense"))
+    specs = [first, *(_reranked(first, settings, model) for model in (task.stages.folder / START, trained))]
     found = {}
     for part in task.parts:
-        with open_index(task.stages.folder / _mining(part) / INDEX, encoder=encoder) as index:
-            for chosen in held_out(part, settings):
-                before = ranked(index, chosen, spec)
-                after = ranked(index, chosen, spec.model_copy(update={"rerank": rerank}))
-                measures = [measured(run, chosen, MEASURES) for run in (before, after)]
-                found[f"{part.name} {chosen.split}"] = comparison(*measures)
+        for place, chosen in enumerate(held_out(part, settings)):
+            # The first split's relevant documents are in the index that was mined from.
+            folder = task.stages.folder / _mining(part) if place == 0 else _with_judged(task, part, chosen, encoder)
+            with open_index(folder / INDEX, encoder=encoder) as index:
+                runs = [ranked(index, chosen, spec) for spec in specs]
+            before, untrained, after = (measured(run, chosen, MEASURES) for run in runs)
+            added = comparison(untrained, after)
+            found[f"{part.name} {chosen.split}"] = {
+                name: values | {"untrained": added[name]} for name, values in comparison(before, after).items()
+            }
     return found
+
+
+def _reranked(first: PipelineSpec, settings: CrossEncoderSettings, model: Path) -> PipelineSpec:
+    rerank = Rerank(model=str(model), depth=settings.eval_depth, weight=settings.weight)
+    return first.model_copy(update={"rerank": rerank})
+
+
+def _with_judged(task: Task[CrossEncoderSettings], part: Part, split: Collection, encoder: DenseEncoder) -> Path:
+    """Return a copy of the index that was mined from, with the relevant documents of a split added, as a stage."""
+    collection = part.collection
+    rows = collection.corpus.rows
+    relevant = {id_ for graded in split.qrels.values() for id_, grade in graded.items() if grade > 0 and id_ in rows}
+
+    def work(folder: Path) -> dict[str, Any]:
+        shutil.rmtree(folder / INDEX, ignore_errors=True)
+        shutil.copytree(task.stages.folder / _mining(part) / INDEX, folder / INDEX)
+        added = _write_corpus(folder, collection, sorted(rows[id_] for id_ in relevant))
+        report = add_documents(added, folder / INDEX, duplicates="skip", encoder=encoder)
+        return {"documents": report["documents"]}
+
+    return task.stages.run(f"compare-{part.name}-{split.split}", work)
 
 
 def draw_queries(split: Collection, most: int, seed: int) -> Collection:
