@@ -59,6 +59,26 @@ class ModelFault(RetrievalError):
     exit_code = 9
 
 
+class ModelUnavailable(RetrievalError):
+    """A model takes no work now; ask again after `retry_after` seconds, or without the stages that need it."""
+
+    exit_code = 7
+
+    def __init__(self, message: str, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelOverloaded(ModelUnavailable):
+    """More requests wait for a model than it has room for."""
+
+
+class DeadlineExceeded(RetrievalError):
+    """Time ran out before there was anything to answer with; allow more of it, or ask for a stage without a model."""
+
+    exit_code = 11
+
+
 class OutOfMemory(RetrievalError, RuntimeError):
     """A device has too little memory for what was asked at once; send less, or give the model a smaller batch."""
 

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.calibration import Calibration, calibration_for
-from retriever.errors import BackendUnavailable, InvalidInput, ModelFault, PromptTooLong
+from retriever.errors import (
+    BackendUnavailable,
+    DeadlineExceeded,
+    InvalidInput,
+    ModelFault,
+    ModelOverloaded,
+    ModelUnavailable,
+    PromptTooLong,
+)
 from retriever.feedback import Frequencies, rm3, rocchio
 from retriever.fusion import ordered, reciprocal_rank, weighted_minmax
 from retriever.highlight import highlights
@@ -32,9 +40,9 @@ MAX_QUERY_CHARACTERS = 32_768
 # With a deadline the reranker is asked in portions this large, so that the clock is read in between.
 RERANK_PORTION = 8
 
-# What a model may do wrong at any time, such as running out of device memory; an answer without it is worth
-# having. A model that is not the index's or cannot be found is the caller's to know of.
-FAULTS = (ModelFault, RuntimeError)
+# What may go wrong with a model at any time, such as running out of device memory or having too much to do; an
+# answer without it is worth having. A model that is not the index's or cannot be found is the caller's to know of.
+FAULTS = (ModelFault, ModelUnavailable, DeadlineExceeded, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,14 @@ class _State:
     def warn(self, warning: str) -> None:
         if warning not in self.answer.warnings:
             self.answer.warnings.append(warning)
+
+    def degrade(self, stage: str, fault: Exception) -> None:
+        """Note that the answer does without a stage, and why."""
+        late = isinstance(fault, DeadlineExceeded)
+        self.answer.degraded.append(f"{stage}_timeout" if late else f"{stage}_failed")
+        if isinstance(fault, ModelUnavailable):
+            busy = isinstance(fault, ModelOverloaded)
+            self.warn(f"{stage}_overloaded" if busy else f"{stage}_unavailable")
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -230,27 +246,31 @@ def _execute(index: "Index", state: _State, request: Request, mask: "Mask | None
 
 @contextmanager
 def _degrading(states: Sequence[_State], request: Request, stage: str) -> Iterator[None]:
-    """Let a fault of a model only degrade the answers when there is another first stage."""
+    """Let a fault of a model only degrade the answers while another first stage is left to answer with."""
     try:
         yield
-    except FAULTS:
-        if len(request.pipeline.first) == 1:
+    except FAULTS as fault:
+        # No later stage has run yet: what the answers lack so far are first stages.
+        lacking = max((len(state.answer.degraded) for state in states), default=0) + 1
+        if lacking == len(request.pipeline.first):
             raise
         for state in states:
-            state.answer.degraded.append(f"{stage}_failed")
+            state.degrade(stage, fault)
 
 
-def _in_time(encoder: Any, queries: Sequence[str], states: Sequence[_State], request: Request, stage: str) -> Any:
-    """Encode queries; None, and so noted, when the deadline passes first and another first stage is left.
+def _in_time(encoder: Any, queries: Sequence[str], states: Sequence[_State], request: Request) -> Any:
+    """Encode queries. Raises DeadlineExceeded when the deadline passes first.
 
     Only encoders that share their model with other requests can be left waiting.
     """
-    if request.deadline_ms is None or len(request.pipeline.first) == 1 or not hasattr(encoder, "encode_queries_until"):
+    if request.deadline_ms is None or not states or not hasattr(encoder, "encode_queries_until"):
         return encoder.encode_queries(queries)
     found = encoder.encode_queries_until(queries, states[0].started + request.deadline_ms / 1e3)
     if found is None:
-        for state in states:
-            state.answer.degraded.append(f"{stage}_timeout")
+        raise DeadlineExceeded(
+            f"the deadline of {request.deadline_ms:.0f} ms passed before the query was encoded; allow more, or ask for "
+            "a pipeline with bm25."
+        )
     return found
 
 
@@ -263,9 +283,7 @@ def _dense(index: "Index", states: Sequence[_State], request: Request, mask: "Ma
             raise InvalidInput(f"{index.path} has no vectors; build it with --parts bm25,dense.")
         started = time.perf_counter()
         counts = encoder.count_tokens(queries)
-        vectors = _in_time(encoder, queries, states, request, "dense")
-        if vectors is None:
-            return
+        vectors = _in_time(encoder, queries, states, request)
         encoded = time.perf_counter()
         if not np.isfinite(vectors).all():
             raise ModelFault(f"the encoder gave a vector that is not finite for one of {queries[:3]!r}.")
@@ -312,9 +330,7 @@ def _sparse(index: "Index", states: Sequence[_State], request: Request, mask: "M
             raise InvalidInput(f"{index.path} has no learned sparse part; build it with --parts bm25,sparse.")
         started = time.perf_counter()
         counts = encoder.count_tokens(queries)
-        weights = _in_time(encoder, queries, states, request, "sparse")
-        if weights is None:
-            return
+        weights = _in_time(encoder, queries, states, request)
         encoding = (time.perf_counter() - started) * 1e3 / len(states)
         for query, terms in zip(queries, weights, strict=True):
             if not all(map(math.isfinite, terms.values())):
@@ -361,24 +377,20 @@ def _local_vectors(index: "Index", states: Sequence[_State], request: Request) -
         raise InvalidInput(f"{index.path} has no local vectors; build it with --local-encoder MODEL.")
     queries = [state.query for state in states]
     started = time.perf_counter()
-    vectors: NDArray[np.float32] | None
     try:
         counts = encoder.count_tokens(queries)
-        if request.deadline_ms is not None and hasattr(encoder, "encode_queries_until"):
-            vectors = encoder.encode_queries_until(queries, states[0].started + request.deadline_ms / 1e3)
-        else:
-            vectors = encoder.encode_queries(queries)
-        fault = "local_timeout" if vectors is None else "" if np.isfinite(vectors).all() else "local_failed"
-    except FAULTS:
-        vectors, counts, fault = None, [], "local_failed"
-    for state, count in zip(states, counts or [0] * len(states), strict=True):
-        if fault:
-            state.answer.degraded.append(fault)
-        else:
-            _note_unencoded(index, state)
-            state.answer.truncated |= count > getattr(encoder, "max_query_tokens", encoder.max_tokens)
-            state.answer.timings["encode_local"] = (time.perf_counter() - started) * 1e3 / len(states)
-    return None if fault else vectors
+        vectors: NDArray[np.float32] = _in_time(encoder, queries, states, request)
+        if not np.isfinite(vectors).all():
+            raise ModelFault(f"the local encoder gave a vector that is not finite for one of {queries[:3]!r}.")
+    except FAULTS as fault:
+        for state in states:
+            state.degrade("local", fault)
+        return None
+    for state, count in zip(states, counts, strict=True):
+        _note_unencoded(index, state)
+        state.answer.truncated |= count > getattr(encoder, "max_query_tokens", encoder.max_tokens)
+        state.answer.timings["encode_local"] = (time.perf_counter() - started) * 1e3 / len(states)
+    return vectors
 
 
 def _local(index: "Index", state: _State, local: Local, vector: NDArray[np.float32], deadline_ms: float | None) -> None:
@@ -391,8 +403,8 @@ def _local(index: "Index", state: _State, local: Local, vector: NDArray[np.float
         except OutOfTime:
             state.answer.degraded.append("local_timeout")
             return
-        except FAULTS:
-            state.answer.degraded.append("local_failed")
+        except FAULTS as fault:
+            state.degrade("local", fault)
             return
         scores: dict[str, float] = {}
         for (id_, before), score in zip(head, found, strict=True):
@@ -428,8 +440,8 @@ def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | 
             texts = [documents[state.rows[id_]] for id_, _ in head]
             deadline = None if deadline_ms is None else state.started + deadline_ms / 1e3
             scored = _score_until(reranker, state.query, texts, deadline)
-        except (*FAULTS, BackendUnavailable):
-            state.answer.degraded.append("rerank_failed")
+        except (*FAULTS, BackendUnavailable) as fault:
+            state.degrade("rerank", fault)
             return
         except PromptTooLong:
             # What is searched for may be long; that a ranker cannot read it must not cost the answer.

@@ -89,7 +89,7 @@ def create_app(settings: Settings, index: Index | None = None, tracing: Tracing 
         ],
     )
     recall = RecallMeter(settings.ann_recall_sample, metrics)
-    readiness = Readiness(indexes, models, settings.readiness_seconds)
+    readiness = Readiness(indexes, models, settings)
     app.state.service = Service(settings, indexes, models, metrics, readiness, Waiting(), recall)
     add_error_handlers(app)
     # Routes are tried in this order, so those that are asked most stand first.

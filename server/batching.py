@@ -23,8 +23,15 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from retriever.errors import ModelFault, OutOfMemory, RetrievalError
-from server.errors import Refusal
+from retriever.errors import (
+    DeadlineExceeded,
+    ModelFault,
+    ModelOverloaded,
+    ModelUnavailable,
+    OutOfMemory,
+    RetrievalError,
+)
+from server.devices import is_sticky, reason_of
 from server.metrics import BatchMetrics
 
 log = logging.getLogger("server.batching")
@@ -46,6 +53,12 @@ QUEUED_CHARACTERS = 64 * 1024 * 1024
 
 MAX_RETRY_SECONDS = 60
 
+# How often a look is taken at what waits, since the threads that compute may hang.
+WATCH_SECONDS = 0.5
+
+# What a batch in progress is waited for at the end.
+CLOSING_SECONDS = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -55,12 +68,14 @@ class Policy:
     wait_ms        longest time that a batch waits for company
     queue          tickets that may wait; beyond it the answer is 429
     queue_seconds  longest time until the first item of a ticket is computed; beyond it the answer is 429
+    batch_seconds  longest time that a batch is waited for; beyond it the answer is 504
     """
 
     batch_tokens: int
     wait_ms: float
     queue: int
     queue_seconds: float
+    batch_seconds: float
 
 
 @dataclass(eq=False)
@@ -70,7 +85,6 @@ class Ticket(Generic[Result]):
     group: str
     tokens: Sequence[int]
     characters: int
-    deadline: float
     arrived: float
     batcher: "Batcher[Any, Result]" = field(repr=False)
     future: "Future[list[Result]]" = field(default_factory=Future, repr=False)
@@ -84,7 +98,7 @@ class Ticket(Generic[Result]):
         self.batcher.drop(self)
 
     def wait(self) -> list[Result]:
-        """Return the results once they are there. Raises what went wrong."""
+        """Return the results once they are there. Raises what went wrong, which the policy's times bound."""
         try:
             return self.future.result()
         except BaseException:
@@ -132,11 +146,14 @@ class Batcher(Generic[Payload, Result]):
         self._tokens_per_second = 0.0
         self._closed = False
         self._idle = 0
+        self._computing: dict[int, tuple[float, list[_Item]]] = {}
+        self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(compute, threads), name=f"batches of {name}", daemon=True)
             for compute in computes
         ]
-        for thread in self._threads:
+        self._watcher = threading.Thread(target=self._watch, name=f"patience of {name}", daemon=True)
+        for thread in (*self._threads, self._watcher):
             thread.start()
 
     def submit(
@@ -146,18 +163,16 @@ class Batcher(Generic[Payload, Result]):
         tokens: Sequence[int],
         *,
         characters: int = 0,
-        deadline: float = math.inf,
     ) -> Ticket[Result]:
         """Queue the items of a request and return its ticket.
 
         tokens      of each payload as the model reads it, so at most the model's length
         characters  what the payloads hold in memory
-        deadline    moment of time.monotonic() after which what is left is not computed
 
-        Raises Refusal, 429 with Retry-After when too much is waiting, 503 when the model cannot be used.
+        Raises ModelOverloaded when too much is waiting, ModelUnavailable when the model cannot be used.
         """
         now = time.monotonic()
-        ticket: Ticket[Result] = Ticket(group, tokens, characters, deadline, now, self)
+        ticket: Ticket[Result] = Ticket(group, tokens, characters, now, self)
         # Longest first, so that a large request is computed in batches of like length.
         order = sorted(range(len(payloads)), key=lambda i: (-tokens[i], i))
         ticket.pending = {i: payloads[i] for i in order}
@@ -185,30 +200,40 @@ class Batcher(Generic[Payload, Result]):
             for ticket in list(self._tickets.values()):
                 self._fail(ticket, self._stopping())
             self._changed.notify_all()
+        self._ended.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(0 if self.hanging(self._policy.batch_seconds) else CLOSING_SECONDS)
+
+    def hanging(self, seconds: float) -> int:
+        """Return how many threads have been at one batch for longer than that."""
+        now = time.monotonic()
+        with self._changed:
+            return sum(now - began > seconds for began, _ in self._computing.values())
 
     def _require_room(self, characters: int) -> None:
         if self._closed:
             raise self._stopping()
         if self.broken is not None:
             raise self._lost()
+        if self.hanging(self._policy.batch_seconds) == len(self._threads):
+            seconds = self._policy.batch_seconds
+            raise ModelUnavailable(f"{self.name} has not come back with a batch for {seconds:g} seconds.", 30)
         full = len(self._tickets) >= self._policy.queue
         if full or (self._tickets and self._queued_characters + characters > QUEUED_CHARACTERS):
             raise self._overloaded(f"{len(self._tickets)} requests are waiting for {self.name}; try again later.")
 
-    def _lost(self) -> Refusal:
-        return Refusal(503, f"the device of {self.name} failed: {self.broken}", headers={"Retry-After": "30"})
+    def _lost(self) -> ModelUnavailable:
+        return ModelUnavailable(f"the device of {self.name} failed: {self.broken}", 30)
 
-    def _stopping(self) -> Refusal:
-        return Refusal(503, "the service is stopping.", headers={"Retry-After": "5"})
+    def _stopping(self) -> ModelUnavailable:
+        return ModelUnavailable("the service is stopping.", 5)
 
-    def _overloaded(self, message: str) -> Refusal:
+    def _overloaded(self, message: str) -> ModelOverloaded:
         self._metrics.rejected.inc()
         rate = self._tokens_per_second * len(self._threads)
         seconds = self._queued_tokens / rate if rate else 1
         retry = min(MAX_RETRY_SECONDS, max(1, math.ceil(seconds)))
-        return Refusal(429, message, headers={"Retry-After": str(retry)})
+        return ModelOverloaded(message, retry)
 
     def _run(self, compute: Compute[Payload, Result], threads: int | None) -> None:
         if threads is not None:
@@ -226,6 +251,7 @@ class Batcher(Generic[Payload, Result]):
     def _next(self) -> list[_Item] | None:
         """Return the next batch, waiting for it; None when closed."""
         with self._changed:
+            self._computing.pop(threading.get_ident(), None)
             while True:
                 if self._closed:
                     return None
@@ -238,6 +264,7 @@ class Batcher(Generic[Payload, Result]):
                 remaining = first.arrived + self._policy.wait_ms / 1e3 - now
                 if remaining <= 0 or self._queued_tokens >= self._policy.batch_tokens:
                     batch = self._take(first, now)
+                    self._computing[threading.get_ident()] = now, batch
                     if self._tickets:
                         self._changed.notify()
                     return batch
@@ -250,11 +277,21 @@ class Batcher(Generic[Payload, Result]):
         finally:
             self._idle -= 1
 
+    def _watch(self) -> None:
+        """Let go what has waited too long, though all threads that compute hang."""
+        while not self._ended.wait(min(WATCH_SECONDS, self._policy.queue_seconds, self._policy.batch_seconds)):
+            with self._changed:
+                self._expire(time.monotonic())
+
     def _expire(self, now: float) -> None:
+        patience = self._policy.batch_seconds
+        late = [item.ticket for began, batch in self._computing.values() if now - began > patience for item in batch]
+        if self.hanging(patience) == len(self._threads):
+            late += self._tickets.values()
+        for ticket in late:
+            self._fail(ticket, DeadlineExceeded(f"{self.name} did not come back with a batch within {patience:g} s."))
         for ticket in list(self._tickets.values()):
-            if ticket.deadline < now:
-                self._fail(ticket, Refusal(504, "the deadline passed before the model was reached."))
-            elif not ticket.started and now - ticket.arrived > self._policy.queue_seconds:
+            if not ticket.started and now - ticket.arrived > self._policy.queue_seconds:
                 message = f"{self.name} was busy for {self._policy.queue_seconds:g} seconds; try again later."
                 self._fail(ticket, self._overloaded(message))
 
@@ -332,7 +369,7 @@ class Batcher(Generic[Payload, Result]):
             return
         log.critical("the device of %s cannot be used any more: %s", self.name, failure)
         with self._changed:
-            self.broken = (str(failure).splitlines() or [type(failure).__name__])[0]
+            self.broken = reason_of(failure)
             for ticket in list(self._tickets.values()):
                 # One that has begun fails with its batch.
                 if not ticket.started:
@@ -342,7 +379,7 @@ class Batcher(Generic[Payload, Result]):
         """Return the error that a client is told."""
         if is_out_of_memory(failure):
             return OutOfMemory(f"{self.name} ran out of device memory with this request; send shorter or fewer texts.")
-        if isinstance(failure, RetrievalError | Refusal):
+        if isinstance(failure, RetrievalError):
             return failure
         log.error("%s failed: %s: %s", self.name, type(failure).__name__, failure)
         return ModelFault(f"{self.name} failed with this request ({type(failure).__name__}); the log says more.")
@@ -415,14 +452,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemory)
-
-
-def is_sticky(error: BaseException) -> bool:
-    """Tell whether a CUDA context is lost, after which every call fails until the process is started anew."""
-    import torch
-
-    kind = getattr(torch, "AcceleratorError", None)
-    return (kind is not None and isinstance(error, kind)) or "CUDA error" in str(error)
 
 
 def _empty_cache() -> None:

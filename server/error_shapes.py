@@ -78,7 +78,14 @@ def _cohere(status: int, body: ErrorBody) -> dict[str, Any]:
     return {"id": body.request_id, "message": body.error.message}
 
 
-TEI_TYPES: dict[int, TeiErrorType] = {400: "Empty", 424: "Backend", 429: "Overloaded", 503: "Unhealthy", 507: "Backend"}
+TEI_TYPES: dict[int, TeiErrorType] = {
+    400: "Empty",
+    424: "Backend",
+    429: "Overloaded",
+    503: "Unhealthy",
+    504: "Backend",
+    507: "Backend",
+}
 
 
 def _tei(status: int, body: ErrorBody) -> dict[str, Any]:

@@ -18,11 +18,14 @@ from starlette.types import Receive, Scope, Send
 
 from retriever.errors import (
     BackendUnavailable,
+    DeadlineExceeded,
     IndexCorrupt,
     IndexLocked,
     IndexMismatch,
     InvalidInput,
     ModelFault,
+    ModelOverloaded,
+    ModelUnavailable,
     OutOfMemory,
     PromptTooLong,
     RetrievalError,
@@ -42,6 +45,9 @@ STATUS: dict[type[RetrievalError], tuple[int, str]] = {
     IndexCorrupt: (503, "index_corrupt"),
     IndexLocked: (503, "index_locked"),
     BackendUnavailable: (503, "backend_unavailable"),
+    ModelUnavailable: (503, "not_ready"),
+    ModelOverloaded: (429, "overloaded"),
+    DeadlineExceeded: (504, "deadline_exceeded"),
     StorageFull: (507, "storage_full"),
     OutOfMemory: (507, "out_of_memory"),
     RetrievalError: (500, "retrieval_error"),
@@ -76,6 +82,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         408: "The body took too long to arrive.",
         413: "The body is too large.",
         415: "The body is not uncompressed JSON.",
+        421: "The Host header is not a name of this service.",
         422: "A value is not allowed; the message names it.",
         424: "A model gave unusable numbers.",
         429: "Too many requests are waiting; try again after Retry-After seconds.",
@@ -85,13 +92,22 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 """The errors of a route that takes a body, for its OpenAPI description."""
 
+LOOKING: dict[int | str, dict[str, Any]] = {status: RESPONSES[status] for status in (401, 421)}
+"""The errors of a route that takes no body and no thread."""
+
+SEARCH_RESPONSES = RESPONSES | {
+    504: {"model": ErrorBody, "description": "The deadline passed before there was anything to answer with."},
+    507: {"model": ErrorBody, "description": "The device has too little memory for this request."},
+}
+"""The errors of a search."""
+
 
 def responses_of(path: str) -> dict[int | str, dict[str, Any]]:
     """Return the errors of a model route, in the shape of its API."""
     shape = SHAPES[path]
     statuses = RESPONSES.keys() - {403}
     return {status: {**RESPONSES[status], "model": shape.model} for status in sorted(statuses, key=int)} | {
-        504: {"model": shape.model, "description": "The deadline passed."},
+        504: {"model": shape.model, "description": "The model did not come back with a batch in time."},
         507: {"model": shape.model, "description": "The device has too little memory for this request."},
     }
 
@@ -180,9 +196,12 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RetrievalError)
     def on_retrieval_error(request: Request, error: RetrievalError) -> JSONResponse:
         status, code = status_of(error)
-        if status >= 500:
+        # What the state of a model costs each request is in the metrics; a line for each would flood the log.
+        if status >= 500 and not isinstance(error, ModelUnavailable | DeadlineExceeded):
             log.error("%s: %s", type(error).__name__, error, extra={"request_id": _request_id(request)})
         headers = {"Retry-After": "5"} if status == 503 else {}
+        if isinstance(error, ModelUnavailable):
+            headers = {"Retry-After": str(error.retry_after)}
         return error_response(status, str(error), code=code, request_id=_request_id(request), headers=headers)
 
     @app.exception_handler(Refusal)

@@ -1,13 +1,13 @@
 """The models in service: each loaded once, behind one batcher that indexes and model routes share."""
 
-import math
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,12 @@ from retriever.rerank import CrossEncoderReranker
 from retriever.term_encoder import load_term_encoder
 from retriever.types import Document
 from server.batching import Batcher, Policy, Ticket
+from server.devices import Watched, is_sticky, reason_of
 from server.errors import Refusal
 from server.metrics import Metrics
 from server.settings import Settings
+
+log = logging.getLogger("server.batching")
 
 Side = Literal["query", "document", "plain"]
 """Which of the model's prompts stands before a text; `plain` is none."""
@@ -72,13 +75,11 @@ class BatchedModel(Generic[Inner]):
         text: str = self.inner.text_of(ids)
         return text
 
-    def submit(
-        self, side: Side, texts: Sequence[str], counts: Sequence[int], deadline: float = math.inf
-    ) -> Ticket[Any]:
+    def submit(self, side: Side, texts: Sequence[str], counts: Sequence[int]) -> Ticket[Any]:
         """Queue texts whose tokens were counted, longer ones with the tokens that the model reads of them."""
         tokens = self.computed_tokens(side, counts)
         characters = sum(map(len, texts))
-        return self.batcher.submit(side, texts, tokens, characters=characters, deadline=deadline)
+        return self.batcher.submit(side, texts, tokens, characters=characters)
 
     def computed_tokens(self, side: Side, counts: Sequence[int]) -> list[int]:
         """Return the tokens that the model computes for texts of so many tokens."""
@@ -243,7 +244,7 @@ class BatchedReranker:
     def max_tokens(self) -> int:
         return self.inner.max_tokens
 
-    def submit(self, query: str, texts: Sequence[str], deadline: float = float("inf")) -> Scored:
+    def submit(self, query: str, texts: Sequence[str]) -> Scored:
         """Queue a query with documents; see `Batcher.submit`. Reads no more of each than the model can."""
         limit = self.inner.max_characters
         contents = sorted({text[:limit] for text in texts})
@@ -253,7 +254,7 @@ class BatchedReranker:
         tokens = [min(length, self.max_tokens) for length in lengths]
         pairs = [(query[:limit], content) for content in contents]
         characters = sum(map(len, contents)) + len(query)
-        ticket = self.batcher.submit("pair", pairs, tokens, characters=characters, deadline=deadline)
+        ticket = self.batcher.submit("pair", pairs, tokens, characters=characters)
         cut = [lengths[i] > self.max_tokens or len(text) > limit for i, text in zip(places, texts, strict=True)]
         return Scored(ticket, places, cut, sum(tokens))
 
@@ -303,6 +304,7 @@ class Models(Loader):
         self._embedders: dict[str, Embedder] = {}
         self._reranking: dict[str, BatchedReranker] = {}
         self._created: dict[str, int] = {}
+        self._lost: str | None = None
 
     def prepare(self) -> None:
         """Load the models that the settings name. Raises BackendUnavailable or InvalidInput."""
@@ -359,6 +361,21 @@ class Models(Loader):
                 self._created[public] = int(time.time())
             return found
 
+    def ranker(self, rerank: Rerank, *, device: str | None, offline: bool) -> Reranker:
+        """Return a ranking language model, which no batcher runs. Raises BackendUnavailable."""
+        found: Any = Watched(super().ranker(rerank, device=device, offline=offline), self._note_failure)
+        return cast(Reranker, found)
+
+    def local_encoder(self, name: str, *, device: str | None, offline: bool) -> Encoder:
+        """Return what makes local vectors, behind a batcher unless it writes queries. Raises BackendUnavailable."""
+        found: Any = super().local_encoder(name, device=device, offline=offline)
+        return found if isinstance(found, BatchedEncoder) else cast(Encoder, Watched(found, self._note_failure))
+
+    def _note_failure(self, error: Exception) -> None:
+        if self._lost is None and is_sticky(error):
+            self._lost = reason_of(error)
+            log.critical("the device of a language model cannot be used any more: %s", error)
+
     def add_encoder(self, name: str, inner: Encoder) -> BatchedEncoder:
         """Offer an encoder that was loaded elsewhere, under a name or a folder's last part."""
         with self._loading:
@@ -401,7 +418,9 @@ class Models(Loader):
         limits = self._settings.limits
         own: int = getattr(inner, "batch_tokens", BATCH_TOKENS)
         batch_tokens = own if limits.batch_tokens is None else limits.batch_tokens
-        policy = Policy(batch_tokens, limits.batch_wait_ms, limits.batch_queue, limits.queue_seconds)
+        policy = Policy(
+            batch_tokens, limits.batch_wait_ms, limits.batch_queue, limits.queue_seconds, limits.batch_seconds
+        )
         workers, threads = layout(inner)
         copies = [inner, *(inner.replica() for _ in range(workers - 1))]
         return Batcher(public, [computing(copy) for copy in copies], policy, self._metrics.batches(public), threads)
@@ -446,7 +465,11 @@ class Models(Loader):
 
     def broken(self) -> str | None:
         """Return why a model's device cannot be used any more, or None."""
-        return next((batcher.broken for batcher in self._batchers() if batcher.broken), None)
+        return next((batcher.broken for batcher in self._batchers() if batcher.broken), self._lost)
+
+    def hanging(self, seconds: float) -> str | None:
+        """Return the name of a model that has been at one batch for longer than that, or None."""
+        return next((batcher.name for batcher in self._batchers() if batcher.hanging(seconds)), None)
 
     def _batchers(self) -> Iterator[Batcher[Any, Any]]:
         for model in [*self._by_fingerprint.values(), *self._reranking.values()]:

@@ -113,7 +113,7 @@ class SearchRequest(Body):
         gt=0,
         le=MAX_DEADLINE_MS,
         description="Time for all queries together, waiting included. Reranking that takes longer, and encoding where "
-        "another first stage is left, are left out, and `degraded` says so.",
+        "another first stage is left, are left out, and `degraded` says so; where none is left the answer is 504.",
     )
 
     @field_validator("query")

@@ -57,11 +57,18 @@ class Limits(BaseModel):
         le=100_000,
         description="Requests that may wait for one model; beyond it the answer is 429.",
     )
+    batch_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Longest time that a batch of a model is waited for; beyond it the answer is 504 and the service "
+        "is not ready.",
+    )
     rerank_depth: int = Field(default=200, ge=1, le=1000, description="Most documents that a search may have reranked.")
     deadline_ms: float = Field(
         default=10_000.0,
         gt=0,
-        description="Deadline of a search that names none: reranking that takes longer is left out.",
+        description="Deadline of a search that names none: stages whose model takes longer are left out, and 504 is "
+        "the answer when nothing else is left.",
     )
 
 
@@ -147,6 +154,12 @@ class Settings(BaseSettings):
     )
     readiness_seconds: float = Field(
         default=5.0, ge=0, le=600, description="How long the outcome of a readiness check is reused."
+    )
+    canary_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=600,
+        description="Longest time for the canary queries of a readiness check; a service that is late is not ready.",
     )
     ann_recall_sample: float = Field(
         default=0.0,

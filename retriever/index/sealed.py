@@ -717,7 +717,8 @@ class Index:
                          parent's and `hit.document` the chunk
         highlight        mark where query terms stand in each hit's text
         documents        fetch texts and metadata; without them only ids and scores are returned
-        deadline_ms      time for the whole query; reranking is left out, and said so, when it runs out
+        deadline_ms      time for the whole query; when it runs out reranking is left out, and said so, and so is
+                         encoding by a model that is shared with other requests, where another first stage is left
         syntax           read queries as docs/query-syntax.md says; every hit of every stage fulfils the query, models
                          see its words that are not excluded
         facets           declared fields whose values are counted over what matches, see `retriever.types.Facets`
@@ -727,7 +728,8 @@ class Index:
                          for the pipeline (`retriever.calibration`)
 
         Raises InvalidInput for an empty query, k or offset out of range, a faulty filter or pipeline, or a query that
-        is not of the syntax.
+        is not of the syntax; DeadlineExceeded or ModelUnavailable when a model is late or takes no work and no other
+        first stage is left.
         """
         from retriever.search import Request, run
 

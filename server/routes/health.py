@@ -3,7 +3,6 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-import anyio
 from fastapi import APIRouter, Response
 
 from retriever.pipeline import Rerank
@@ -28,9 +27,7 @@ async def livez() -> HealthResponse:
 @router.get("/readyz", responses={503: RESPONSES[503]}, tags=["health"])
 async def readyz(service: AnyService) -> HealthResponse:
     """Say that models are loaded, the canaries agreed and a real query was answered; 503 with the reason."""
-    # Beside the thread pool, which may be full without the service being broken.
-    limiter = anyio.CapacityLimiter(1)
-    reason = await anyio.to_thread.run_sync(service.readiness.reason, limiter=limiter)
+    reason = await service.readiness.reason()
     if reason is not None:
         raise Refusal(503, reason, headers={"Retry-After": "2"})
     return HealthResponse(status="ready")

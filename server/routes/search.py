@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from retriever.errors import ModelFault
 from retriever.types import Answer, Facets, Hit
 from server.dependencies import PreparedService, Service
-from server.errors import RESPONSES
+from server.errors import SEARCH_RESPONSES
 from server.pipelines import choose_pipeline
 from server.schemas import (
     ExplanationBody,
@@ -27,18 +27,18 @@ from server.served_index import ServedIndex
 
 router = APIRouter()
 
-# A deadline that has passed already; one first stage still runs, since without any there is no answer.
+# A deadline that has passed already; BM25 still runs, which no model can hold up.
 PASSED_MS = 1e-3
 
 
 # Plain defs on purpose: scoring holds the CPU, so it runs in the thread pool and health checks go on.
-@router.post("/v1/search", responses=RESPONSES, tags=["search"])
+@router.post("/v1/search", responses=SEARCH_RESPONSES, tags=["search"])
 def search(body: SearchRequest, request: Request, service: PreparedService) -> SearchResponse:
     """Return the best documents of the default index for each query, best first, with the score of every stage."""
     return _search(body, request, service, service.index)
 
 
-@router.post("/v1/indexes/{name}/search", responses=RESPONSES, tags=["search"])
+@router.post("/v1/indexes/{name}/search", responses=SEARCH_RESPONSES, tags=["search"])
 def search_index(name: IndexName, body: SearchRequest, request: Request, service: PreparedService) -> SearchResponse:
     """Return the best documents of an index, or of the one that an alias stands for, for each query."""
     return _search(body, request, service, service.indexes.find(name))

@@ -12,7 +12,7 @@ import retriever
 from indexing.build import build_index
 from indexing.plan import BuildSettings
 from retriever.encoder import load_encoder
-from retriever.errors import IndexMismatch, InvalidInput, ModelFault
+from retriever.errors import DeadlineExceeded, IndexMismatch, InvalidInput, ModelFault, ModelOverloaded
 from retriever.fusion import reciprocal_rank, weighted_minmax
 from retriever.index.sealed import open_index
 from retriever.pipeline import Fusion, PipelineSpec, Rerank, read_pipelines
@@ -370,3 +370,24 @@ def test_a_description_is_ready_for_json(index):
     assert described["documents"] == 300
     assert described["dense"]["encoder"] == "all-MiniLM-L6-v2"
     assert described["bytes"]["total"] > described["bytes"]["dense"] > 300 * 384 * 4
+
+
+class LateEncoder(HashingEncoder):
+    """An encoder behind a queue that no query leaves in time."""
+
+    def encode_queries_until(self, queries, deadline):
+        return None
+
+
+def test_when_no_first_stage_is_left_the_reason_is_raised(tmp_path):
+    documents = [Document(str(number), f"text {number} of many") for number in range(5)]
+    build_index(ListCorpus(documents), tmp_path / "index", BuildSettings(encoder="hashing"), encoder=LateEncoder())
+    with open_index(tmp_path / "index", encoder=LateEncoder()) as late:
+        answer = late.search("text", 3, pipeline="hybrid", deadline_ms=1000)
+        assert (answer.degraded, answer.warnings, len(answer.hits)) == (["dense_timeout"], [], 3)
+        with pytest.raises(DeadlineExceeded, match="1000 ms"):
+            late.search("text", 3, pipeline="dense", deadline_ms=1000)
+        assert len(late.search("text", 3, pipeline="dense").hits) == 3
+        late.use_reranker("length", LengthReranker(fault=ModelOverloaded("busy", 3)))
+        answer = late.search("text", 3, pipeline=PipelineSpec(first=("bm25",), rerank=Rerank(model="length")))
+        assert (answer.degraded, answer.warnings) == (["rerank_failed"], ["rerank_overloaded"])

@@ -10,8 +10,8 @@ one faulty query or document of many                  here, test_documents
 documents to rerank: none, odd, many, equal, long     here, test_models, test_python_client
 names that lead out or look alike                     here, test_indexes
 keys, hosts, origins, headers with line ends          test_access, test_service
-memory that is short, lost devices                    test_batching, test_health
-slow or hanging models, scores of no use              here, test_batching, test_search
+memory that is short, lost devices                    test_batching, test_health, test_hanging_models
+slow or hanging models, scores of no use              test_hanging_models, test_batching, test_search
 full queues, clients that leave                       test_admission, test_batching, test_soak
 stop signals, kill -9                                 test_service, test_durability
 clocks that jump, logs that cannot be written         here
@@ -30,7 +30,6 @@ from indexing.build import build_index
 from indexing.corpora import open_corpus
 from indexing.plan import BuildSettings
 from server.logs import JsonFormatter
-from server.models import BatchedEncoder
 from tests.server.conftest import Client, MakeClient
 
 
@@ -135,30 +134,6 @@ def test_output_that_no_model_has_is_refused(client: Client) -> None:
     for output in ("multi_vector", "sparse"):
         body = {"model": "all-MiniLM-L6-v2", "input": "a", "output": output}
         assert "all-MiniLM-L6-v2 gives dense output" in message(client.post("/v1/embeddings", json=body), 400)
-
-
-def test_an_encoder_that_hangs_costs_only_its_stage(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = make_client()
-    encoder = client.service.models.embedder("all-MiniLM-L6-v2")[1]
-    assert isinstance(encoder, BatchedEncoder)
-    inner = type(encoder.inner)
-    answered = client.search(deadline_ms=60_000).json()["results"][0]
-    assert answered["degraded"] == []
-
-    def slow(self: Any, queries: Any) -> Any:
-        time.sleep(1.0)
-        return original(self, queries)
-
-    original = inner.encode_queries
-    monkeypatch.setattr(inner, "encode_queries", slow)
-    (result,) = client.search(deadline_ms=50).json()["results"]
-    assert (result["degraded"], result["status"]) == (["dense_timeout"], "degraded")
-    assert result["hits"]
-    assert result["timings"]["total"] < 900
-    # Without another stage there would be no answer at all.
-    (alone,) = client.search(deadline_ms=50, pipeline="dense").json()["results"]
-    assert alone["degraded"] == []
-    assert len(alone["hits"]) == 10
 
 
 def test_a_clock_that_jumps_harms_nothing(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:

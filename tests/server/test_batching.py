@@ -18,11 +18,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retriever.errors import ModelFault, OutOfMemory
+from retriever.errors import DeadlineExceeded, ModelFault, ModelOverloaded, ModelUnavailable, OutOfMemory
 from retriever.rerank import CrossEncoderReranker
 from retriever.types import Document
 from server.batching import LEAST_TEXT, SMALL_TOKENS, TOLERANCE, Batcher, Policy, Ticket, _Item, fill
-from server.errors import Refusal
 from server.metrics import Metrics
 from server.models import Models, encoding
 from server.settings import Settings
@@ -69,7 +68,13 @@ def make() -> Iterator[MakeBatcher]:
     made: list[Batcher[int, int]] = []
 
     def make(compute: Any, metrics: Metrics | None = None, workers: int = 1, **policy: Any) -> Batcher[int, int]:
-        values = {"batch_tokens": 100, "wait_ms": 0.0, "queue": 8, "queue_seconds": 30.0} | policy
+        values = {
+            "batch_tokens": 100,
+            "wait_ms": 0.0,
+            "queue": 8,
+            "queue_seconds": 30.0,
+            "batch_seconds": 60.0,
+        } | policy
         made.append(Batcher("model", [compute] * workers, Policy(**values), (metrics or Metrics()).batches("model")))
         return made[-1]
 
@@ -131,10 +136,9 @@ def test_what_does_not_fit_the_queue_is_told_to_come_back(make: MakeBatcher) -> 
     with computer.held(batcher):
         tickets = [batcher.submit("a", [i], [1]) for i in range(3)]
         for _ in range(4):
-            with pytest.raises(Refusal) as refused:
+            with pytest.raises(ModelOverloaded) as refused:
                 batcher.submit("a", [9], [1])
-            assert refused.value.status == 429
-            assert int(refused.value.headers["Retry-After"]) >= 1
+            assert refused.value.retry_after >= 1
         assert b'retriever_queue_requests{model="model"} 3.0' in metrics.expose()
     assert [ticket.wait() for ticket in tickets] == [[0], [2], [4]]
     assert b'retriever_batch_rejected_total{model="model"} 4.0' in metrics.expose()
@@ -148,7 +152,7 @@ def test_memory_of_what_waits_is_bounded(make: MakeBatcher) -> None:
     batcher = make(computer, queue=1000)
     with computer.held(batcher):
         batcher.submit("a", [1], [1], characters=60_000_000)
-        with pytest.raises(Refusal, match="waiting"):
+        with pytest.raises(ModelOverloaded, match="waiting"):
             batcher.submit("a", [1], [1], characters=20_000_000)
 
 
@@ -185,24 +189,38 @@ def test_nobody_waits_longer_than_agreed(make: MakeBatcher) -> None:
     with computer.held(batcher):
         late = batcher.submit("a", [1], [1])
         time.sleep(0.1)
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(ModelOverloaded):
         late.wait()
-    assert refused.value.status == 429
     assert computer.batches == []
 
 
-def test_what_is_past_its_deadline_is_not_computed(make: MakeBatcher) -> None:
+def test_what_waits_is_let_go_although_every_thread_hangs(make: MakeBatcher) -> None:
     computer = Computer()
-    batcher = make(computer)
+    batcher = make(computer, queue_seconds=0.1)
     with computer.held(batcher):
-        late = batcher.submit("a", [1], [1], deadline=time.monotonic() + 0.02)
-        fine = batcher.submit("a", [2], [1], deadline=time.monotonic() + 60)
-        time.sleep(0.05)
-    assert fine.wait() == [4]
-    with pytest.raises(Refusal) as refused:
-        late.wait()
-    assert refused.value.status == 504
-    assert computer.batches == [("a", [2])]
+        waiting = batcher.submit("a", [1], [1])
+        with pytest.raises(ModelOverloaded, match="busy"):
+            waiting.future.result(10)
+
+
+def test_a_batch_that_hangs_is_given_up_and_the_model_asked_no_more_until_it_is_back(make: MakeBatcher) -> None:
+    computer = Computer()
+    batcher = make(computer, batch_seconds=0.2, batch_tokens=1)
+    computer.go.clear()
+    hanging = batcher.submit("a", [1, 2], [1, 1])
+    assert computer.entered.wait(30)
+    for ticket in (hanging, batcher.submit("a", [3], [1])):
+        with pytest.raises(DeadlineExceeded, match="within 0.2 s"):
+            ticket.wait()
+    assert batcher.hanging(0.2) == 1
+    with pytest.raises(ModelUnavailable, match="not come back"):
+        batcher.submit("a", [4], [1])
+    computer.go.set()
+    while batcher.hanging(0.2):
+        time.sleep(0.01)
+    assert batcher.submit("a", [5], [1]).wait() == [10]
+    # The rest of what hung was not computed after all.
+    assert [payloads for _, payloads in computer.batches] == [[1], [5]]
 
 
 def test_a_large_request_does_not_keep_small_ones_waiting(make: MakeBatcher) -> None:
@@ -269,9 +287,8 @@ def test_a_lost_device_is_said_so_and_asked_no_more(make: MakeBatcher) -> None:
     with pytest.raises(ModelFault, match="RuntimeError"):
         batcher.submit("a", [1], [1]).wait()
     assert batcher.broken == "CUDA error: an illegal memory access was encountered"
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(ModelUnavailable, match="illegal memory access"):
         batcher.submit("a", [1], [1])
-    assert refused.value.status == 503
 
 
 def test_a_device_lost_at_the_second_try_is_noticed_and_what_waits_is_refused(make: MakeBatcher) -> None:
@@ -289,9 +306,8 @@ def test_a_device_lost_at_the_second_try_is_noticed_and_what_waits_is_refused(ma
     computer.go.set()
     with pytest.raises(ModelFault):
         together.wait()
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(ModelUnavailable, match="launch failure"):
         waiting.wait()
-    assert refused.value.status == 503
     assert batcher.broken == "CUDA error: unspecified launch failure"
 
 
@@ -304,11 +320,11 @@ def test_closing_refuses_what_waits_and_what_comes(make: MakeBatcher) -> None:
     waiting = batcher.submit("a", [2], [1])
     closing = threading.Thread(target=batcher.close)
     closing.start()
-    with pytest.raises(Refusal, match="stopping"):
+    with pytest.raises(ModelUnavailable, match="stopping"):
         waiting.wait()
     computer.go.set()
     closing.join(30)
-    with pytest.raises(Refusal, match="stopping"):
+    with pytest.raises(ModelUnavailable, match="stopping"):
         batcher.submit("a", [3], [1])
     # A batch that had begun is finished.
     assert running.future.done()
@@ -388,7 +404,7 @@ def test_vectors_do_not_depend_on_what_else_is_in_the_batch(encoder: Any, pydocs
     computes = [encoding(encoder), encoding(encoder.replica())]
     compute = computes[0]
     alone = np.stack([compute("document", [text])[0] for text in texts])
-    policy = Policy(batch_tokens=2048, wait_ms=5, queue=100, queue_seconds=60)
+    policy = Policy(batch_tokens=2048, wait_ms=5, queue=100, queue_seconds=60, batch_seconds=60)
     batcher: Batcher[str, Any] = Batcher("minilm", computes, policy, Metrics().batches("minilm"), 1)
     counts = [min(count, encoder.max_tokens) for count in encoder.count_tokens(texts)]
     try:
@@ -487,7 +503,7 @@ def test_a_full_queue_is_no_reason_to_be_taken_out(make_client: MakeClient, monk
     (batcher,) = client.service.models._batchers()
 
     def refuse(*arguments: object, **options: object) -> Ticket[Any]:
-        raise Refusal(429, "busy", headers={"Retry-After": "7"})
+        raise ModelOverloaded("busy", 7)
 
     monkeypatch.setattr(batcher, "submit", refuse)
     assert client.get("/readyz").status_code == 200

@@ -80,3 +80,39 @@ def test_depth_of_local_vectors_that_a_language_model_reads_is_bounded(make_clie
     assert ["local" in hit["scores"] for hit in result["hits"]] == [True] * 3 + [False] * 9
     assert message(ask(client, 4)) == "pipeline.local.depth must be at most 3, got 4."
     assert "at most 3" in message(ask(client, 1000))
+
+
+def lose_device(monkeypatch, model):
+    """Make all layers of a language model fail from now on, as after an illegal access of a GPU's memory."""
+
+    def lost(*arguments, **options):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    monkeypatch.setattr(model, "forward", lost)
+
+
+def test_a_lost_device_of_a_language_model_makes_the_service_not_ready(make_client, language_model, monkeypatch):
+    client = make_client(reranker=f"yes_no:{language_model}", rerank_depth=4, readiness_seconds=0)
+    assert client.get("/readyz").status_code == 200
+    (judge,) = client.service.models._judges.values()
+    lose_device(monkeypatch, judge.model._model)
+    (result,) = client.search("read a file", deadline_ms=120_000).json()["results"]
+    assert (result["degraded"], len(result["hits"])) == (["rerank_failed"], 10)
+    assert client.service.models.broken() == "CUDA error: an illegal memory access was encountered"
+    response = client.get("/readyz")
+    assert response.status_code == 503
+    assert "illegal memory access" in response.json()["error"]["message"]
+
+
+def test_a_lost_device_of_local_vectors_makes_the_service_not_ready(make_client, tmp_path, monkeypatch):
+    model = save_model(tmp_path / "writer")
+    save_query_writer(model, QueryWriter(document_tokens=16, query_tokens=8))
+    documents = [Document(f"d{number}", f"read file {number}") for number in range(12)]
+    settings = BuildSettings(parts=("bm25",), local_encoder=str(model))
+    build_index(ListCorpus(documents), tmp_path / "index", settings, device="cpu", offline=True)
+    client = make_client(tmp_path / "index", opened=open_index(tmp_path / "index", device="cpu", offline=True))
+    (writer,) = client.service.models._writers.values()
+    lose_device(monkeypatch, writer._model.base_model)
+    (result,) = client.search("read file", pipeline="local", deadline_ms=120_000).json()["results"]
+    assert (result["degraded"], len(result["hits"])) == (["local_failed"], 10)
+    assert "illegal memory access" in client.get("/readyz").json()["error"]["message"]
