@@ -12,6 +12,9 @@ import typer
 from retriever.errors import BackendUnavailable, InvalidInput
 
 if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
     from server.settings import Settings
 
 # macOS names no bound, and refuses more than this.
@@ -151,8 +154,6 @@ def describe_settings(settings: "Settings") -> dict[str, Any]:
 
 
 def _run(settings: "Settings") -> None:
-    import uvicorn
-
     from server.app import create_app
     from server.draining import DrainingServer
     from server.logs import log_to_stderr
@@ -168,19 +169,29 @@ def _run(settings: "Settings") -> None:
         service.indexes.prepare()
         service.models.prepare()
         log_to_stderr()
-        config = uvicorn.Config(
-            app,
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=settings.shutdown_seconds,
-        )
+        config = server_config(app, settings)
         server = DrainingServer(config, service.readiness, settings.drain_seconds, service.models.broken)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         typer.echo(f"serving {settings.index} at http://{host}:{listener.getsockname()[1]}/", err=True)
         server.run(sockets=[listener])
         if server.failure is not None:
             raise BackendUnavailable(f"a model's device failed, start the service anew: {server.failure}")
+
+
+def server_config(app: "FastAPI", settings: "Settings") -> "uvicorn.Config":
+    """Return how uvicorn is to serve the app."""
+    import uvicorn
+
+    from server.connections import bounded_protocol
+
+    return uvicorn.Config(
+        app,
+        http=bounded_protocol(settings.limits),
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
 
 
 def allow_open_files() -> None:

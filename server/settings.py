@@ -14,6 +14,12 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 class Limits(BaseModel):
     """How much one request may ask for and how much work the service takes on at once."""
 
+    connections: int = Field(
+        default=2000, ge=1, le=1_000_000, description="Connections at the same time; a further one is closed."
+    )
+    header_seconds: float = Field(
+        default=10.0, gt=0, description="Time for the head of a request to arrive; then the connection is closed."
+    )
     body_bytes: int = Field(
         default=2 * 1024 * 1024, ge=1024, description="Largest request body; beyond it the answer is 413."
     )
