@@ -91,7 +91,7 @@ def create_app(settings: Settings, index: Index | None = None, tracing: Tracing 
     recall = RecallMeter(settings.ann_recall_sample, metrics)
     readiness = Readiness(indexes, models, settings)
     app.state.service = Service(settings, indexes, models, metrics, readiness, Waiting(), recall)
-    add_error_handlers(app)
+    add_error_handlers(app, metrics)
     # Routes are tried in this order, so those that are asked most stand first.
     routes = (search, embeddings, rerank, index_routes, documents, shadow, aliases, model_routes, health)
     for router in (*(module.router for module in routes), page_router()):

@@ -33,6 +33,7 @@ from retriever.errors import (
     UnknownIndex,
 )
 from server.error_shapes import SHAPES, ErrorBody, ErrorDetail
+from server.metrics import Metrics
 
 log = logging.getLogger("server.errors")
 
@@ -190,8 +191,11 @@ def refusal_response(refusal: Refusal, request_id: str | None) -> JSONResponse:
     )
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Make an app answer engine errors, refusals and the framework's own errors in the one form."""
+def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Make an app answer engine errors, refusals and the framework's own errors in the one form.
+
+    metrics  count refusals for want of room; what a model's queue turns away counts there
+    """
 
     @app.exception_handler(RetrievalError)
     def on_retrieval_error(request: Request, error: RetrievalError) -> JSONResponse:
@@ -206,6 +210,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Refusal)
     def on_refusal(request: Request, refusal: Refusal) -> JSONResponse:
+        if refusal.status == 429:
+            metrics.rejected.inc()
         return refusal_response(refusal, _request_id(request))
 
     @app.exception_handler(RequestValidationError)

@@ -140,6 +140,11 @@ class Indexes:
             self._writers[served.name] = writer
 
     @property
+    def default_name(self) -> str:
+        """The name of the index that routes without a name answer from, whether or not there is such an index."""
+        return self.all_aliases().get(self._default, self._default)
+
+    @property
     def default(self) -> ServedIndex:
         """The index that routes without a name answer from."""
         return self.find(self._default)

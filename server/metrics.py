@@ -70,7 +70,9 @@ class Metrics:
         self.truncated = Counter(
             "retriever_truncated", "Inputs cut to a model's length.", ("input",), registry=self.registry
         )
-        self.rejected = Counter("retriever_rejected", "Requests turned away with 429.", registry=self.registry)
+        self.rejected = Counter(
+            "retriever_rejected", "Requests turned away with 429 before they reached a model.", registry=self.registry
+        )
         self.reload_failures = Counter(
             "retriever_reload_failures",
             "New generations of an index that could not be served.",
@@ -140,7 +142,10 @@ class Metrics:
             "retriever_padding_tokens", "Tokens of padding that a model computed.", model, registry=registry
         )
         self.batch_rejected = Counter(
-            "retriever_batch_rejected", "Requests that a model's queue turned away.", model, registry=registry
+            "retriever_batch_rejected",
+            "Requests, or stages of searches, that a model's queue turned away.",
+            model,
+            registry=registry,
         )
         self.abandoned = Counter(
             "retriever_abandoned", "Requests whose client left before a model was done.", model, registry=registry

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from server.dependencies import AnyService, PreparedService
-from server.errors import RESPONSES
+from server.errors import LOOKING, RESPONSES
 from server.schemas import AliasBody, AliasList, AliasRequest
 
 router = APIRouter(tags=["indexes"])
@@ -13,7 +13,7 @@ router = APIRouter(tags=["indexes"])
 AliasName = Annotated[str, Path(max_length=1000, description="1 to 64 letters, digits, dots, dashes, underscores.")]
 
 
-@router.get("/v1/aliases", responses={401: RESPONSES[401]})
+@router.get("/v1/aliases", responses=LOOKING)
 def aliases(service: AnyService) -> AliasList:
     """Return what each alias stands for."""
     return AliasList(aliases=service.indexes.all_aliases())

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 
 from retriever.pipeline import Rerank
 from server.dependencies import AnyService
-from server.errors import RESPONSES, Refusal
+from server.errors import LOOKING, RESPONSES, Refusal
 from server.models import public_name
 from server.pipelines import offered_pipelines
 from server.routes.models import encoder_name
@@ -33,13 +33,13 @@ async def readyz(service: AnyService) -> HealthResponse:
     return HealthResponse(status="ready")
 
 
-@router.get("/metrics", tags=["health"], response_class=Response)
+@router.get("/metrics", responses=LOOKING, tags=["health"], response_class=Response)
 async def metrics(service: AnyService) -> Response:
     """Return all numbers in Prometheus' text format."""
     return Response(service.metrics.expose(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.get("/v1/info", responses={401: RESPONSES[401]}, tags=["health"])
+@router.get("/v1/info", responses=LOOKING | {status: RESPONSES[status] for status in (404, 429, 503)}, tags=["health"])
 def info(service: AnyService) -> InfoResponse:
     """Return limits, versions, pipelines, fields and what the index is made of."""
     settings = service.settings

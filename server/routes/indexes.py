@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from server.dependencies import AnyService, Service
-from server.errors import RESPONSES
+from server.errors import LOOKING, RESPONSES
 from server.pipelines import offered_pipelines
 from server.routes.models import encoder_name
 from server.schemas import IndexDescription, IndexList, IndexName, IndexSummary
@@ -13,7 +13,7 @@ from server.schemas import IndexDescription, IndexList, IndexName, IndexSummary
 router = APIRouter(tags=["indexes"])
 
 
-@router.get("/v1/indexes", responses={401: RESPONSES[401]})
+@router.get("/v1/indexes", responses=LOOKING | {429: RESPONSES[429]})
 def indexes(service: AnyService) -> IndexList:
     """Return all indexes, those that cannot be served included."""
     return IndexList(indexes=[IndexSummary(**_summary(service, name)) for name in service.indexes.names()])
@@ -45,7 +45,7 @@ def _summary(service: Service, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "name": name,
         "aliases": [alias for alias, index in service.indexes.all_aliases().items() if index == name],
-        "is_default": name == service.index.name,
+        "is_default": name == service.indexes.default_name,
         "error": service.indexes.failure(name),
     }
     served = service.indexes.get(name)

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from retriever.index.sealed import Index
 from server.dependencies import AnyService
-from server.errors import RESPONSES
+from server.errors import LOOKING
 from server.model_schemas import ModelBody, ModelList
 from server.models import public_name
 
@@ -17,7 +17,7 @@ def encoder_name(index: Index) -> str | None:
     return public_name(dense.encoder) if dense else None
 
 
-@router.get("/v1/models", responses={401: RESPONSES[401]}, tags=["models"])
+@router.get("/v1/models", responses=LOOKING, tags=["models"])
 async def models(service: AnyService) -> ModelList:
     """Return the encoders and rerankers of the service, in the form of OpenAI's API."""
     return ModelList(

@@ -19,6 +19,7 @@ from retriever.storage import exclusive_lock
 from retriever.types import Document
 from server import served_index
 from server import writer as writer_module
+from server.indexes import BULK_AT_ONCE
 from tests.factories import ListCorpus
 from tests.server.conftest import Client, MakeClient
 
@@ -356,6 +357,18 @@ def test_too_many_waiting_changes_are_refused(writable: Client, monkeypatch: pyt
     )
     assert ids(writable, "bilby") == ["n0", "n1", "n2"]
     assert writable.get("/v1/indexes/words").json()["write_error"] is None
+
+
+def test_bodies_that_find_no_room_are_counted(writable: Client) -> None:
+    slots = writable.service.indexes.bulk
+    for _ in range(BULK_AT_ONCE):
+        assert slots.acquire(blocking=False)
+    try:
+        response = bulk(writable, b'{"id": "x", "text": "y"}')
+    finally:
+        slots.release(BULK_AT_ONCE)
+    assert (response.status_code, response.headers["retry-after"]) == (429, "2")
+    assert "retriever_rejected_total 1.0" in writable.get("/metrics").text
 
 
 def test_vectors_follow(make_client: MakeClient, own_index: Path) -> None:

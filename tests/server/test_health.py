@@ -141,11 +141,13 @@ def test_openapi_describes_every_route_and_its_errors(client: Client) -> None:
         "/embed": "TeiErrorBody",
     }.items():
         responses = document["paths"][path]["post"]["responses"]
-        assert {"200", "400", "401", "413", "415", "422", "429", "503"} <= set(responses)
+        assert {"200", "400", "401", "413", "415", "421", "422", "429", "503", "504"} <= set(responses)
         for status, response in responses.items():
             if status != "200":
                 schema = response["content"]["application/json"]["schema"]
                 assert schema == {"$ref": f"#/components/schemas/{errors}"}
+    for path in ("/v1/info", "/v1/indexes", "/v1/aliases", "/v1/models", "/metrics"):
+        assert {"401", "421"} <= set(document["paths"][path]["get"]["responses"])
     properties = document["components"]["schemas"]["SearchRequest"]["properties"]
     assert properties["k"]["maximum"] == 1000
     assert all("description" in entry for entry in properties.values())

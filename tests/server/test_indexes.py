@@ -191,6 +191,18 @@ def test_aliases_changed_by_hand_are_seen_and_faulty_ones_are_not_used(start: An
         assert search(client, "live").json()["index"]["name"] == "plants"
 
 
+def test_a_default_alias_that_leads_nowhere_does_not_hide_the_indexes(start: Any, root: Path) -> None:
+    (root / FILE).write_text(json.dumps({"default": "plants"}))
+    client = start(root)
+    (root / FILE).write_text(json.dumps({"default": "nowhere-at-all"}))
+    found = {entry["name"]: entry for entry in client.get("/v1/indexes").json()["indexes"]}
+    assert [entry["is_default"] for entry in found.values()] == [False, False]
+    assert found["plants"]["documents"] == 3
+    assert client.post("/v1/search", json={"query": "wombat"}).status_code == 404
+    (root / FILE).write_text(json.dumps({"default": "animals"}))
+    assert client.post("/v1/search", json={"query": "wombat"}).json()["index"]["name"] == "animals"
+
+
 def test_swaps_under_load_fail_no_request(start: Any, root: Path) -> None:
     client = start(root, writable=True)
     stop = threading.Event()
