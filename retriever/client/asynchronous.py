@@ -20,6 +20,7 @@ from retriever.client.results import (
     Model,
     Reranking,
     ServiceAnswer,
+    ShadowReport,
     StoredDocument,
     Written,
 )
@@ -171,6 +172,22 @@ class AsyncClient:
     async def remove_alias(self, alias: str) -> None:
         """Remove an alias; the index stays."""
         await self._send(calls.remove_alias(alias))
+
+    async def start_shadow(self, index: str, shadow: str, *, fraction: float = 0.1, k: int = 10) -> ShadowReport:
+        """Ask a share of an index's queries of a second index too and compare; begins a new report.
+
+        fraction  of the queries, above 0 and up to 1
+        k         how many hits of each are compared
+        """
+        return await self._send(calls.start_shadow(index, shadow, fraction, k))
+
+    async def shadow_report(self, index: str) -> ShadowReport:
+        """Return how the second index compares so far. Raises NotFound when there is none."""
+        return await self._send(calls.shadow_report(index))
+
+    async def stop_shadow(self, index: str) -> ShadowReport:
+        """Stop comparing; return the last report. Raises NotFound when there is none."""
+        return await self._send(calls.stop_shadow(index))
 
     async def models(self) -> list[Model]:
         """Return the encoders and rerankers of the service."""

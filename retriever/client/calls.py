@@ -19,6 +19,7 @@ from retriever.client.results import (
     Model,
     Reranking,
     ServiceAnswer,
+    ShadowReport,
     StoredDocument,
     Written,
 )
@@ -264,6 +265,26 @@ def set_alias(alias: str, target: str) -> Call[str | None]:
 def remove_alias(alias: str) -> Call[None]:
     """Remove an alias."""
     return Call("DELETE", f"/v1/aliases/{_part(alias)}", wire.nothing, repeat=Repeat.UNSENT)
+
+
+def start_shadow(index: str, shadow: str, fraction: float, k: int) -> Call[ShadowReport]:
+    """Begin to compare; a second attempt would only begin the report anew."""
+    body = {"index": shadow, "fraction": fraction, "k": k}
+    return Call("POST", _shadow(index), wire.shadow_report, body)
+
+
+def shadow_report(index: str) -> Call[ShadowReport]:
+    """Read how the second index compares."""
+    return Call("GET", _shadow(index), wire.shadow_report)
+
+
+def stop_shadow(index: str) -> Call[ShadowReport]:
+    """Stop comparing; after a lost answer the last report would be lost too."""
+    return Call("DELETE", _shadow(index), wire.shadow_report, repeat=Repeat.UNSENT)
+
+
+def _shadow(index: str) -> str:
+    return f"/v1/indexes/{_part(index)}/shadow"
 
 
 def models() -> Call[list[Model]]:

@@ -102,6 +102,40 @@ class IndexDescription(IndexSummary):
 
 
 @dataclass(frozen=True, slots=True)
+class Latency:
+    """Time of searches in milliseconds, without HTTP."""
+
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowReport:
+    """How a second index compares on a share of the queries of a first one.
+
+    index, shadow  the first index and the second one
+    fraction, k    share of the queries that is compared, and how many hits of each
+    queries        compared so far; `dropped` since too many were waiting, `failed` where the second had no answer
+    mean_overlap   mean share of the first k hits that both have; None before the first query
+    same_first     share of the queries with the same best hit
+    """
+
+    index: str
+    shadow: str
+    fraction: float
+    k: int
+    queries: int
+    dropped: int
+    failed: int
+    last_error: str | None = None
+    mean_overlap: float | None = None
+    same_first: float | None = None
+    latency: Latency | None = None
+    shadow_latency: Latency | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model that the service runs; `max_model_len` is its longest input in tokens."""
 

@@ -20,6 +20,7 @@ from retriever.client.results import (
     Model,
     Reranking,
     ServiceAnswer,
+    ShadowReport,
     StoredDocument,
     Written,
 )
@@ -181,6 +182,22 @@ class Client:
     def remove_alias(self, alias: str) -> None:
         """Remove an alias; the index stays."""
         self._send(calls.remove_alias(alias))
+
+    def start_shadow(self, index: str, shadow: str, *, fraction: float = 0.1, k: int = 10) -> ShadowReport:
+        """Ask a share of an index's queries of a second index too and compare; begins a new report.
+
+        fraction  of the queries, above 0 and up to 1
+        k         how many hits of each are compared
+        """
+        return self._send(calls.start_shadow(index, shadow, fraction, k))
+
+    def shadow_report(self, index: str) -> ShadowReport:
+        """Return how the second index compares so far. Raises NotFound when there is none."""
+        return self._send(calls.shadow_report(index))
+
+    def stop_shadow(self, index: str) -> ShadowReport:
+        """Stop comparing; return the last report. Raises NotFound when there is none."""
+        return self._send(calls.stop_shadow(index))
 
     def models(self) -> list[Model]:
         """Return the encoders and rerankers of the service."""

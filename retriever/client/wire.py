@@ -18,6 +18,7 @@ from retriever.client.results import (
     Ranked,
     Reranking,
     ServiceAnswer,
+    ShadowReport,
     StoredDocument,
     Written,
 )
@@ -147,6 +148,7 @@ _INDEXES = TypeAdapter(_Indexes)
 _DESCRIPTION = TypeAdapter(IndexDescription)
 _ALIASES = TypeAdapter(_Aliases)
 _ALIAS = TypeAdapter(_AliasSet)
+_SHADOW = TypeAdapter(ShadowReport)
 _MODELS = TypeAdapter(_Models)
 _EMBEDDINGS = TypeAdapter(_Embeddings)
 _RERANKING = TypeAdapter(_Reranking)
@@ -235,6 +237,11 @@ def aliases(content: bytes) -> dict[str, str]:
 def before(content: bytes) -> str | None:
     """Return what an alias stood for until it was set."""
     return _ALIAS.validate_json(content).before
+
+
+def shadow_report(content: bytes) -> ShadowReport:
+    """Return how a second index compares."""
+    return _SHADOW.validate_json(content)
 
 
 def models(content: bytes) -> list[Model]:

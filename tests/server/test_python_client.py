@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,7 +39,7 @@ from retriever.errors import InvalidInput, RetrievalError
 from retriever.index.sealed import open_index
 from retriever.pipeline import PipelineSpec
 from retriever.types import Document, Explanation, TermScore
-from server import document_schemas, model_schemas, schemas
+from server import document_schemas, model_schemas, schemas, shadow_schemas
 from server.batching import TOLERANCE
 from tests.factories import ListCorpus
 from tests.server.conftest import serve_process, wait_for_address
@@ -198,6 +199,8 @@ def test_client_and_service_know_the_same_names() -> None:
         (results.StoredDocument, document_schemas.DocumentResponse),
         (results.IndexSummary, schemas.IndexSummary),
         (results.IndexDescription, schemas.IndexDescription),
+        (results.ShadowReport, shadow_schemas.ShadowReport),
+        (results.Latency, shadow_schemas.Latency),
         (results.Model, model_schemas.ModelBody),
         (results.Ranked, model_schemas.JinaRerankResult),
         (Explanation, schemas.ExplanationBody),
@@ -340,6 +343,31 @@ def test_aliases_are_set_swapped_and_removed(writer: Client) -> None:
     assert writer.search("quokka", index="live").index == "other"
     writer.remove_alias("live")
     assert writer.aliases() == {}
+
+
+def test_shadow_traffic_is_started_reported_and_stopped(writer: Client, writable_url: str) -> None:
+    with pytest.raises(NotFound, match="no shadow"):
+        writer.shadow_report("words")
+    begun = writer.start_shadow("words", "other", fraction=1, k=3)
+    assert (begun.index, begun.shadow, begun.fraction, begun.k, begun.queries) == ("words", "other", 1, 3, 0)
+    writer.search("quokka", index="words")
+    deadline = time.monotonic() + 30
+    while (report := writer.shadow_report("words")).queries == 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (report.queries, report.failed, report.last_error) == (1, 0, None)
+    assert report.latency is not None
+    assert report.latency.p95_ms > 0
+
+    async def others() -> None:
+        async with AsyncClient(writable_url, api_key=WRITE_KEY, retries=QUICK) as other:
+            assert (await other.shadow_report("words")).mean_overlap == report.mean_overlap
+            assert (await other.stop_shadow("words")).queries == 1
+            assert (await other.start_shadow("words", "other")).fraction == 0.1
+
+    run(others())
+    assert writer.stop_shadow("words").queries == 0
+    with Client(writable_url, api_key=READ_KEY, retries=QUICK) as reader, pytest.raises(Forbidden):
+        reader.start_shadow("words", "other")
 
 
 def test_keys_open_what_they_should(writable_url: str) -> None:
