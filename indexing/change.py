@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from indexing.build import with_tombstones
 from indexing.garbage import readable, remove_unneeded, retired
-from indexing.segments import seal_segment, segment_name
+from indexing.segments import place_segment, seal_segment, segment_name
 from retriever.calibration import Calibration
 from retriever.errors import InvalidInput
 from retriever.fields import CONTENTS, require_known
-from retriever.index.manifest import Manifest, Segment, form_of, publish, read_manifest
+from retriever.index.manifest import FileEntry, Manifest, Segment, form_of, publish, read_manifest
 from retriever.index.records import Records, RecordWriter, row_of
 from retriever.index.sealed import Index, open_index
 from retriever.index.segment import segment_folder
@@ -176,24 +177,46 @@ def compact_index(path: str | Path, *, device: str | None = None) -> dict[str, A
         return report | {"segments_after": len(segments)}
 
 
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Files of segments that were merged without the lock, in `folder`, and the documents that lived then.
+
+    kept  for each segment (N,) True where the document was taken over, None for all
+    """
+
+    segments: Sequence[Segment]
+    kept: Sequence[NDArray[np.bool_] | None]
+    folder: Path
+    files: dict[str, FileEntry]
+
+
+def live_documents(folder: Path, segments: Sequence[Segment]) -> list[NDArray[np.bool_] | None]:
+    """Return for each segment (N,) True where the document is not deleted, None where all are there."""
+    return [
+        read_live(folder / segment.tombstones, segment.documents) if segment.tombstones else None
+        for segment in segments
+    ]
+
+
 def merge_segments(
     change: Change,
     segments: Sequence[Segment],
     *,
     device: str | None = None,
     encoded: Sequence[Path] | None = None,
+    merged: Merged | None = None,
 ) -> list[Segment]:
     """Merge what lives of some segments into a new one, which is returned unless nothing lives.
 
     encoded  for each segment the folder of vectors and weights that were made since; without it all segments are
              `unencoded` or none is, and so is the new one
+    merged   files that were made of the segments before; what was deleted since is deleted in the new one too, which
+             has to get its tombstones yet
     """
     folder, current = change.folder, change.current
     number = change.next_segment
-    kept = [
-        read_live(folder / segment.tombstones, segment.documents) if segment.tombstones else None
-        for segment in segments
-    ]
+    live = live_documents(folder, segments)
+    kept = live if merged is None else merged.kept
     survivors = [
         np.arange(segment.documents) if live is None else np.flatnonzero(live)
         for segment, live in zip(segments, kept, strict=True)
@@ -207,27 +230,36 @@ def merge_segments(
         return []
     unencoded = encoded is None and segments[0].unencoded
     dense = form_of(folder, current.dense) if current.dense else None
+    gone = {
+        row_of(segment.number, int(ordinal))
+        for segment, there in zip(segments, live, strict=True)
+        if there is not None and merged is not None
+        for ordinal in np.flatnonzero(~there)
+    }
     with disk_errors(folder):
-        change.records.move((row, row_of(number, ordinal)) for ordinal, row in enumerate(old))
+        change.records.move(((row, row_of(number, ordinal)) for ordinal, row in enumerate(old)), gone)
     with contextlib.closing(Records(folder, change.generation)) as records:
         ids, empty = [], 0
         for _, document in records.segment_documents(number):
             ids.append(document.id)
             empty += not document.content.strip()
-        files = seal_segment(
-            folder,
-            number,
-            [folder / segment_folder(segment.name) for segment in segments],
-            kept,
-            ids,
-            inverted=current.inverted,
-            sparse=current.sparse,
-            # Nothing can be trained on vectors that are still to be made.
-            dense=dense.untrained() if dense and unencoded else dense,
-            local=current.local,
-            device=device or "cpu",
-            encoded=encoded,
-        )
+        if merged is not None:
+            files = place_segment(folder, number, merged.folder, merged.files)
+        else:
+            files = seal_segment(
+                folder,
+                number,
+                [folder / segment_folder(segment.name) for segment in segments],
+                kept,
+                ids,
+                inverted=current.inverted,
+                sparse=current.sparse,
+                # Nothing can be trained on vectors that are still to be made.
+                dense=dense.untrained() if dense and unencoded else dense,
+                local=current.local,
+                device=device or "cpu",
+                encoded=encoded,
+            )
         digest = records.digest(number)
     change.made += 1
     return [

@@ -12,7 +12,7 @@ from retriever.index.manifest import Manifest, manifest_name
 from retriever.index.records import FILE
 from retriever.index.segment import segment_folder
 
-KEPT = {"CURRENT", "LOCK", FILE, f"{FILE}-wal", f"{FILE}-shm", "segments", "building", "journal"}
+KEPT = {"CURRENT", "LOCK", FILE, f"{FILE}-wal", f"{FILE}-shm", "segments", "building", "merging", "journal"}
 
 
 RETIRED = ".retired"

@@ -53,9 +53,28 @@ def seal_segment(
     encoded   for each source the folder of its vectors and learned weights, when it is another one
     The folder appears under its final name only when it is complete.
     """
-    encoded = sources if encoded is None else encoded
-    name = segment_folder(segment_name(number))
     working = index / "building" / "segments" / segment_name(number)
+    files = write_segment(index, working, sources, kept, ids, inverted=inverted, sparse=sparse, dense=dense,
+                          device=device, local=local, encoded=encoded)  # fmt: skip
+    return place_segment(index, number, working, files)
+
+
+def write_segment(
+    index: Path,
+    working: Path,
+    sources: Sequence[Path],
+    kept: Sequence[NDArray[np.bool_] | None],
+    ids: list[str],
+    *,
+    inverted: InvertedPart | None,
+    sparse: ImpactPart | None,
+    dense: Form | None,
+    device: str,
+    local: LocalPart | None = None,
+    encoded: Sequence[Path] | None = None,
+) -> dict[str, FileEntry]:
+    """Merge sources into the folder `working`, as `seal_segment` says; return its files by their names."""
+    encoded = sources if encoded is None else encoded
     needed = sum(file.stat().st_size for source in {*sources, *encoded} for file in source.iterdir())
     with disk_errors(index, needed):
         shutil.rmtree(working, ignore_errors=True)
@@ -74,14 +93,20 @@ def seal_segment(
         if local is not None:
             write_local(encoded, kept, len(ids), working, local)
         sync_all([*working.iterdir(), working])
-        files = {f"{name}/{path.name}": describe_file(path) for path in sorted(working.iterdir())}
-        target = index / name
+        return {path.name: describe_file(path) for path in sorted(working.iterdir())}
+
+
+def place_segment(index: Path, number: int, working: Path, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+    """Give a folder of finished files the name of a segment; return the files by their paths in the index."""
+    name = segment_folder(segment_name(number))
+    target = index / name
+    with disk_errors(index):
         # A folder of that name can only be the leftover of a build that never was published.
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
         working.rename(target)
         sync(target.parent)
-    return files
+    return {f"{name}/{file}": entry for file, entry in files.items()}
 
 
 def _read_impacts(source: Path, sparse: ImpactPart) -> PlainPostings:

@@ -5,9 +5,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from indexing.change import Merged
 from indexing.journal import Journal, Operation
 from indexing.live import add_vectors, apply_operations, encode_waiting
-from indexing.merging import merge_small
+from indexing.merging import large_segments, merge_large, merge_small, put_merged
 from retriever.errors import RetrievalError
 from retriever.types import Document
 from server.errors import Refusal
@@ -28,7 +29,7 @@ MOST_UNAPPLIED_BYTES = 256 * 1024 * 1024
 
 
 class Writer:
-    """The one writer of an index in service: a journal, a thread that applies it, and one that encodes."""
+    """The one writer of an index in service: a journal, and threads that apply it, encode, and merge what is large."""
 
     def __init__(self, served: ServedIndex, metrics: Metrics) -> None:
         """Open the journal. Raises IndexLocked when another service has it, InvalidInput when it is read-only."""
@@ -40,11 +41,12 @@ class Writer:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._errors: dict[str, str] = {}
+        self._merged: Merged | None = None
 
     def start(self) -> None:
         """Apply what an earlier service promised, then go on in the background."""
         self._run_once("apply", self._apply_all)
-        for name, work in (("apply", self._apply_all), ("encode", self._encode)):
+        for name, work in (("apply", self._apply_all), ("encode", self._encode), ("merge", self._merge)):
             thread = threading.Thread(target=self._loop, args=(name, work), name=f"{name}-{self._served.name}")
             # A hanging model must not keep the process; what is promised is on disk.
             thread.daemon = True
@@ -58,7 +60,7 @@ class Writer:
 
     @property
     def error(self) -> str | None:
-        """Why changes are not being applied or encoded at the moment, if so."""
+        """Why changes are not being applied, encoded or merged at the moment, if so."""
         return "; ".join(self._errors.values()) or None
 
     @property
@@ -159,3 +161,16 @@ class Writer:
         if encoded:
             with self._served.changing():
                 add_vectors(self._path, encoded)
+
+    def _merge(self) -> None:
+        if self._merged is None:
+            with self._served.lease() as index:
+                if not large_segments(index.manifest):
+                    return
+            self._served.require_newest()
+            self._merged = merge_large(self._path)
+        if self._merged is not None:
+            # Where a command has the lock for long, what was made of the segments waits for it.
+            with self._served.changing():
+                put_merged(self._path, self._merged)
+            self._merged = None

@@ -398,15 +398,21 @@ class RecordWriter:
             "UPDATE documents SET deleted = ? WHERE row = ?", ((self.generation, row) for row in rows)
         )
 
-    def move(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Copy rows to new places and mark the old ones as deleted: (old row, new row) pairs."""
+    def move(self, pairs: Iterable[tuple[int, int]], gone: Collection[int] = ()) -> None:
+        """Copy rows to new places and mark the old ones as deleted: (old row, new row) pairs.
+
+        gone  old rows that are deleted already; their copies never are visible
+        """
         columns = "id, title, text, metadata, parent, span_start, span_end"
         with self._connection as connection:
             for old, new in pairs:
-                self._mark(connection, [old])
+                # When a row was deleted stays as it is, for generations before that see it.
+                deleted = self.generation if old in gone else None
+                if deleted is None:
+                    self._mark(connection, [old])
                 connection.execute(
-                    f"INSERT INTO documents SELECT ?, {columns}, ?, NULL FROM documents WHERE row = ?",  # noqa: S608
-                    (new, self.generation, old),
+                    f"INSERT INTO documents SELECT ?, {columns}, ?, ? FROM documents WHERE row = ?",  # noqa: S608
+                    (new, self.generation, deleted, old),
                 )
                 connection.execute("INSERT INTO fields SELECT name, value, ? FROM fields WHERE row = ?", (new, old))
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexing import garbage
+from indexing import change, garbage, merging
 from indexing.build import add_documents, build_index
 from indexing.change import compact_index, delete_documents
 from indexing.journal import Operation
 from indexing.live import accepted, add_vectors, apply_operations, encode_waiting
-from indexing.merging import TIER, merge_small, small_segments
+from indexing.merging import TIER, merge_large, merge_small, put_merged, small_segments
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
 from retriever.errors import IndexLocked, InvalidInput
@@ -104,14 +104,18 @@ def test_words_find_a_document_at_once_and_vectors_once_it_is_encoded(path: Path
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_random_histories_end_like_a_new_index(path: Path, tmp_path: Path, seed: int) -> None:
+def test_random_histories_end_like_a_new_index(
+    path: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "MERGED_DOCUMENTS", 16)
     generator = np.random.default_rng(seed)
     expected = {document.id: document for document in DOCUMENTS[:60]}
     number = 1
-    for _ in range(10):
-        step = generator.choice(["apply", "apply", "apply", "encode", "merge", "compact", "late"])
-        if step in ("apply", "late"):
+    for _ in range(12):
+        step = generator.choice(["apply", "apply", "encode", "merge", "compact", "late", "large"])
+        if step in ("apply", "late", "large"):
             encoded = encode_waiting(path, ENCODER, TERMS) if step == "late" else []
+            merged = merge_large(path) if step == "large" else None
             changes: list[tuple[str, Document | None]] = []
             for _ in range(int(generator.integers(1, 12))):
                 document = DOCUMENTS[int(generator.integers(len(DOCUMENTS)))]
@@ -127,6 +131,8 @@ def test_random_histories_end_like_a_new_index(path: Path, tmp_path: Path, seed:
             number += len(changes)
             # Vectors of documents that were replaced or deleted meanwhile must not come back.
             add_vectors(path, encoded)
+            if merged is not None:
+                put_merged(path, merged)
         elif step == "encode":
             encode_all(path)
         elif step == "merge":
@@ -237,7 +243,7 @@ def test_what_was_set_aside_goes_in_the_end(path: Path, monkeypatch: pytest.Monk
 
 
 def test_what_was_set_aside_does_not_go_by_the_time_of_day(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def change() -> int:
+    def delete_one() -> int:
         nonlocal number
         number += 1
         apply_operations(path, operations([(f"d{number}", None)], 11 + number))
@@ -246,18 +252,18 @@ def test_what_was_set_aside_does_not_go_by_the_time_of_day(path: Path, monkeypat
     number = -1
     apply_operations(path, operations(puts(DOCUMENTS[60:70])))
     encode_all(path)
-    change()
-    assert change() == 1
+    delete_one()
+    assert delete_one() == 1
     today, now = time.time(), time.monotonic()
     with monkeypatch.context() as patched:
         patched.setattr(garbage.time, "time", lambda: today + 1e6)
-        assert change() == 1
+        assert delete_one() == 1
     with monkeypatch.context() as patched:
         patched.setattr(garbage.time, "monotonic", lambda: now + garbage.RETIRED_SECONDS - 1)
-        assert change() == 1
+        assert delete_one() == 1
     # The machine was started anew.
     monkeypatch.setattr(garbage.time, "monotonic", lambda: now - 1e6)
-    assert change() == 0
+    assert delete_one() == 0
 
 
 def test_compaction_keeps_what_waits_apart(path: Path, tmp_path: Path) -> None:
@@ -270,14 +276,74 @@ def test_compaction_keeps_what_waits_apart(path: Path, tmp_path: Path) -> None:
     require_like_new(path, DOCUMENTS[:80], tmp_path)
 
 
+@pytest.fixture
+def mostly_deleted(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an index of one large segment of which more than a third is deleted."""
+    monkeypatch.setattr(merging, "MERGED_DOCUMENTS", 30)
+    apply_operations(path, operations([(document.id, None) for document in DOCUMENTS[:25]]))
+    return path
+
+
+def test_a_large_segment_is_written_anew_while_changes_go_on(mostly_deleted: Path, tmp_path: Path) -> None:
+    path = mostly_deleted
+    merged = merge_large(path)
+    assert merged is not None
+    # Meanwhile one document is deleted, one replaced, and one put again as it was.
+    replaced = Document("d31", "zebra crossing", "", {"year": 2000})
+    apply_operations(path, operations([("d30", None), ("d31", replaced)], 26))
+    apply_operations(path, operations(puts([DOCUMENTS[32]]), 28))
+    with opened(path) as before:
+        assert put_merged(path, merged) == 1
+        assert before.get("d30") is None
+        assert before.get("d33") == DOCUMENTS[33]
+    sizes = [(segment.documents, segment.deleted) for segment in read_manifest(path)[0].segments]
+    assert (35, 3) in sizes
+    assert max(documents for documents, _ in sizes) == 35
+    assert merge_large(path) is None
+    assert not (path / "merging").exists()
+    encode_all(path)
+    kept = [document for document in DOCUMENTS[25:60] if document.id not in ("d30", "d31")]
+    require_like_new(path, [*kept, replaced], tmp_path)
+
+
+def test_large_segments_that_are_gone_stay_gone(mostly_deleted: Path, tmp_path: Path) -> None:
+    merged = merge_large(mostly_deleted)
+    assert merged is not None
+    compact_index(mostly_deleted)
+    generation = read_manifest(mostly_deleted)[0].generation
+    assert put_merged(mostly_deleted, merged) == 0
+    assert read_manifest(mostly_deleted)[0].generation == generation
+    assert not (mostly_deleted / "merging").exists()
+    require_like_new(mostly_deleted, DOCUMENTS[25:60], tmp_path)
+
+
+def test_a_large_merge_that_is_cut_off_changes_nothing(
+    mostly_deleted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged = merge_large(mostly_deleted)
+    assert merged is not None
+    apply_operations(mostly_deleted, operations([("d30", None)], 26))
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("the power is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(change, "publish", broken)
+        with pytest.raises(OSError, match="power"):
+            put_merged(mostly_deleted, merged)
+    assert put_merged(mostly_deleted, merged) == 0
+    apply_operations(mostly_deleted, operations([("d31", None)], 27))
+    require_like_new(mostly_deleted, [*DOCUMENTS[25:30], *DOCUMENTS[32:60]], tmp_path)
+
+
 def test_other_writers_are_respected(path: Path) -> None:
-    change = operations([("d1", None)])
+    deletion = operations([("d1", None)])
     with exclusive_lock(path), pytest.raises(IndexLocked):
-        apply_operations(path, change)
+        apply_operations(path, deletion)
     (path / "building").mkdir()
     (path / "building" / "plan.json").write_text("{}")
     with pytest.raises(InvalidInput, match="unfinished"):
-        apply_operations(path, change)
+        apply_operations(path, deletion)
     assert (path / "building" / "plan.json").is_file()
 
 

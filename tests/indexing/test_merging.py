@@ -10,7 +10,7 @@ from indexing import merging
 from indexing.build import build_index
 from indexing.journal import Operation
 from indexing.live import apply_operations
-from indexing.merging import MERGED_DOCUMENTS, TIER, living, merge_small, small_segments
+from indexing.merging import MERGED_DOCUMENTS, TIER, large_segments, living, merge_small, small_segments
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
 from retriever.index.manifest import Manifest, Segment, read_manifest
@@ -59,6 +59,24 @@ def test_segments_near_the_bound_are_merged_too() -> None:
         assert sum(2 * size <= MERGED_DOCUMENTS for size in left) < TIER
     # Two of these would go beyond the bound.
     assert sizes([11_000] * 20) == []
+
+
+def test_large_segments_are_merged_or_written_anew() -> None:
+    def found(*parts: Segment) -> list[int]:
+        return [part.number for part in large_segments(manifest(parts))]
+
+    full = [segment(number, 11_000) for number in range(7)]
+    assert found(*full) == []
+    assert found(*full, segment(7, 15_000)) == list(range(8))
+    assert found(*[segment(number, 90_000) for number in range(3)]) == [0, 1]
+    assert found(*[segment(number, 150_000) for number in range(9)]) == []
+    assert found(segment(0, 90_000, 29_000)) == []
+    assert found(segment(0, 90_000, 31_000)) == [0]
+    # So much is for `compact_index`.
+    assert found(segment(0, 900_000, 310_000)) == []
+    # What merge_small takes, and what has no vectors yet, is left.
+    assert found(*[segment(number, 5000, 2000) for number in range(9)]) == []
+    assert found(*[segment(number, 15_000, unencoded=True) for number in range(9)]) == []
 
 
 def test_what_was_deleted_does_not_count() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from indexing import garbage
+from indexing import garbage, merging
 from indexing.build import add_documents, build_index
 from indexing.plan import BuildSettings
 from retriever.errors import BackendUnavailable
@@ -401,6 +401,18 @@ def test_what_was_promised_is_applied_at_the_next_start(make_client: MakeClient,
         assert ids(again, "bilby") == ["new"]
     finally:
         again.service.indexes.close()
+
+
+def test_large_segments_are_merged_in_the_background(
+    writable: Client, words: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "MERGED_DOCUMENTS", 8)
+    for number in range(12):
+        lines = [json.dumps({"id": f"n{number}-{place}", "text": "bilby"}) for place in range(5)]
+        assert bulk(writable, "\n".join(lines).encode(), wait=True).json()["searchable"] is True
+    until(lambda: len(read_manifest(words)[0].segments) < 10)
+    until(lambda: max(part.documents for part in read_manifest(words)[0].segments) >= 40)
+    assert len(ids(writable, "bilby", k=100)) == 60
 
 
 def test_two_services_do_not_write_to_one_index(make_client: MakeClient, writable: Client, words: Path) -> None:
