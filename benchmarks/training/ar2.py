@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.training.claims import Claim, Experiment, arguments, write_csv, write_section
-from benchmarks.training.reranking import reranked
 from retriever.models.joint_bert import from_bi_encoder
 from training.encoders import as_encoder, open_base
 from training.evaluation import dense_run
+from training.reranking import reranked
 from training.settings import EncoderSettings
 
 COMMON: dict[str, Any] = {"document_tokens": 64, "query_tokens": 32}

@@ -306,6 +306,26 @@ def test_warm_up_is_a_share_or_a_number_of_steps(tmp_path):
         read_settings(EncoderSettings, None, ["fit.warmup=1.5"])
 
 
+@pytest.mark.parametrize(("name", "ranker"), [("ar2", "ranker"), ("trans_encoder", "cross_encoder")])
+def test_reports_have_the_cross_encoder_too(split_pydocs, tmp_path, name, ranker):
+    changes = {
+        "ar2": (*SMALL_RANKER, "cycles=1"),
+        "trans_encoder": ("cross_encoder=splade-tiny", "cross_tokens=40", "depth=10", "cycles=1", "fit.steps=2",
+                          "cross_fit.batch_size=8", "cross_fit.steps=2"),
+    }  # fmt: skip
+    settings = settings_of(name, *changes[name])
+    report = run_recipe(recipe(name), settings, split_pydocs, tmp_path / "model", splits=("test",))
+    found = report["evaluation"]
+    assert list(found) == ["test", f"test, best 20 by {ranker}"]
+    own, read = found.values()
+    assert list(read) == ["nDCG@10", "RR@10"]
+    for measure, values in read.items():
+        assert values["queries"] == own[measure]["queries"] < 200
+        assert values["start"] == pytest.approx(own[measure]["end"])
+        assert values["end"] != values["start"]
+    assert f"best 20 by {ranker}" in (tmp_path / "model" / "README.md").read_text()
+
+
 @pytest.mark.slow
 def test_the_mutual_form_of_trans_encoder_has_two_of_each(split_pydocs, tmp_path):
     changes = ("second=splade-tiny", "cross_encoder=splade-tiny", "cross_tokens=40", "depth=10", "cycles=1", "fit.steps=2",

@@ -21,6 +21,7 @@ from training.mined import Mined
 from training.negatives import Draw, with_negatives
 from training.rankers import RankedLists, Start, open_ranker, write_start
 from training.recipe import Recipe
+from training.reranking import compare_with_ranker
 from training.settings import FitSettings
 from training.static_negatives import StaticSettings, static_negatives
 from training.task import Task
@@ -135,10 +136,16 @@ def _fit_ranker(task: Task[Ar2Settings], stage: str, start: str | Path, draw: Dr
     return task.fit_ranker(stage, _open_ranker(task, start), objective, draw, settings)
 
 
+def compare(task: Task[Ar2Settings], trained: Path) -> dict[str, Any]:
+    """Compare the bi-encoder with its base, and the cross-encoder with the bi-encoder."""
+    return compare_with_ranker(task, trained, trained / RANKER, max_tokens=task.settings.ranker_tokens)
+
+
 RECIPE = Recipe(
     "ar2",
     "Retriever and ranker trained against each other, in turns.",
     "AR2, arXiv:2110.03611",
     Ar2Settings,
     train,
+    compare,
 )

@@ -27,6 +27,7 @@ from training.mined import Mined
 from training.negatives import Draw, Rows
 from training.rankers import RankedLists, Start, open_ranker, write_start
 from training.recipe import Recipe, measure_splits
+from training.reranking import compare_with_ranker
 from training.settings import EncoderSettings, FitSettings
 from training.task import Task
 from training.teachers import BiEncoderTeacher, CrossEncoderTeacher, mutual, probabilities, unit_labels
@@ -199,10 +200,16 @@ def _fit_bi(task: Task[TransEncoderSettings], stage: str, start: str, labels: La
     return task.fit(stage, model, objective, draw)
 
 
+def compare(task: Task[TransEncoderSettings], trained: Path) -> dict[str, Any]:
+    """Compare the bi-encoder with its base, and the cross-encoder with the bi-encoder."""
+    return compare_with_ranker(task, trained, trained / CROSS_ENCODER, max_tokens=task.settings.cross_tokens)
+
+
 RECIPE = Recipe(
     "trans_encoder",
     "Bi-encoder and cross-encoder teach each other on unlabelled pairs.",
     "Trans-Encoder, arXiv:2109.13059",
     TransEncoderSettings,
     train,
+    compare,
 )
