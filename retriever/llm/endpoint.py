@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from retriever.errors import BackendUnavailable
+from retriever.errors import BackendUnavailable, ModelFault
 from retriever.llm.chat import Chat
 from retriever.llm.model import WRITTEN_TOKENS
 from retriever.llm.prompts import Prompt
@@ -18,6 +18,9 @@ TOP_LOGPROBS = 20
 
 # No tokenizer makes fewer tokens of usual text.
 CHARACTERS_PER_TOKEN = 6
+
+# By how much rounding may lift a log-probability above 0.
+ROUNDING = 0.01
 
 
 class EndpointModel:
@@ -60,9 +63,9 @@ class EndpointModel:
         """Compare the options' last words where the answer has one of them, by the log-probabilities listed there.
 
         One that is not listed counts as the least likely of those that are. Raises BackendUnavailable where the
-        endpoint lists none.
+        endpoint lists none, and ModelFault for a number that is no log-probability.
         """
-        words = (options[0].split()[-1].lower(), options[1].split()[-1].lower())
+        words = (_word(options[0].split()[-1]), _word(options[1].split()[-1]))
         extra = {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         return self._all(prompts, lambda choice: _difference(choice, words, self.name), extra, deadline, usage)
 
@@ -92,16 +95,32 @@ def _difference(choice: dict[str, Any], words: tuple[str, str], name: str) -> fl
     for place in listed:
         if _word(place["token"]) not in words:
             continue
-        tops = [(str(top["token"]), float(top["logprob"])) for top in place["top_logprobs"]]
-        least = min((value for _, value in tops), default=float(place["logprob"]))
+        tops = [(_word(top["token"]), _log_probability(top["logprob"], name)) for top in place["top_logprobs"]]
+        least = min((value for _, value in tops), default=_log_probability(place["logprob"], name))
         # Variants of a word, such as with a space before it, add up.
-        found = [
-            math.log(sum(math.exp(value) for token, value in tops if _word(token) == word) or math.exp(least))
-            for word in words
-        ]
+        found = [_log_sum([value for other, value in tops if other == word] or [least]) for word in words]
         return found[0] - found[1]
     return 0.0
 
 
+def _log_probability(value: Any, name: str) -> float:
+    """Return a number that an endpoint lists. Raises ModelFault for one that is infinite, NaN or above 0."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number > ROUNDING:
+        raise ModelFault(f"the endpoint lists {number} as a log-probability of {name}; use mode: generation.")
+    return number
+
+
+def _log_sum(values: Sequence[float]) -> float:
+    """Return log sum exp, also of numbers whose exp is 0, such as the -9999 that stands for what is most unlikely."""
+    most = max(values)
+    return most + math.log(math.fsum(math.exp(value - most) for value in values))
+
+
 def _word(token: Any) -> str:
-    return str(token).strip(" \n\t▁Ġ.:\"'*").lower()
+    """Return a token's word, all in small letters unless it is a single one: an article is no passage A."""
+    word = str(token).strip(" \n\t▁Ġ.:\"'*")
+    return word if len(word) == 1 else word.lower()

@@ -6,10 +6,12 @@ from indexing.build import build_index
 from indexing.change import store_pipelines
 from indexing.plan import BuildSettings
 from retriever.index.sealed import open_index
+from retriever.llm import chat
 from retriever.llm.bottleneck import QueryWriter, save_query_writer
 from retriever.pipeline import Local, PipelineSpec
 from retriever.types import Document
 from tests.factories import ListCorpus
+from tests.retriever.llm.chat_server import served
 from tests.retriever.llm.models import save_model
 
 
@@ -44,6 +46,29 @@ def test_a_language_model_joins_the_default_pipeline(make_client, language_model
         refused = client.post("/v1/search", json=body | {"pipeline": {"first": ["bm25"], "rerank": other}})
         assert refused.status_code == 422
         assert "pipeline.rerank.model must be pairwise:" in refused.json()["error"]["message"]
+
+
+def test_an_endpoint_that_does_not_answer_costs_only_its_stage(make_client, monkeypatch):
+    """Turned away until given up, and dripping: by the deadline, or before it by patience."""
+
+    def ask(client, **options):
+        body = {"query": "read a file", "k": 6, **options}
+        (result,) = client.post("/v1/search", json=body).json()["results"]
+        return result
+
+    with served() as address:
+        monkeypatch.setenv("OPENAI_BASE_URL", address)
+        fine, closed, dripping = (
+            make_client(reranker=f"pairwise+endpoint:{model}", rerank_depth=4)
+            for model in ("longer", "closed", "dripping")
+        )
+        assert ask(fine)["usage"]["calls"] == 6
+        plain = [hit["id"] for hit in ask(fine, without=["rerank"])["hits"]]
+        answers = [ask(closed), ask(dripping, deadline_ms=400)]
+        monkeypatch.setattr(chat, "PATIENCE", 0.3)
+        answers.append(ask(dripping, deadline_ms=60_000))
+    assert [answer["degraded"] for answer in answers] == [["rerank_failed"], ["rerank_timeout"], ["rerank_failed"]]
+    assert all([hit["id"] for hit in answer["hits"]] == plain for answer in answers)
 
 
 def test_depth_of_local_vectors_that_a_language_model_reads_is_bounded(make_client, tmp_path):

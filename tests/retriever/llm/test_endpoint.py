@@ -1,40 +1,35 @@
 """An OpenAI-compatible endpoint in a process of its own: answers, and everything that can go wrong with one."""
 
+import asyncio
 import math
-import subprocess
-import sys
+import signal
+import threading
 import time
 
 import pytest
+import torch
 
-from retriever.errors import BackendUnavailable, InvalidInput
+from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.index.sealed import open_index
-from retriever.llm import prompts
-from retriever.llm.endpoint import EndpointModel
+from retriever.llm import chat, prompts
+from retriever.llm.causal import TOLERANCE, CausalModel
+from retriever.llm.endpoint import TOP_LOGPROBS, EndpointModel, _difference, _word
 from retriever.llm.judge import Judge
 from retriever.llm.rankers import LanguageRanker
 from retriever.llm.usage import Deadline, OutOfTime, Usage
 from retriever.pipeline import PipelineSpec, Rerank
 from retriever.types import Document
+from tests.retriever.llm.chat_server import served
+from tests.retriever.llm.models import save_model
 
 TEXTS = ["word " * count for count in (3, 9, 1, 7, 12)]
 DOCUMENTS = [Document(str(place), text) for place, text in enumerate(TEXTS)]
 
 
-def start(*arguments):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.retriever.llm.chat_server", *arguments], stdout=subprocess.PIPE, text=True
-    )
-    return process, f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
-
-
 @pytest.fixture(scope="module")
 def url():
-    process, address = start()
-    yield address
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with served() as address:
+        yield address
 
 
 def ranker(url, model="longer", **options):
@@ -83,6 +78,11 @@ def test_answers_beside_the_question_are_counted_and_decide_nothing(url, mode):
     [
         ("nonsense", "does not answer as OpenAI's chat completions do"),
         ("empty", "does not answer as OpenAI's chat completions do"),
+        ("deep", "does not answer as OpenAI's chat completions do"),
+        ("negative", "does not answer as OpenAI's .*number of tokens from 0 to 1000000000 was expected, got -1"),
+        ("uncountable", "does not answer as OpenAI's chat completions do"),
+        ("galactic", "does not answer as OpenAI's chat completions do"),
+        ("endless", "answered with over 1000000 bytes; that is no short answer"),
         ("broken", r"answered 500 for broken: .*out of order"),
         ("closed", r"answered 429 for closed: .*too many requests"),
         ("locked", r"answered 401 for locked: .*no key"),
@@ -102,6 +102,45 @@ def test_the_key_is_of_the_environment(url, monkeypatch):
 def test_who_is_turned_away_asks_again(url):
     scores, _ = ranker(url, "limited", kind="yes_no").score("asked twice before", DOCUMENTS)
     assert scores.tolist() == [-1.25, 1.25, -1.25, -1.25, 1.25]
+
+
+def test_who_is_turned_away_again_and_again_gives_up(url):
+    prompt = prompts.likelihood("asked in vain")
+    with pytest.raises(BackendUnavailable, match="answered 429 for closed"):
+        EndpointModel("closed", url).write([prompt], Deadline(), Usage())
+    # The first time, and after each of two pauses.
+    assert EndpointModel("count", url).write([prompt], Deadline(), Usage()) == ["3"]
+
+
+@pytest.mark.parametrize("model", ["dripping", "dripping_head"])
+def test_drops_outlast_neither_deadline_nor_patience(url, model, monkeypatch):
+    """The time for an answer is that of the clock, not that between two bytes."""
+    monkeypatch.setattr(chat, "PATIENCE", 0.5)
+    ask = EndpointModel(model, url).write
+    started = time.perf_counter()
+    with pytest.raises(BackendUnavailable, match=r"gave no whole answer within 0\.5 s"):
+        ask([prompts.likelihood("x")], Deadline(), Usage())
+    with pytest.raises(BackendUnavailable, match=r"gave no whole answer within 0\.5 s"):
+        ask([prompts.likelihood("x")], Deadline(time.perf_counter() + 60), Usage())
+    with pytest.raises(OutOfTime):
+        ask([prompts.likelihood("x")], Deadline(time.perf_counter() + 0.2), Usage())
+    assert time.perf_counter() - started < 20
+
+
+def test_a_caller_with_an_event_loop_is_answered(url):
+    async def ask():
+        return EndpointModel("longer", url).write([prompts.pair("q", "a", "bb")], Deadline(), Usage())
+
+    assert asyncio.run(ask()) == ["Passage B"]
+
+
+def test_what_interrupts_the_caller_ends_the_requests(url):
+    """The signal reaches the main thread while it waits for an endpoint that answers without end."""
+    threading.Timer(0.5, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+    started = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        EndpointModel("dripping", url).write([prompts.likelihood("x")] * 20, Deadline(), Usage())
+    assert time.perf_counter() - started < 20
 
 
 def test_a_deadline_ends_the_waiting(url):
@@ -126,17 +165,36 @@ def test_an_address_is_needed(monkeypatch):
 
 
 def test_variants_of_a_word_add_up():
-    from retriever.llm.endpoint import _difference
-
-    tops = [("A", -1.0), (" a", -2.0), ("B", -3.0), ("the", -9.0)]
+    tops = [("A", -1.0), (" A", -2.0), ("B", -3.0), ("the", -9.0)]
     listed = [{"token": "A", "logprob": -1.0, "top_logprobs": [{"token": t, "logprob": p} for t, p in tops]}]
     expected = math.log(math.exp(-1) + math.exp(-2)) + 3
-    assert _difference({"logprobs": {"content": listed}}, ("a", "b"), "m") == pytest.approx(expected)
+    assert _difference({"logprobs": {"content": listed}}, ("A", "B"), "m") == pytest.approx(expected)
     # A word that is not listed is no likelier than the least likely one that is.
     del tops[2]
     listed[0]["top_logprobs"] = [{"token": t, "logprob": p} for t, p in tops]
     expected = math.log(math.exp(-1) + math.exp(-2)) + 9
-    assert _difference({"logprobs": {"content": listed}}, ("a", "b"), "m") == pytest.approx(expected)
+    assert _difference({"logprobs": {"content": listed}}, ("A", "B"), "m") == pytest.approx(expected)
+
+
+def test_what_is_most_unlikely_counts_so(url):
+    """OpenAI lists -9999 for it, whose exp is 0."""
+    scores, _ = ranker(url, "unlikely", kind="yes_no").score("query", DOCUMENTS)
+    assert scores.tolist() == [-9998.75, 9998.75, -9998.75, -9998.75, 9998.75]
+
+
+@pytest.mark.parametrize("model", ["infinite", "huge", "positive", "unknown"])
+def test_what_is_no_log_probability_is_a_fault(url, model):
+    with pytest.raises(ModelFault, match=f"as a log-probability of {model}; use mode: generation"):
+        ranker(url, model, kind="yes_no").score("query", DOCUMENTS)
+
+
+def test_an_article_is_no_passage(url):
+    found = ranker(url, "article", kind="pairwise", strategy="all_pairs").rank("query", DOCUMENTS, None)
+    assert best_first(found.scores) == [4, 1, 3, 0, 2]
+    assert found.usage.ties == found.usage.invalid == 0
+    listed = [{"token": " YES", "logprob": -0.5, "top_logprobs": [{"token": " YES", "logprob": -0.5}]}]
+    listed[0]["top_logprobs"].append({"token": "no", "logprob": -1.0})
+    assert _difference({"logprobs": {"content": listed}}, ("yes", "no"), "m") == 0.5
 
 
 def search(index, model, **options):
@@ -152,24 +210,62 @@ def test_a_search_goes_on_without_an_endpoint_that_fails(small_index, url, monke
         assert answer.status == "exact"
         assert answer.usage["calls"] == 8
         assert {hit.id for hit in answer.hits[:5]} == set(plain[:5])
-        for model in ("nonsense", "broken"):
+        for model in ("nonsense", "broken", "closed", "huge", "galactic", "endless"):
             answer = search(index, model)
             assert answer.degraded == ["rerank_failed"]
             assert [hit.id for hit in answer.hits] == plain
-        answer = search(index, "slow", deadline_ms=300)
-        assert answer.degraded == ["rerank_timeout"]
-        assert [hit.id for hit in answer.hits] == plain
+        for model in ("slow", "dripping"):
+            answer = search(index, model, deadline_ms=300)
+            assert answer.degraded == ["rerank_timeout"]
+            assert [hit.id for hit in answer.hits] == plain
+        # Without a deadline it is patience that ends.
+        monkeypatch.setattr(chat, "PATIENCE", 0.3)
+        for model in ("slow", "dripping"):
+            answer = search(index, model)
+            assert answer.degraded == ["rerank_failed"]
+            assert [hit.id for hit in answer.hits] == plain
+
+
+def test_a_choice_over_http_is_that_of_the_model_in_this_process(tmp_path):
+    """Between the two likeliest words, since a model of chance says neither Yes nor No."""
+    folder = save_model(tmp_path / "model")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    inside = CausalModel(folder, device="cpu")
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    words = {}
+    for place in range(30):
+        prompt = prompts.likelihood(f"number {place}")
+        text = tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+        with torch.inference_mode():
+            found = model(ids).logits[0, -1].topk(TOP_LOGPROBS).indices.tolist()
+        texts = [tokenizer.decode([token]) for token in found]
+        single = [
+            text for token, text in zip(found, texts, strict=True)
+            if text.strip().isalpha() and inside._ids(text) == [token] and [_word(t) for t in texts].count(_word(text)) == 1
+        ]  # fmt: skip
+        if len(single) > 1 and single[0] == texts[0]:
+            words[prompt] = (single[0], single[1])
+    assert len(words) >= 3
+    with served(str(folder)) as address:
+        for prompt, options in words.items():
+            (found,) = EndpointModel("m", address).choose([prompt], options, Deadline(), Usage())
+            assert found > 0
+            assert inside.choose([prompt], options, Deadline(), Usage()) == pytest.approx([found], abs=TOLERANCE)
 
 
 @pytest.mark.slow
 def test_a_real_model_behind_a_real_server():
-    process, address = start("SmolLM2-135M-Instruct")
-    try:
+    with served("SmolLM2-135M-Instruct") as address:
         found = ranker(address, kind="pairwise", mode="generation").rank("water for green tea", DOCUMENTS[:2], None)
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        asked = [prompts.yes_no("green tea", text) for text in ("Green tea is brewed with hot water.", *TEXTS)]
+        outside = EndpointModel("m", address).choose(asked, prompts.YES_NO, Deadline(), Usage())
     assert found.usage.calls == 2
     assert 0 < found.usage.answer_tokens <= 16
     assert sorted(found.scores.tolist()) == [0.0, 1.0]
+    inside = CausalModel("SmolLM2-135M-Instruct", device="cpu", offline=True)
+    values = inside.choose(asked, prompts.YES_NO, Deadline(), Usage())
+    assert best_first(outside) == best_first(values)
+    # Over HTTP variants of a word, such as YES, add up.
+    assert outside == pytest.approx(values, abs=0.2)
