@@ -23,7 +23,7 @@ from benchmarks.training.claims import Experiment, arguments, write_csv
 from benchmarks.training.first_layers import shortened
 from indexing.corpora import open_corpus
 from retriever.evaluation.collections import open_collection
-from retriever.evaluation.significance import compare, holm
+from retriever.evaluation.significance import compare, holm, signed_ranks
 from retriever.storage import write_atomically
 from retriever.types import Document
 from training.collection import open_training_collection
@@ -128,17 +128,6 @@ def means_table(measured: Sequence[Experiment], seeds: Sequence[int]) -> list[st
         cells = [f"{value:.4f}" for value in (*values.mean(axis=1), values.mean())]
         lines.append(f"| {arm} | {' | '.join(cells)} | {', '.join(f'{value:.4f}' for value in values.mean(axis=0))} |")
     return lines
-
-
-def signed_ranks(differences: Sequence[float]) -> tuple[float, float]:
-    """Return the two-sided p of Wilcoxon's signed-rank test, and the sum of signed ranks; differences of 0 are out."""
-    from scipy.stats import rankdata, wilcoxon
-
-    values = np.asarray(differences)
-    values = values[values != 0]
-    if not len(values):
-        return 1.0, 0.0
-    return float(wilcoxon(values).pvalue), float(np.sign(values) @ rankdata(np.abs(values)))
 
 
 def tests_table(measured: Sequence[Experiment], seeds: Sequence[int]) -> list[str]:

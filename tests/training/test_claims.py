@@ -153,9 +153,6 @@ def test_poolers_are_measured_on_all_that_is_relevant_to_the_queries_drawn(split
 
 
 def test_poolers_are_compared_by_signed_ranks(split_pydocs, tmp_path):
-    # Ranks 1, -2 and 3: six of eight signings give a sum as far from 0 or farther.
-    assert poolers.signed_ranks([0.1, -0.2, 0.3, 0.0]) == (pytest.approx(0.75), 2.0)
-    assert poolers.signed_ranks([0.0, 0.0]) == (1.0, 0.0)
     folder = poolers.sampled(split_pydocs, 12, 20, tmp_path)
     own = Experiment(folder, tmp_path / "work", splits=("test",))
     queries = list(own.held_out[0].judged)

@@ -12,6 +12,7 @@ from retriever.evaluation.significance import (
     equivalence_test,
     holm,
     randomisation_test,
+    signed_ranks,
 )
 
 
@@ -35,6 +36,30 @@ def test_agrees_with_scipy(count, shift):
         rng=np.random.default_rng(0),
     ).pvalue
     assert randomisation_test(differences) == pytest.approx(theirs, abs=0.015)
+
+
+def test_signed_ranks_by_hand():
+    # Ranks 1, -2 and 3: six of eight signings give a sum as far from 0 or farther.
+    assert signed_ranks([0.1, -0.2, 0.3, 0.0]) == (0.75, 2.0)
+    # Two of one size share the ranks 1 and 2, so that the sums are 0, 3 or 6 on either side.
+    assert signed_ranks([0.1, 0.1, 0.3]) == (0.25, 6.0)
+    assert signed_ranks([0.0, 0.0]) == (1.0, 0.0)
+    assert signed_ranks([-0.5]) == (1.0, -1.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 13, 14, 30, 50, 51, 300])
+@pytest.mark.parametrize("steps", [None, 5], ids=["untied", "tied"])
+def test_signed_ranks_agree_with_scipy(count, steps):
+    differences = np.random.default_rng([count, 7]).normal(0.1, 0.3, count)
+    if steps:
+        differences = np.round(differences * steps) / steps
+    values = differences[differences != 0]
+    if not len(values):
+        assert signed_ranks(differences)[0] == 1
+        return
+    p, total = signed_ranks(differences)
+    assert p == pytest.approx(stats.wilcoxon(values, correction=False).pvalue, rel=1e-9)
+    assert total == np.sign(values) @ stats.rankdata(np.abs(values))
 
 
 def test_the_same_seed_gives_the_same_p():
