@@ -13,8 +13,7 @@ import inspect
 import json
 import math
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from retriever.encoder import (
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.llm.beginnings import can_be_shared
 from retriever.llm.causal import BATCH_TOKENS, load_language_model
-from retriever.llm.usage import Deadline, OutOfTime
+from retriever.llm.usage import Deadline, turn
 from retriever.models import resolve
 from retriever.protocols import Encoder
 from retriever.rerank import CHARACTERS_PER_TOKEN
@@ -175,7 +174,7 @@ class Bottleneck:
         vectors = np.zeros((len(documents), self.width), np.float32)
         rows = [self._document(document.content) for document in documents]
         for batch in length_batches(list(map(len, rows)), self._batch_tokens):
-            with self._turn(Deadline()), torch.inference_mode():
+            with turn(self._lock, Deadline()), torch.inference_mode():
                 states, layers = self._documents([rows[place] for place in batch])
                 parts = [states, *(part.flatten(1) for layer in layers for part in layer)]
                 vectors[batch, 2:] = torch.cat(parts, 1).float().cpu().numpy()
@@ -199,7 +198,7 @@ class Bottleneck:
         scores = np.empty(len(documents), np.float32)
         step = max(1, LOGIT_ROWS // len(ids))
         for start in range(0, len(documents), step):
-            with self._turn(deadline), torch.inference_mode():
+            with turn(self._lock, deadline), torch.inference_mode():
                 logits = self._logits(ids, documents[start : start + step])
                 found = torch.log_softmax(logits, -1).gather(
                     2, torch.tensor(ids, device=logits.device).expand(len(logits), -1)[:, :, None]
@@ -208,18 +207,6 @@ class Bottleneck:
         if not np.isfinite(scores).all():
             raise ModelFault(f"{self.name} gave a likelihood that is not finite.")
         return scores
-
-    @contextmanager
-    def _turn(self, deadline: Deadline) -> Iterator[None]:
-        """Wait for the model and keep it. Raises OutOfTime."""
-        deadline.require()
-        left = deadline.seconds
-        if not self._lock.acquire(timeout=-1 if left is None else min(max(left, 0.0), threading.TIMEOUT_MAX)):
-            raise OutOfTime
-        try:
-            yield
-        finally:
-            self._lock.release()
 
     def _query(self, text: str) -> list[int]:
         text = text[: CHARACTERS_PER_TOKEN * self._writer.query_tokens]

@@ -14,7 +14,7 @@ from retriever.llm.beginnings import LEAST_SHARED, Beginning, alike, can_be_shar
 from retriever.llm.continuation import continuations
 from retriever.llm.model import WRITTEN_TOKENS
 from retriever.llm.prompts import Prompt
-from retriever.llm.usage import Deadline, Usage
+from retriever.llm.usage import Deadline, Usage, turn
 from retriever.models import resolve
 from retriever.progress import quiet_transformers, without_transformers_bars
 from retriever.rerank import CHARACTERS_PER_TOKEN
@@ -47,7 +47,7 @@ class CausalModel:
     padding           where shorter sequences of a batch are filled up; scores do not depend on it
 
     The beginning that prompts of a call have in common is computed once, and of logits only those that are read.
-    Safe to call from many threads; calls wait for each other.
+    Safe to call from many threads; passes of the model wait for each other, and no longer than their deadlines.
     Raises BackendUnavailable for a folder that is no causal model or lacks weights.
     """
 
@@ -108,69 +108,70 @@ class CausalModel:
         The answer is tokenised apart from the prompt, so that its tokens are the same behind every prompt.
         Raises InvalidInput for an empty answer, PromptTooLong for one that the window does not hold with its prompt.
         """
-        with self._lock:
+        with turn(self._lock, deadline):
             texts = [self._prompt_ids(prompt) for prompt in prompts]
             written = [self._answer_ids(answer) for answer in answers]
-            rows = []
-            for text, answer in zip(texts, written, strict=True):
-                if not answer:
-                    raise InvalidInput("an empty answer has no likelihood; give at least one word.")
-                rows.append(_Row([*text, *answer[:-1]], len(text) - 1))
+        rows = []
+        for text, answer in zip(texts, written, strict=True):
+            if not answer:
+                raise InvalidInput("an empty answer has no likelihood; give at least one word.")
+            rows.append(_Row([*text, *answer[:-1]], len(text) - 1))
 
-            def read(logits: Any, place: int) -> list[float]:
-                import torch
+        def read(logits: Any, place: int) -> list[float]:
+            import torch
 
-                found = torch.log_softmax(logits, -1)
-                targets = torch.tensor(written[place], device=logits.device)
-                values: list[float] = found.gather(1, targets[:, None])[:, 0].double().tolist()
-                return values
+            found = torch.log_softmax(logits, -1)
+            targets = torch.tensor(written[place], device=logits.device)
+            values: list[float] = found.gather(1, targets[:, None])[:, 0].double().tolist()
+            return values
 
-            usage.answer_tokens += sum(map(len, written))
-            usage.prompt_tokens += sum(map(len, texts))
-            return self._run(rows, read, deadline)
+        usage.answer_tokens += sum(map(len, written))
+        usage.prompt_tokens += sum(map(len, texts))
+        return self._run(rows, read, deadline)
 
     def choose(
         self, prompts: Sequence[Prompt], options: tuple[str, str], deadline: Deadline, usage: Usage
     ) -> list[float]:
         """Return log p(first option) - log p(second), at the first token in which they differ."""
-        with self._lock:
+        with turn(self._lock, deadline):
             first, second = (self._answer_ids(option) for option in options)
-            common = common_length([first, second])
-            if common == min(len(first), len(second)):
-                raise InvalidInput(f"one of the answers {options} begins with the other; give two that differ.")
             texts = [self._prompt_ids(prompt) for prompt in prompts]
-            rows = [_Row([*text, *first[:common]], len(text) + common - 1) for text in texts]
+        common = common_length([first, second])
+        if common == min(len(first), len(second)):
+            raise InvalidInput(f"one of the answers {options} begins with the other; give two that differ.")
+        rows = [_Row([*text, *first[:common]], len(text) + common - 1) for text in texts]
 
-            def read(logits: Any, _: int) -> float:
-                return float(logits[0, first[common]].double() - logits[0, second[common]].double())
+        def read(logits: Any, _: int) -> float:
+            return float(logits[0, first[common]].double() - logits[0, second[common]].double())
 
-            usage.prompt_tokens += sum(map(len, texts))
-            usage.answer_tokens += len(texts) * (common + 1)
-            return self._run(rows, read, deadline)
+        usage.prompt_tokens += sum(map(len, texts))
+        usage.answer_tokens += len(texts) * (common + 1)
+        return self._run(rows, read, deadline)
 
     def write(self, prompts: Sequence[Prompt], deadline: Deadline, usage: Usage) -> list[str]:
         import torch
 
-        with self._lock:
+        with turn(self._lock, deadline):
             texts = [self._prompt_ids(prompt) for prompt in prompts]
-            for text in texts:
-                self._require_room(len(text) + WRITTEN_TOKENS)
-            found = [""] * len(texts)
-            filler = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0)
-            options = {
-                "max_new_tokens": WRITTEN_TOKENS, "do_sample": False,
-                "pad_token_id": next(token for token in filler if token is not None),
-            }  # fmt: skip
-            with torch.inference_mode():
+        for text in texts:
+            self._require_room(len(text) + WRITTEN_TOKENS)
+        found = [""] * len(texts)
+        filler = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0)
+        options = {
+            "max_new_tokens": WRITTEN_TOKENS, "do_sample": False,
+            "pad_token_id": next(token for token in filler if token is not None),
+        }  # fmt: skip
+        with torch.inference_mode():
+            with turn(self._lock, deadline):
                 beginning = Beginning.of(self._model, texts)
-                for batch in length_batches([len(text) + WRITTEN_TOKENS for text in texts], self._batch_tokens):
-                    deadline.require()
+            for batch in length_batches([len(text) + WRITTEN_TOKENS for text in texts], self._batch_tokens):
+                with turn(self._lock, deadline), self._model.register_forward_hook(self._look_at_last):
                     made = continuations(self._model, [texts[place] for place in batch], 1, beginning, **options)
                     for place, ids in zip(batch, made, strict=True):
                         found[place] = self._tokenizer.decode(ids, skip_special_tokens=True)
                         usage.prompt_tokens += len(texts[place])
                         usage.answer_tokens += len(ids)
-            return found
+        return found
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if self._tokenizer.chat_template is not None:
@@ -196,6 +197,16 @@ class CausalModel:
                 "shorten the query or let less of each document be read."
             )
 
+    def _look_at_last(self, _model: Any, _given: Any, made: Any) -> None:
+        """Look, before others change them, at the logits by which the next token is chosen."""
+        self._require_finite(made.logits[:, -1])
+
+    def _require_finite(self, logits: Any) -> None:
+        import torch
+
+        if not torch.isfinite(logits).all():
+            raise ModelFault(f"{self.name} gave a logit that is not finite; try precision='float32'.")
+
     def _run(self, rows: Sequence[_Row], read: Callable[[Any, int], Any], deadline: Deadline) -> list[Any]:
         """Return what `read` makes of the (n, V) float32 logits of each row."""
         import torch
@@ -205,15 +216,15 @@ class CausalModel:
         found: list[Any] = [None] * len(rows)
         with torch.inference_mode():
             for group in alike([row.ids for row in rows]):
-                shared, cache = self._prefix([rows[place] for place in group])
+                with turn(self._lock, deadline):
+                    shared, cache = self._prefix([rows[place] for place in group])
                 lengths = [len(rows[place].ids) - shared for place in group]
                 for batch in length_batches(lengths, self._batch_tokens):
-                    deadline.require()
                     places = [group[number] for number in batch]
-                    logits = self._forward([rows[place] for place in places], shared, cache)
+                    with turn(self._lock, deadline):
+                        logits = self._forward([rows[place] for place in places], shared, cache)
                     for place, own in zip(places, logits, strict=True):
-                        if not torch.isfinite(own).all():
-                            raise ModelFault(f"{self.name} gave a logit that is not finite; try precision='float32'.")
+                        self._require_finite(own)
                         found[place] = read(own, place)
         return found
 

@@ -1,6 +1,9 @@
 """What a ranking by a language model cost, and when it has to stop."""
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 
@@ -48,3 +51,16 @@ class Deadline:
         left = self.seconds
         if left is not None and left <= 0:
             raise OutOfTime
+
+
+@contextmanager
+def turn(lock: threading.Lock, deadline: Deadline) -> Iterator[None]:
+    """Wait for what the lock guards, such as a model, and keep it. Raises OutOfTime."""
+    deadline.require()
+    left = deadline.seconds
+    if not lock.acquire(timeout=-1 if left is None else min(max(left, 0.0), threading.TIMEOUT_MAX)):
+        raise OutOfTime
+    try:
+        yield
+    finally:
+        lock.release()

@@ -3,6 +3,8 @@
 import functools
 import math
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -154,6 +156,9 @@ def test_numbers_that_are_not_finite_are_a_fault(tmp_path):
     model._model.lm_head.weight.data[5] = math.nan
     with pytest.raises(ModelFault, match="not finite"):
         model.likelihoods([Prompt("hello", "")], ["word"], FOREVER, Usage())
+    with pytest.raises(ModelFault, match=r"not finite; try precision='float32'"):
+        model.write([Prompt("hello", "")] * 5, FOREVER, Usage())
+    assert not model._model._forward_hooks
 
 
 def test_models_that_are_none_are_refused(tmp_path):
@@ -196,6 +201,33 @@ def test_a_passed_deadline_stops_before_the_next_batch(model):
     ):
         with pytest.raises(OutOfTime):
             call()
+
+
+@pytest.mark.parametrize("kind", ["likelihoods", "choose", "write"])
+def test_a_deadline_ends_waiting_for_another_thread(model, kind):
+    """While one thread is inside a pass, another one gives up when its own time has passed."""
+    asked = [prompts.likelihood(document) for document in DOCUMENTS[:2]]
+    rest = {"likelihoods": [QUERIES[:2]], "choose": [prompts.YES_NO], "write": []}[kind]
+    ask = getattr(model, kind)
+    inside, done = threading.Event(), threading.Event()
+
+    def wait(*_):
+        inside.set()
+        assert done.wait(60)
+
+    with ThreadPoolExecutor(2) as pool, model._model.base_model.register_forward_pre_hook(wait):
+        first = pool.submit(ask, asked, *rest, FOREVER, Usage())
+        assert inside.wait(60)
+        second = pool.submit(ask, asked, *rest, Deadline(time.perf_counter() + 0.2), Usage())
+        try:
+            with pytest.raises(OutOfTime):
+                second.result(timeout=30)
+            assert not first.done()
+        finally:
+            done.set()
+        found = first.result(timeout=60)
+    # Who gave up left nothing behind.
+    assert found == ask(asked, *rest, FOREVER, Usage())
 
 
 def test_many_threads_get_what_one_gets(model):
