@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from retriever.heads.cross_attention import CrossAttention
+from retriever.heads.mask import pooled_tokens
 from retriever.heads.saved import SavedModule
 
 
@@ -33,10 +34,7 @@ class LatentAttentionPooling(SavedModule):
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Set `sentence_embedding` (B, H) from `token_embeddings`, `attention_mask` and `prompt_length`."""
         states: Tensor = features["token_embeddings"]
-        mask = features["attention_mask"].to(states.dtype)
-        if not self.include_prompt and "prompt_length" in features:
-            # Counted from the first token, on whichever side the padding is.
-            mask = mask * (mask.cumsum(1) > int(features["prompt_length"]))
+        mask = pooled_tokens(features, self.include_prompt).to(states.dtype)
         read = self.attention(states, self.dictionary.unsqueeze(0))
         # Padding may hold numbers that are not finite, which times 0 would stay so.
         summed = read.masked_fill(mask.unsqueeze(-1) == 0, 0.0).sum(dim=1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from retriever.heads.cross_attention import CrossAttention
+from retriever.heads.mask import pooled_tokens
 from retriever.heads.saved import SavedModule
 
 Summary = Literal["last", "mean"]
@@ -20,27 +21,36 @@ class MultiLayerPooling(SavedModule):
     model's configuration has `output_hidden_states`. Masks decide what is a token, not ids: an end token that is also
     the padding token counts. A row without any token gives a vector that hangs on no text.
 
-    layers   how many the model has
-    summary  "last" for causal attention, "mean" for attention to both sides
-    heads    must divide width
+    layers          how many the model has
+    summary         "last" for causal attention, "mean" for attention to both sides
+    heads           must divide width
+    include_prompt  whether the prompt's tokens are in the mean; the last token is none of them
     """
 
-    config_keys: ClassVar[list[str]] = ["width", "layers", "summary", "latents", "heads"]
+    config_keys: ClassVar[list[str]] = ["width", "layers", "summary", "latents", "heads", "include_prompt"]
 
-    def __init__(self, width: int, layers: int, summary: Summary = "last", latents: int = 768, heads: int = 8) -> None:
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        summary: Summary = "last",
+        latents: int = 768,
+        heads: int = 8,
+        include_prompt: bool = True,
+    ) -> None:
         super().__init__()
         if summary not in get_args(Summary):
             raise ValueError(f"summary must be one of {', '.join(get_args(Summary))}, got {summary!r}.")
         if layers < 1 or latents < 1:
             raise ValueError(f"layers and latents must be at least 1, got {layers} and {latents}.")
         self.width, self.layers, self.latents, self.heads = width, layers, latents, heads
-        self.summary = summary
+        self.summary, self.include_prompt = summary, include_prompt
         self.numbers = nn.Parameter(torch.zeros(layers, width))
         self.dictionary = nn.Parameter(torch.randn(latents, width))
         self.attention = CrossAttention(width, heads)
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Set `sentence_embedding` (B, H) from `all_layer_embeddings` and `attention_mask`.
+        """Set `sentence_embedding` (B, H) from `all_layer_embeddings`, `attention_mask` and `prompt_length`.
 
         Raises ValueError where the states of all layers are not there.
         """
@@ -50,7 +60,7 @@ class MultiLayerPooling(SavedModule):
                 f"the pooling reads the states of {self.layers} layers and the embeddings below them, got "
                 f"{0 if states is None else len(states)}; set output_hidden_states in the model's configuration."
             )
-        mask = features["attention_mask"]
+        mask = pooled_tokens(features, self.include_prompt)
         rows = torch.stack([self._summary(layer, mask) for layer in states[1:]], dim=1)  # (B, L, H)
         features["sentence_embedding"] = self.attention(self.dictionary.unsqueeze(0), rows + self.numbers).mean(1)
         return features

@@ -60,6 +60,21 @@ def test_padding_changes_nothing_whatever_it_holds(states, summary):
         torch.testing.assert_close(pooled(head, shifted, mask.roll(4, 1)), expected)
 
 
+@pytest.mark.parametrize("summary", ["last", "mean"])
+def test_a_prompt_can_be_left_out_of_the_mean(states, summary, tmp_path):
+    head = head_of(summary)
+    head.include_prompt = False
+    head.save(str(tmp_path))
+    head = MultiLayerPooling.load(str(tmp_path)).eval()
+    mask = torch.tensor([[1, 1, 1, 1, 0], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
+    features = {"all_layer_embeddings": states, "attention_mask": mask, "prompt_length": 2}
+    with torch.inference_mode():
+        found = head(features)["sentence_embedding"]
+    behind = torch.tensor([[0, 0, 1, 1, 0], [0, 0, 0, 1, 1], [0, 0, 1, 1, 1]])
+    assert torch.equal(found, pooled(head, states, behind))
+    assert torch.equal(found, pooled(head, states, mask)) == (summary == "last")
+
+
 def test_faulty_settings_and_missing_layers_are_named(states):
     with pytest.raises(ValueError, match="last, mean"):
         MultiLayerPooling(WIDTH, LAYERS, "first")

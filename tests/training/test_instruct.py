@@ -58,7 +58,7 @@ def test_batches_are_of_one_part():
         PartBatchSampler(range(28), 4, False, parts=parts[:19])
 
 
-@pytest.mark.parametrize("pooling", ["mean", "latent_attention"])
+@pytest.mark.parametrize("pooling", ["mean", "latent_attention", "multi_layer"])
 def test_an_instruction_is_seen_and_left_out_of_the_pooling(folder, split_pydocs, pooling):
     settings = InstructSettings(
         base=str(folder), pooling=pooling, latents=3, sets={"b": {"instruction": "Find {code}"}}
@@ -79,7 +79,8 @@ def test_an_instruction_is_seen_and_left_out_of_the_pooling(folder, split_pydocs
     with torch.inference_mode():
         states = model[0](dict(features))
         vector = model[1](dict(states))["sentence_embedding"]
-        states["token_embeddings"][:, :length] = 1e6
+        for layer in (states["token_embeddings"], *states.get("all_layer_embeddings", ())):
+            layer[:, :length] = 1e6
         assert torch.equal(model[1](dict(states))["sentence_embedding"], vector)
 
 

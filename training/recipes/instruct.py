@@ -59,7 +59,7 @@ class InstructSettings(RepllamaSettings):
     """
 
     attention: Literal["causal", "bidirectional"] = "bidirectional"
-    pooling: Literal["last", "mean", "latent_attention"] = "latent_attention"
+    pooling: Literal["last", "mean", "latent_attention", "multi_layer"] = "latent_attention"
     query_prompt: str = "Instruct: {instruction}\nQuery: "
     document_prompt: str = ""
     instruction: str = "Given a query, retrieve passages that answer it"
