@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.training import adapter, domains, poolers, soft_prompt
+from benchmarks.llm import searching
+from benchmarks.training import adapter, domains, llm_ql, poolers, soft_prompt
 from benchmarks.training.claims import Experiment
 from indexing.corpora import open_corpus
 from retriever.evaluation.collections import open_collection
+from retriever.llm.bottleneck import QueryWriter, save_query_writer
+from tests.retriever.llm.models import save_model
 from training.collection import read_corpus
 from training.recipe import measure_splits
 from training.recipes.low_rank_adapter import LowRankAdapterSettings
@@ -164,3 +167,24 @@ def test_poolers_are_compared_by_signed_ranks(split_pydocs, tmp_path):
     assert "| 12, 0 | 0.0049 | better |" in rows["bidirectional mean against causal mean"]
     assert "| 0, 12 | 0.0049 | worse |" in rows["bidirectional last against bidirectional mean"]
     assert "| 0, 0 | 1 | no difference shown |" in rows["causal mean against causal last"]
+
+
+def test_rankers_order_what_bm25_found(split_pydocs, tmp_path):
+    folder = save_model(tmp_path / "writer", scale=0.2)
+    save_query_writer(folder, QueryWriter(document_tokens=16, query_tokens=8))
+    collection, hits = searching(split_pydocs, "test", 6, llm_ql.DEPTH)
+    corpus = read_corpus(split_pydocs)
+    runs = llm_ql.runs_of(folder, corpus.documents, collection, hits)
+    assert tuple(runs) == llm_ql.RANKERS
+    for query, found in runs["bm25"].items():
+        assert len(found) == min(llm_ql.DEPTH, len(hits[query])) > 0
+        assert all({id_ for id_, _ in run[query]} == {id_ for id_, _ in found} for run in runs.values())
+        assert all(score < 0 for _, score in runs["writer"][query])
+    settings = llm_ql.settings_of("stop", 1, folder).model_copy(update={"max_queries": 20})
+    own = Experiment(split_pydocs, tmp_path / "work", splits=("test",))
+    for name in llm_ql.RANKERS:
+        about = {"recipe": "llm_ql", "settings": settings.model_dump(mode="json")}
+        own.keep(f"ranked {name}", 1, MEASURED, about)
+    with pytest.raises(SystemExit, match=r"settings\.max_queries: 20 then, 30 now"):
+        own.kept("ranked writer", 1, settings.model_copy(update={"max_queries": 30}), "llm_ql")
+    assert own.kept("ranked writer", 1, settings, "llm_ql")
