@@ -40,8 +40,8 @@ def open_decoder(settings: DecoderSettings, *, folder: Path | None = None, offli
     """Return a sentence-transformers model over a causal model's body.
 
     Its tokenizer adds the end token itself, also where texts are cut, and is saved so. Weights become float32.
-    Raises BackendUnavailable, and InvalidInput for a tokenizer without an end token and for a base that is an encoder
-    already.
+    Raises BackendUnavailable, and InvalidInput for a tokenizer without an end token, for a base that is an encoder
+    already, and for one whose tokens see none behind them although attention is bidirectional.
 
     folder  instead of the settings' base; one that an earlier stage left, an encoder already, is opened as it is
     """
@@ -61,11 +61,29 @@ def open_decoder(settings: DecoderSettings, *, folder: Path | None = None, offli
         # Saved with the configuration; transformers then makes masks of padding alone.
         transformer.model.config.is_causal = False
     pooling = _pooling(settings, transformer)
-    return SentenceTransformer(
+    model = SentenceTransformer(
         modules=[transformer, pooling],
         similarity_fn_name=settings.similarity,
         prompts={"query": settings.query_prompt, "document": settings.document_prompt},
     ).float()
+    if settings.attention == "bidirectional" and not sees_behind(transformer.model):
+        raise InvalidInput(
+            f"attention=bidirectional changes nothing in {settings.base}, whose architecture "
+            f"({transformer.model.config.model_type}) reads from the front alone; set attention=causal, or take "
+            "another base."
+        )
+    return model
+
+
+def sees_behind(body: Any) -> bool:
+    """Tell whether the state of a first token hangs on later ones."""
+    import torch
+
+    size = body.config.vocab_size
+    ids = torch.tensor([[1, *range(2, 9)], [1, *range(9, 16)]], device=body.device) % size
+    with torch.inference_mode():
+        first, other = body(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
+    return not torch.equal(first, other)
 
 
 def base_of(settings: DecoderSettings, *, offline: bool = False) -> Path:

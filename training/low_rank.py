@@ -32,7 +32,8 @@ def require_package(settings: LowRankSettings) -> None:
 def add_low_rank(model: Any, settings: LowRankSettings, seed: int) -> None:
     """Freeze the body of a sentence-transformers model and add a change of each linear layer, which starts as none.
 
-    Of each: RepLLaMA leaves out the projection of keys.
+    Of each: RepLLaMA leaves out the projection of keys. Of a state-space layer the input projection
+    alone gets one: the weights of the others are read past any change, by its kernels or everywhere.
     What stands behind the body, such as a trained pooling, is trained as before. Raises BackendUnavailable.
     """
     import torch
@@ -44,12 +45,20 @@ def add_low_rank(model: Any, settings: LowRankSettings, seed: int) -> None:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules="all-linear",
+        exclude_modules=_read_past(body) or None,
         # GPT-2's layers hold their weights the other way round.
         fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in body.modules()),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body.add_adapter(config)
+
+
+def _read_past(body: Any) -> list[str]:
+    """Return the linear layers whose weights are read without calling them: those of state-space layers."""
+    mixers = [(name, layer) for name, layer in body.named_modules() if hasattr(layer, "A_log")]
+    parts = ("x_proj", "dt_proj", "out_proj")
+    return [f"{name}.{part}" for name, layer in mixers for part in parts if hasattr(layer, part)]
 
 
 def merge_low_rank(model: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from retriever.errors import InvalidInput
 from retriever.llm.bottleneck import QueryWriter, save_query_writer
 from retriever.llm.causal import load_language_model
 from training.batch import CollectionLoss
@@ -97,7 +98,10 @@ class Writer(nn.Module):
     """
 
     def __init__(self, model: Any, folder: Path) -> None:
-        """Let the body of the causal model in `folder` take the place of the one in `model`."""
+        """Let the body of the causal model in `folder` take the place of the one in `model`.
+
+        Raises InvalidInput for a body whose tokens cannot be kept from seeing those before them.
+        """
         from transformers import AutoModelForCausalLM
 
         super().__init__()
@@ -107,6 +111,12 @@ class Writer(nn.Module):
         self.body.load_state_dict(model[0].model.state_dict())
         # What the encoder's tokens attend to, and the states it gives, are its own; the causal model keeps its own too.
         self.body.config = model[0].model.config
+        if not can_be_masked(self.body):
+            raise InvalidInput(
+                f"the architecture of {folder.name} ({self.body.config.model_type}) takes no mask of its own for each "
+                "token, so that no query can be kept from seeing the document; train it by the recipe repllama, or "
+                "take a transformer such as SmolLM2-135M-Instruct."
+            )
         model[0].model = self.body
         head = self.causal.get_output_embeddings()
         if head.weight is not self.causal.get_input_embeddings().weight:
@@ -142,6 +152,24 @@ class Writer(nn.Module):
         self.causal.save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
         save_query_writer(folder, taught)
+
+
+def can_be_masked(body: Any) -> bool:
+    """Tell whether a token that a mask lets see only itself hangs on no other one."""
+    ids = torch.tensor([[1, 3], [2, 3]], device=body.device)
+    mask = torch.full((2, 1, 2, 2), torch.finfo(body.dtype).min, dtype=body.dtype, device=body.device)
+    mask[:, :, [0, 1], [0, 1]] = 0
+    training = body.training
+    body.eval()
+    try:
+        with torch.inference_mode():
+            made = body(input_ids=ids, attention_mask=mask, position_ids=torch.tensor([[0, 1]] * 2), use_cache=False)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    finally:
+        body.train(training)
+    first, other = made.last_hidden_state[:, 1]
+    return torch.allclose(first, other, atol=1e-4)
 
 
 class WritingLoss(CollectionLoss):

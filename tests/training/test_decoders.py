@@ -63,6 +63,22 @@ def test_a_state_space_model_is_an_encoder_too(tmp_path, side):
     assert np.abs(encoder.encode_queries(texts) - alone).max() < 1e-4
 
 
+@pytest.mark.parametrize(("kind", "sees"), [("llama", True), ("gpt2", True), ("mamba", False)])
+def test_attention_to_both_sides_is_had_or_refused(tmp_path, kind, sees):
+    folder = save_model(tmp_path, kind=kind, scale=0.2)
+    causal = open_decoder(DecoderSettings(base=str(folder)))
+    assert torch.equal(first_states(causal, 8), first_states(causal, 9))
+    settings = DecoderSettings(base=str(folder), attention="bidirectional")
+    if sees:
+        model = open_decoder(settings)
+        assert not torch.equal(first_states(model, 8), first_states(model, 9))
+    else:
+        with pytest.raises(
+            InvalidInput, match=r"attention=bidirectional changes nothing in .*\(mamba\).*attention=causal"
+        ):
+            open_decoder(settings)
+
+
 @pytest.mark.parametrize("name", ["repllama", "llm_ql"])
 def test_an_encoder_is_no_base_and_takes_no_head(name):
     kind = recipe(name).settings

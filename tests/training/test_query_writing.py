@@ -26,7 +26,7 @@ from training.collection import open_training_collection
 from training.decoders import DecoderSettings, open_decoder
 from training.generation import GenerationSettings
 from training.losses.query_likelihood import attention_mask, predicting
-from training.query_writing import LANGUAGE_MODEL, Writer, WritingCollator, corrupted, padded
+from training.query_writing import LANGUAGE_MODEL, Writer, WritingCollator, can_be_masked, corrupted, padded
 from training.recipe import run_recipe
 from training.recipes.llm_ql import write
 from training.recipes.registry import recipe
@@ -214,6 +214,37 @@ def test_a_query_inside_a_sequence_has_no_beginning_of_its_own(folder, split_pyd
     assert ids[end + 1 :] == [*text[:4], model.tokenizer.eos_token_id]
 
 
+@pytest.mark.parametrize(("kind", "takes"), [("llama", True), ("gpt2", True), ("mamba", False)])
+def test_whether_a_body_takes_a_mask_for_each_token(tmp_path, kind, takes):
+    folder = save_model(tmp_path, kind=kind, scale=0.2)
+    assert can_be_masked(open_decoder(DecoderSettings(), folder=folder)[0].model) == takes
+
+
+def test_a_body_that_takes_no_such_mask_is_refused_before_it_is_trained(split_pydocs, tmp_path):
+    base = save_model(tmp_path / "mamba", kind="mamba", scale=0.2)
+    settings = read_settings(recipe("llm_ql").settings, None, [f"base={base}", *LITTLE, *WRITING])
+    with pytest.raises(InvalidInput, match=r"architecture of mamba \(mamba\) takes no mask .* recipe repllama"):
+        run_recipe(recipe("llm_ql"), settings, split_pydocs, tmp_path / "out", offline=True)
+
+
+def test_likelihoods_are_those_of_the_ranker_where_both_read_the_same_text(tmp_path):
+    """Of text behind text, without a chat form; the ranker's answers begin with a space and have no end token."""
+    base = save_model(tmp_path, scale=0.2, chat=False)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    documents, queries = ["parse a file", "Sparse matrices."], ["open a file", "multiply two of them"]
+    asked = [Prompt(document, "A query:") for document in documents]
+    ids = [
+        tuple(tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt.plain, f" {query}"))
+        for prompt, query in zip(asked, queries, strict=True)
+    ]
+    writer = Writer(open_decoder(DecoderSettings(), folder=base), base).eval()
+    ranker = CausalModel(base, device="cpu")
+    expected = [sum(values) for values in ranker.likelihoods(asked, queries, Deadline(), Usage())]
+    assert writer.likelihoods(ids, stop=False) == pytest.approx(expected, abs=1e-3)
+    # A stop is something else: the last token stands for the whole text.
+    assert np.abs(np.subtract(writer.likelihoods(ids, stop=True), expected)).max() > 0.01
+
+
 LITTLE = ("document_tokens=24", "query_tokens=12", "hard=none", "fit.batch_size=16", "fit.steps=4")
 WRITING = ("writing.fit.batch_size=16", "writing.fit.steps=4", "writing.fit.learning_rate=1e-3")
 
@@ -261,6 +292,25 @@ def test_the_recipes_make_encoders_and_a_ranker(split_pydocs, folder, tmp_path, 
         assert (kept.max_tokens, kept.max_query_tokens) == (21, 12)
         documents = kept.encode_documents([Document("d", "parse a file")])
         assert np.isfinite(kept.likelihoods(kept.encode_queries(["open a file"])[0], documents, Deadline())).all()
+
+
+def test_a_tokenizer_with_an_end_and_no_padding_trains_and_loads(split_pydocs, folder, tmp_path):
+    base = shutil.copytree(folder, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(base)
+    assert AutoTokenizer.from_pretrained(base).pad_token is None
+    settings = read_settings(recipe("llm_ql").settings, None, [f"base={base}", *LITTLE, *WRITING])
+    run_recipe(recipe("llm_ql"), settings, split_pydocs, tmp_path / "out", offline=True)
+    encoder = load_encoder(str(tmp_path / "out"), device="cpu")
+    texts = ["open a file", "how do I read a file line by line", "x"]
+    alone = np.concatenate([encoder.encode_queries([text]) for text in texts])
+    assert np.abs(encoder.encode_queries(texts) - alone).max() < 1e-4
+    kept = Bottleneck(tmp_path / "out" / LANGUAGE_MODEL, device="cpu")
+    documents = kept.encode_documents([Document(str(n), text) for n, text in enumerate(texts)])
+    assert np.isfinite(kept.likelihoods(kept.encode_queries(["x"])[0], documents, Deadline())).all()
+    ranker = CausalModel(tmp_path / "out" / LANGUAGE_MODEL, device="cpu")
+    assert len(ranker.write([Prompt(text, "") for text in texts], Deadline(), Usage())) == 3
 
 
 def test_interrupted_while_saving_the_fitted_language_model_is_saved_later(split_pydocs, folder, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from training.task import Task
 
 
 class WritingSettings(BaseModel):
-    """The first stage.
+    """The first stage, which trains the whole body; an output layer of its own, which SmolLM2 has not, stays as it is.
 
     share          of the document's words that are replaced by "_"
     stop           queries see the document through its end token alone
