@@ -59,6 +59,15 @@ def laid_out(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
 
+def rows_at(codes: SignCodes, documents: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return uint64 (n, W) of some documents, by their numbers in any order; the others are not read."""
+    per = words_of(codes.width)
+    starts = documents // LANES * LANES
+    lanes = np.minimum(LANES, codes.documents - starts)
+    first = starts * per + (documents - starts)
+    return codes.words[first[:, None] + lanes[:, None] * np.arange(per)]
+
+
 def rows_of(codes: SignCodes) -> NDArray[np.uint64]:
     """Return uint64 (N, W), the inverse of `laid_out`."""
     per = words_of(codes.width)

@@ -37,6 +37,14 @@ def laid_out(codes: NDArray[np.uint8]) -> ProductCodes:
     return ProductCodes(np.concatenate(parts) if parts else np.zeros(0, np.uint8), *codes.shape)
 
 
+def rows_at(codes: ProductCodes, documents: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return codes (n, M) of some documents, by their numbers in any order; the others are not read."""
+    starts = documents // LANES * LANES
+    lanes = np.minimum(LANES, codes.documents - starts)
+    first = starts * codes.parts + (documents - starts)
+    return codes.bytes[first[:, None] + lanes[:, None] * np.arange(codes.parts)]
+
+
 def rows_of(codes: ProductCodes) -> NDArray[np.uint8]:
     """Return codes (N, M), the inverse of `laid_out`."""
     rows = np.empty((codes.documents, codes.parts), np.uint8)

@@ -90,8 +90,8 @@ class SignPart:
         return hamming.sign_scores(self._codes, query, ordinals)
 
     def decoded(self, ordinals: NDArray[np.int64]) -> NDArray[np.float32]:
-        """See `Codes.decoded`. Cost: that of all codes."""
-        return hamming.plus_and_minus(hamming.rows_of(self._codes)[ordinals], self._codes.width)
+        """See `Codes.decoded`."""
+        return hamming.plus_and_minus(hamming.rows_at(self._codes, ordinals), self._codes.width)
 
 
 class ProductPart:
@@ -129,8 +129,8 @@ class ProductPart:
         return pq.code_scores(self._codes, self._tables(query[None])[0], ordinals)
 
     def decoded(self, ordinals: NDArray[np.int64]) -> NDArray[np.float32]:
-        """See `Codes.decoded`. Cost: that of all codes."""
-        turned = self._codebook.decode(pq.rows_of(self._codes)[ordinals])
+        """See `Codes.decoded`."""
+        turned = self._codebook.decode(pq.rows_at(self._codes, ordinals))
         # The rotation is orthonormal: its transpose undoes it.
         original: NDArray[np.float32] = turned @ self._codebook.rotation
         return original

@@ -10,8 +10,11 @@ from kernels.hamming import (
     nearest_codes,
     nearest_codes_reference,
     packed,
+    rows_at,
+    rows_of,
     sign_scores,
     sign_scores_reference,
+    signs,
     unpacked,
 )
 
@@ -29,6 +32,26 @@ def same(found, wanted):
     for (distances, ordinals), (wanted_distances, wanted_ordinals) in zip(found, wanted, strict=True):
         assert distances.tolist() == wanted_distances.tolist()
         assert ordinals.tolist() == wanted_ordinals.tolist()
+
+
+@pytest.mark.parametrize("documents", [1, 63, 64, 65, 300])
+def test_some_codes_are_read_without_the_others(documents):
+    generator = np.random.default_rng(documents)
+    vectors = random_vectors(generator, documents, 96)
+    chosen = generator.integers(0, documents, 40)
+    codes = packed(vectors)
+    assert np.array_equal(rows_at(codes, chosen), signs(vectors)[chosen])
+    assert rows_at(codes, chosen[:0]).shape == (0, 2)
+
+
+def test_a_width_that_is_no_multiple_of_64_takes_whole_words():
+    vectors = random_vectors(np.random.default_rng(0), 70, 96)
+    codes = packed(vectors)
+    # 16 bytes a document, not 12.
+    assert codes.words.nbytes == 70 * 16
+    assert np.array_equal(unpacked(codes), np.where(vectors >= 0, 1, -1))
+    # The bits beyond the width are 0, and no distance counts them.
+    assert not (rows_of(codes)[:, 1] >> np.uint64(32)).any()
 
 
 def test_signs_take_a_bit_each_and_zero_counts_as_positive():

@@ -13,6 +13,7 @@ from kernels.pq import (
     code_scores,
     code_scores_reference,
     laid_out,
+    rows_at,
     rows_of,
     tables,
 )
@@ -37,6 +38,8 @@ def test_layout_takes_a_byte_a_part_and_comes_back(documents):
     codes = laid_out(rows)
     assert codes.bytes.nbytes == documents * 5
     assert np.array_equal(rows_of(codes), rows)
+    chosen = np.random.default_rng(1).integers(0, documents, 40)
+    assert np.array_equal(rows_at(codes, chosen), rows[chosen])
 
 
 @pytest.mark.parametrize(("documents", "parts"), [(1, 1), (64, 4), (65, 3), (700, 48)])
