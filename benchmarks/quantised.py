@@ -118,7 +118,9 @@ def measured(
         "FAISS IndexFlatIP": (lambda part: list(flat.search(part, K)[1]), 4.0 * width)
     }
     for candidates in (500, 1000, 2000, 4000):
-        reader = DenseReader(folder / "segment", faiss_sha256=None, oversample=candidates // K, live=None, codes=codes)
+        reader = DenseReader(
+            folder / "segment", faiss_sha256=None, oversample=4, live=None, codes=codes, candidates=candidates
+        )
         systems[f"sign codes, {candidates} rescored"] = (functools.partial(ours, reader=reader), width / 8)
         systems[f"FAISS IndexBinaryFlat, {candidates} rescored"] = (
             functools.partial(theirs, candidates=candidates), width / 8

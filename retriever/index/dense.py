@@ -8,6 +8,7 @@
 A segment is searched by the files that it has. Inner product everywhere; larger is better.
 """
 
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +30,11 @@ EXACT_BELOW = 50_000
 BLOCK = 65_536
 # Vectors that are not float32 become so in blocks that stay in the cache.
 CONVERTED = 8_192
-# Candidates by codes: sign codes need some hundred for the best ten, whatever is asked for.
+# Candidates by codes: sign codes need some hundred for the best ten, whatever is asked for, and more among more
+# documents. Twice the square root is 500 of 62,500 and 2,000 of a million, where 500 find .905 of the best ten and
+# 2,000 .981 (benchmarks/results/quantised.csv).
 LEAST_CANDIDATES = 500
+CANDIDATES_BY_ROOT = 2
 # No FAISS index that this project writes loops more often than this while it is read.
 LOOP_LIMIT = 100_000_000
 
@@ -143,6 +147,11 @@ def read_faiss(path: Path, sha256: str) -> Any:
         raise IndexCorrupt(f"FAISS refuses {path}: {_reason(error)}; rebuild the index.") from error
 
 
+def least_candidates(documents: int) -> int:
+    """Return how many of so many documents are scored again at the least, where codes find them."""
+    return max(LEAST_CANDIDATES, math.ceil(CANDIDATES_BY_ROOT * math.sqrt(documents)))
+
+
 class DenseReader:
     """The vectors of one segment, memory-mapped; the FAISS index is read at the first search."""
 
@@ -155,11 +164,13 @@ class DenseReader:
         live: NDArray[np.bool_] | None,
         device: str = "cpu",
         codes: Codes | None = None,
+        candidates: int | None = None,
     ) -> None:
         """Open a segment; `faiss_sha256` is None when there is no FAISS index.
 
         live   (N,) documents that are not tombstoned, None when all live
         codes  by which documents are found; without a file of vectors they are scored by them too
+        candidates  found by codes and scored again; None for `oversample` times k, `least_candidates` at the least
         """
         self.vectors: NDArray[Any] | None = None
         if codes is None or (folder / VECTORS).exists():
@@ -174,6 +185,7 @@ class DenseReader:
         self._path = folder / FAISS_FILE
         self._sha256 = faiss_sha256
         self._oversample = oversample
+        self._candidates_by_codes = candidates
         self._device = device
         self._lock = threading.Lock()
         self._index: Any = None
@@ -232,7 +244,9 @@ class DenseReader:
             return [nothing] * len(queries), True
         self.load()
         few = count <= EXACT_BELOW and count < self.documents
-        candidates = k if self.codes is None else max(LEAST_CANDIDATES, k * self._oversample)
+        candidates = k
+        if self.codes is not None:
+            candidates = self._candidates_by_codes or max(least_candidates(count), k * self._oversample)
         if exact or self.is_exact or few or candidates >= count:
             return self._exact(queries, k, id_rank, allowed), True
         if self.codes is not None:

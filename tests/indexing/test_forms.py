@@ -257,6 +257,10 @@ def test_describe_says_the_form_and_the_bytes_of_a_document(tmp_path):
     assert each == {"codes": pytest.approx(8, abs=1), "vectors": pytest.approx(128, abs=1)}
 
 
+def test_more_documents_have_more_candidates_scored_again():
+    assert [dense.least_candidates(n) for n in (1, 62_500, 62_501, 250_000, 1_000_000)] == [500, 500, 501, 1000, 2000]
+
+
 def test_live_recall_is_measured_against_what_is_stored(tmp_path, monkeypatch):
     # Else so few documents are all looked at.
     monkeypatch.setattr(dense, "LEAST_CANDIDATES", 20)
