@@ -53,6 +53,8 @@ from retriever.types import Document
 SHARD_DOCUMENTS = 16_384
 READ_SHARD_DOCUMENTS = 4096
 
+# So many documents of different texts do not have one vector by chance.
+FEW = 10
 # Documents whose local vectors a language model reads, in the pipeline that an index offers by itself.
 READ_BY_A_MODEL = 100
 
@@ -455,12 +457,28 @@ def _given_codebook(path: Path, part: DensePart | None) -> Codebook:
     return codebook
 
 
+def _require_variety(writer: ShardWriter, part: DensePart) -> None:
+    """Raise InvalidInput where documents of different texts all have one vector, whose codes would be one code.
+
+    Copies of one text may have one, and so may a few short texts, by an encoder that overlooks case.
+    """
+    sample = sample_vectors([writer.path(number) for number in range(len(writer.shards))])
+    alike = len(sample) >= FEW and bool((sample == sample[0]).all())
+    if alike and writer.records.texts_differ(first=writer.first_segment):
+        raise InvalidInput(
+            f"the dense vectors of all {len(sample):,} documents looked at are the same, though their texts differ; "
+            f"{part.kind} codes would tell nothing apart. Check the encoder {part.encoder}, or build with --parts bm25."
+        )
+
+
 def _form(folder: Path, writer: ShardWriter, parts: _Parts, base: Manifest, codebook: Codebook | None) -> Form:
     """Return how new segments keep vectors: as the older ones do, or with a codebook of their own."""
     part = base.dense
     assert part is not None
     if part.codebook:
         return form_of(folder, part)
+    if Form(part.width, part.kind).has_codes and part.codes == "index" and not base.segments:
+        _require_variety(writer, part)
     if codebook is None and product_parts(part.kind):
         codes = getattr(parts.encoder, "codes", None)
         if part.codes == "model" and isinstance(codes, Codebook):

@@ -362,6 +362,16 @@ class RecordWriter:
             seen.add(id_)
         return "a document id is in the index already; use --duplicates overwrite or skip."
 
+    def texts_differ(self, *, first: int) -> bool:
+        """Whether two documents from segment `first` on have different contents; those without any do not count."""
+        filled = "row >= ? AND trim(title || text) <> ''"
+        query = (
+            f"SELECT 1 FROM documents WHERE {filled} AND (title, text) <> "  # noqa: S608 (only question marks)
+            f"(SELECT title, text FROM documents WHERE {filled} ORDER BY row LIMIT 1) LIMIT 1"
+        )
+        start = row_of(first, 0)
+        return self._connection.execute(query, (start, start)).fetchone() is not None
+
     def existing(self, ids: Sequence[str]) -> dict[str, list[int]]:
         """Return the live rows of those ids that exist, by id; a parent's id gives all its chunks."""
         found: dict[str, list[int]] = {}

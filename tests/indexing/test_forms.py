@@ -272,3 +272,27 @@ def test_live_recall_is_measured_against_what_is_stored(tmp_path, monkeypatch):
     assert (exact, really) == (False, True)
     for one, two in zip(found, best, strict=True):
         assert min(one.scores) <= min(two.scores)
+
+
+class Constant(HashingEncoder):
+    """An encoder that went wrong: one vector for whatever it reads."""
+
+    def encode_documents(self, documents):
+        return np.ones((len(documents), self.width), np.float32)
+
+
+@pytest.mark.parametrize("form", [{"dense": "binary"}, {"dense": "pq32"}, {"dense": "pq8"}])
+def test_codes_of_vectors_that_are_all_the_same_are_refused(tmp_path, form):
+    with pytest.raises(InvalidInput, match=f"dense vectors of all 600 documents.*the same.*{form['dense']} codes"):
+        build(tmp_path / "index", Constant(), **form)
+    assert not (tmp_path / "index" / "CURRENT").exists()
+
+
+@pytest.mark.parametrize("kind", ["binary", "pq32"])
+def test_copies_of_one_text_and_few_documents_have_codes(tmp_path, kind):
+    copies = [Document(str(number), "boundary layer pressure") for number in range(30)]
+    build(tmp_path / "copies", corpus=[*copies, Document("empty", "")], dense=kind)
+    build(tmp_path / "few", Constant(), corpus=DOCUMENTS[:9], dense=kind)
+    build(tmp_path / "one", corpus=DOCUMENTS[:1], dense=kind)
+    with open_index(tmp_path / "copies", encoder=HashingEncoder()) as index:
+        assert len(index.search(QUERIES[0], 50, pipeline="dense").hits) == 30
