@@ -18,7 +18,8 @@ def open_model(folder: Path, **options: Any) -> Any:
     options = {"trust_remote_code": False, "local_files_only": True, **options}
     modules = folder / "modules.json"
     text = modules.read_text(encoding="utf-8") if modules.is_file() else ""
-    # Beside the public way only where it is needed: this one is private to the library.
+    # Beside the public way only where it is needed: this one is private to the library. The public one with
+    # trust_remote_code=True would import any class that the folder names.
     if any(package in text for package in ("retriever.heads.", "retriever.long_context.")):
         return SentenceTransformer._load_with_module_classes(str(folder), _own(), **options)
     return SentenceTransformer(str(folder), **options)

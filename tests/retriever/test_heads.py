@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from retriever.codebook import train_codebook
 from retriever.encoder import load_encoder
+from retriever.heads import open_model
 from retriever.heads.product import ProductHead
 from retriever.heads.sign import SignHead
 from retriever.types import Document
@@ -83,6 +85,18 @@ def test_trained_centroids_leave_the_codes_as_they_were():
     with torch.no_grad():
         head.centroids += torch.randn(head.centroids.shape, generator=generator)
     assert torch.equal(head.assign(head.rotated(embeddings)), codes)
+
+
+def test_the_library_alone_opens_a_head_where_it_may_import_it(tmp_path):
+    model = base()
+    model.append(SignHead(model.get_embedding_dimension()))
+    model.save(str(tmp_path / "model"))
+    with pytest.raises(ValueError, match="retriever.heads.sign.SignHead.*not part of Sentence Transformers"):
+        SentenceTransformer(str(tmp_path / "model"))
+    trusted = SentenceTransformer(str(tmp_path / "model"), trust_remote_code=True)
+    ours = open_model(tmp_path / "model")
+    assert np.array_equal(trusted.encode_document(TEXTS), ours.encode_document(TEXTS))
+    assert set(np.unique(ours.encode_document(TEXTS))) == {-1.0, 1.0}
 
 
 def test_only_classes_of_this_project_are_loaded(tmp_path):
