@@ -23,7 +23,7 @@ def model_card(report: dict[str, Any]) -> str:
         f"Source of the method: {report['source']}. Trained on {report['queries']:,} queries; "
         "`training_report.json` has the digests of the data, all settings, and the environment.",
         "",
-        *_measures(report["evaluation"]),
+        *_measured(report),
         "",
         "## Settings",
         "",
@@ -33,6 +33,14 @@ def model_card(report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _measured(report: dict[str, Any]) -> list[str]:
+    lines = _measures(report["evaluation"])
+    further = report.get("evaluation_from_float_base")
+    if further:
+        lines = [f"Start: {report['start']}.", "", *lines, "", "Further, from the float base:", "", *_measures(further)]
+    return lines
 
 
 def _measures(evaluation: dict[str, Any]) -> list[str]:

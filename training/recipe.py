@@ -13,7 +13,7 @@ from retriever.evaluation.collections import Collection, open_collection
 from retriever.evaluation.records import environment
 from retriever.storage import sha256_of, write_atomically
 from training.collection import Corpus, pooled, read_corpus, select
-from training.encoders import as_encoder
+from training.encoders import as_encoder, head_of
 from training.evaluation import PerQuery, comparison, dense_run, measured
 from training.finished import publish, require_free
 from training.model_card import model_card
@@ -39,6 +39,7 @@ class Recipe:
     task     what the model is for, as model hubs call it
     start    gives the base the form, before it is trained, that the trained model is compared with: of (base, corpus,
              settings); None compares with the base itself
+    start_is what that start is called in reports
     """
 
     name: str
@@ -50,6 +51,7 @@ class Recipe:
     several: bool = False
     task: str = "sentence-similarity"
     start: Start | None = None
+    start_is: str = "the base"
 
 
 def run_recipe(
@@ -81,9 +83,11 @@ def run_recipe(
     task = Task(collection, settings, stages, offline, parts)
     trained = recipe.train(task)
     held_out = [found for part in parts for found in part.held_out]
-    evaluation = (
-        recipe.compare(task, trained) if recipe.compare else compare_models(task, trained, held_out, recipe.start)
-    )
+    also: dict[str, Any] = {}
+    if recipe.compare:
+        evaluation = recipe.compare(task, trained)
+    else:
+        evaluation, also = compare_models(task, trained, held_out, recipe.start)
     report = {
         **plan,
         "source": recipe.source,
@@ -96,7 +100,9 @@ def run_recipe(
         "queries": len(collection.queries),
         "dropped": collection.dropped,
         "stages": stages.reports,
+        "start": recipe.start_is,
         "evaluation": evaluation,
+        **({"evaluation_from_float_base": also} if also else {}),
         "seconds": round(time.monotonic() - started, 1),
         "environment": environment(),
     }
@@ -170,15 +176,31 @@ def split_of(data: Path, split: str) -> Collection | None:
 
 def compare_models(
     task: Task[Any], trained: Path, held_out: list[Collection], start: Start | None = None
-) -> dict[str, Any]:
-    """Return by split the measures of start and end with paired tests."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return by split the measures of start and end with paired tests; and those of the float base and the end.
+
+    The second is empty where the base itself is the start.
+    """
     if not held_out:
-        return {}
+        return {}, {}
     corpus = task.collection.corpus
-    base = task.open_base()
-    before = measure_splits(start(base, corpus, task.settings) if start else base, corpus, held_out)
     after = measure_splits(task.open_base(trained), corpus, held_out)
-    return {split: comparison(before[split], after[split]) for split in before}
+    before, uncompressed = measure_starts(task.open_base(), start, corpus, task.settings, held_out)
+    return (
+        {split: comparison(before[split], after[split]) for split in before},
+        {split: comparison(uncompressed[split], after[split]) for split in uncompressed},
+    )
+
+
+def measure_starts(
+    base: Any, start: Start | None, corpus: Corpus, settings: Any, held_out: list[Collection]
+) -> tuple[dict[str, PerQuery], dict[str, PerQuery]]:
+    """Return the measures of the start, and of the float base where that is another model."""
+    if start is None or head_of(base) is not None:
+        return measure_splits(base, corpus, held_out), {}
+    # First, for the start changes the model.
+    uncompressed = measure_splits(base, corpus, held_out)
+    return measure_splits(start(base, corpus, settings), corpus, held_out), uncompressed
 
 
 def measure_splits(model: Any, corpus: Corpus, held_out: list[Collection]) -> dict[str, PerQuery]:

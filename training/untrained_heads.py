@@ -9,6 +9,9 @@ from training.collection import Corpus
 from training.encoders import as_encoder, head_of, with_head
 from training.quantisation import DIMENSIONS
 
+SIGNED = "the base with signs of its documents, unlearned"
+QUANTISED = "the base with OPQ codes of its documents, as many bytes, unlearned"
+
 
 def signed(base: Any, corpus: Corpus, settings: Any) -> Any:
     """Return the base with signs of its documents; as it is where it has a head."""

@@ -15,13 +15,14 @@ from tests.training.test_generation import FirstWords
 from tests.training.test_hashing import batch_of
 from training import adaptation
 from training.collection import open_training_collection, read_corpus
-from training.encoders import head_of, open_base, with_head
+from training.encoders import as_encoder, head_of, open_base, with_head
 from training.generation import GenerationSettings, generate_queries, write_collection
 from training.recipe import measure_splits, run_recipe, split_of
 from training.recipes.bpr_gpl import BprGplSettings, distilled
 from training.recipes.jpq_gpl import DynamicMargins
 from training.recipes.registry import recipe
 from training.settings import EncoderSettings, read_settings
+from training.untrained_heads import QUANTISED, SIGNED
 
 QUICK = ("base=splade-tiny", "document_tokens=24", "query_tokens=12", "fit.batch_size=16", "fit.learning_rate=3e-4")
 TEACHER = ("teacher.kind=bi_encoder", "teacher.model=all-MiniLM-L6-v2", "teacher.scale=20")
@@ -49,6 +50,7 @@ def settings_of(name, *changes):
     [
         pytest.param("bpr_genq", ("fit.steps=8",), "binary", marks=pytest.mark.slow),
         ("bpr_gpl", ("fit.steps=8", "fit.warmup=0", "depth=10"), "binary"),
+        ("bpr", ("fit.steps=8", "hard=none"), "binary"),
         ("jpq_genq", ("fit.steps=8", "depth=20", "parts=16", "centroid_rate=1e-3"), "pq16"),
         pytest.param(
             "jpq_gpl", ("fit.steps=8", "depth=10", "parts=16", "centroid_rate=1e-3"), "pq16", marks=pytest.mark.slow
@@ -59,7 +61,13 @@ def test_a_training_ends_in_codes_that_an_index_keeps(generated, tmp_path, name,
     settings = settings_of(name, *changes)
     report = run_recipe(recipe(name), settings, generated, tmp_path / "model", splits=("dev",), offline=True)
     found = report["evaluation"]["dev"]["nDCG@10"]
-    # The start has the same head, untrained: both take the same bytes.
+    # The start has the same head, untrained: both take the same bytes. The float base stands beside.
+    assert "unlearned" in report["start"]
+    floats = report["evaluation_from_float_base"]["dev"]["nDCG@10"]
+    assert (floats["end"], floats["start"] != found["start"]) == (found["end"], True)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"Start: {report['start']}." in card
+    assert f"| {floats['start']:.4f} | {floats['end']:.4f} |" in card
     assert found["start"] > 0
     assert found["end"] > (found["start"] if kind == "binary" else 0.3)
     build_index(
@@ -149,3 +157,21 @@ def test_adapting_without_labels_compares_codes_with_codes(pydocs, tmp_path):
     signs = with_head(open_base(settings, offline=True), SignHead(128))
     found = measure_splits(signs, read_corpus(pydocs), [split_of(pydocs, "test")])["test"]["nDCG@10"]
     assert report["evaluation"]["test"]["nDCG@10"]["start"] == pytest.approx(np.mean(list(found.values())))
+
+
+@pytest.mark.parametrize("name", ["bpr", "bpr_genq", "bpr_gpl", "jpq", "jpq_genq", "jpq_gpl", "repconc", "bidr"])
+def test_every_recipe_of_codes_is_compared_with_codes_of_the_same_bytes(generated, name):
+    settings = read_settings(recipe(name).settings, None, ("base=splade-tiny",))
+    base = open_base(settings, offline=True)
+    corpus = read_corpus(generated)
+    started = recipe(name).start(base, corpus, settings)
+    vectors = as_encoder(started).encode_documents(corpus.documents[:50])
+    if name.startswith("bpr"):
+        assert set(np.unique(vectors)) == {-1.0, 1.0}
+        assert recipe(name).start_is == SIGNED
+    else:
+        # An eighth of the width in bytes: 16 parts, each one of 256 centroids.
+        codebook = head_of(started).codebook
+        assert codebook.parts == 16
+        np.testing.assert_allclose(codebook.decode(codebook.encode_rotated(vectors)), vectors, atol=1e-5)
+        assert recipe(name).start_is == QUANTISED

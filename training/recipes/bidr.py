@@ -26,6 +26,7 @@ from training.quantisation import CENTROIDS, open_quantised, settling
 from training.recipe import Recipe
 from training.settings import EncoderSettings, FitSettings
 from training.task import Task
+from training.untrained_heads import QUANTISED, quantised
 
 LOCAL = "local"
 
@@ -163,4 +164,6 @@ RECIPE = Recipe(
     "BiDR, arXiv:2201.05409",
     BidrSettings,
     train,
+    start=quantised,
+    start_is=QUANTISED,
 )

@@ -23,6 +23,7 @@ from training.recipes.contrastive import DrawnSettings, drawn
 from training.schedules import root_growth
 from training.settings import FitSettings
 from training.task import Task
+from training.untrained_heads import SIGNED, signed
 
 
 class BprSettings(DrawnSettings):
@@ -115,4 +116,6 @@ RECIPE = Recipe(
     "BPR, arXiv:2106.00882",
     BprSettings,
     train,
+    start=signed,
+    start_is=SIGNED,
 )

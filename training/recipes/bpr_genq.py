@@ -10,7 +10,7 @@ from training.recipe import Recipe
 from training.recipes.bpr import BprSettings, fit_signs
 from training.settings import FitSettings
 from training.task import Task
-from training.untrained_heads import signed
+from training.untrained_heads import SIGNED, signed
 
 
 class BprGenqSettings(BprSettings):
@@ -34,4 +34,5 @@ RECIPE = Recipe(
     BprGenqSettings,
     train,
     start=signed,
+    start_is=SIGNED,
 )

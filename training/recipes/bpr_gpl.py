@@ -23,7 +23,7 @@ from training.recipes.gpl import GplSettings, mined_pairs, taught
 from training.task import Task
 from training.teacher_settings import open_teacher
 from training.teachers import Teacher
-from training.untrained_heads import signed
+from training.untrained_heads import SIGNED, signed
 
 
 class BprGplSettings(GplSettings):
@@ -75,4 +75,5 @@ RECIPE = Recipe(
     BprGplSettings,
     train,
     start=signed,
+    start_is=SIGNED,
 )

@@ -17,6 +17,7 @@ from training.recipe import Recipe
 from training.recipes.adore import AdoreSettings
 from training.settings import FitSettings
 from training.task import Task
+from training.untrained_heads import QUANTISED, quantised
 
 
 class JpqSettings(AdoreSettings):
@@ -88,4 +89,6 @@ RECIPE = Recipe(
     "JPQ, arXiv:2108.00644",
     JpqSettings,
     train,
+    start=quantised,
+    start_is=QUANTISED,
 )

@@ -6,7 +6,7 @@ INCOME, Thakur et al. 2022, arXiv:2205.11498; thakur-nandan/income, income/jpq/t
 from training.recipe import Recipe
 from training.recipes.jpq import JpqSettings, train
 from training.settings import FitSettings
-from training.untrained_heads import quantised
+from training.untrained_heads import QUANTISED, quantised
 
 
 class JpqGenqSettings(JpqSettings):
@@ -27,4 +27,5 @@ RECIPE = Recipe(
     JpqGenqSettings,
     train,
     start=quantised,
+    start_is=QUANTISED,
 )

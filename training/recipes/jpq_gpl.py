@@ -22,7 +22,7 @@ from training.settings import FitSettings
 from training.task import Task
 from training.teacher_settings import PairTeacher, TeacherSettings, open_teacher
 from training.teachers import Teacher
-from training.untrained_heads import quantised
+from training.untrained_heads import QUANTISED, quantised
 
 
 class JpqGplSettings(JpqSettings):
@@ -106,4 +106,5 @@ RECIPE = Recipe(
     JpqGplSettings,
     train,
     start=quantised,
+    start_is=QUANTISED,
 )

@@ -21,6 +21,7 @@ from training.recipe import Recipe
 from training.recipes.contrastive import DrawnSettings, drawn
 from training.settings import FitSettings
 from training.task import Task
+from training.untrained_heads import QUANTISED, quantised
 
 CENTROIDS_OF_A_PART = 256
 
@@ -105,4 +106,6 @@ RECIPE = Recipe(
     "RepCONC, arXiv:2110.05789",
     RepconcSettings,
     train,
+    start=quantised,
+    start_is=QUANTISED,
 )
