@@ -7,6 +7,7 @@ The base model stays in place unless the gain is significant, so that adapting c
 
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,13 @@ from retriever.models import resolve
 from retriever.storage import write_atomically
 from training.collection import read_corpus
 from training.decoders import DecoderSettings, base_of, open_decoder
-from training.encoders import open_base
+from training.encoders import as_encoder, open_base
 from training.evaluation import comparison
 from training.finished import publish, require_free
-from training.generation import GenerationSettings, generate_queries, write_collection
+from training.generation import Consistency, GenerationSettings, generate_queries, write_collection
 from training.generation.generators import Generator
 from training.recipe import REPORT as TRAINING
-from training.recipe import Recipe, measure_splits, require_same_training, run_recipe, split_of
+from training.recipe import Recipe, measure_splits, measure_starts, require_same_training, run_recipe, split_of
 from training.recipes.contrastive import RECIPE, ContrastiveSettings
 from training.settings import EncoderSettings
 
@@ -75,6 +76,8 @@ def adapt_without_labels(
     generation: GenerationSettings,
     *,
     top_k: int | None = 30,
+    consistent_top_k: int | None = None,
+    consistent_threshold: float = -math.inf,
     alpha: float = 0.05,
     restart: bool = False,
     offline: bool = False,
@@ -85,6 +88,8 @@ def adapt_without_labels(
     corpus      any corpus; judgments of a BEIR folder's test or dev split are never trained on, they decide
     recipe      genq, gpl, or another one that learns from pairs
     top_k       of the filter by BM25, see `training.generation.pairs.found_again`; None for none
+    consistent_top_k  and consistent_threshold: of the filter by the base, see `training.generation.Consistency`;
+                None for none
     generator   instead of the one that `generation` names
 
     Without judgments the generated queries of a tenth of the documents decide, which neither training nor the other
@@ -98,6 +103,11 @@ def adapt_without_labels(
         )
     if isinstance(settings, DecoderSettings):
         base_of(settings, offline=offline)
+        if consistent_top_k is not None:
+            raise InvalidInput(
+                f"{settings.base} is a language model, which cannot judge queries before it is trained; leave out "
+                "--consistent-top-k, or filter by an encoder with `retriever train generate` and use `train run`."
+            )
     require_free(output, REPORT, restart=restart)
     work = output.parent / f".{output.name}.adapt"
     if restart:
@@ -106,14 +116,21 @@ def adapt_without_labels(
     queries, data = work / "queries.parquet", work / "data"
     generate_queries(documents, queries, generation, offline=offline, quiet=False, generator=generator)
     shutil.rmtree(data, ignore_errors=True)
-    counts = write_collection(queries, documents, data, top_k=top_k)
+    consistency = None
+    if consistent_top_k is not None:
+        encoder = as_encoder(open_base(settings, offline=offline))
+        consistency = Consistency(encoder, consistent_top_k, consistent_threshold)
+    counts = write_collection(queries, documents, data, top_k=top_k, consistency=consistency)
     run = _Run(recipe, settings, data, work, offline)
     split, found = "generated", run.report("dev")["evaluation"]["dev"]
     judged = next((name for name in ("test", "dev") if split_of(Path(corpus), name)), None)
     also = {"generated": found}
     if judged is not None:
-        split, found = judged, run.measured(Path(corpus), judged)
+        measured = run.measured(Path(corpus), judged)
+        split, found = judged, measured["start"]
         also[judged] = found
+        if "float_base" in measured:
+            also[f"{judged}, from the float base"] = measured["float_base"]
     decision = run.decide(split, found, alpha) | {"queries_generated": counts}
     run.publish(output, decision, also)
     return decision
@@ -145,21 +162,30 @@ class _Run:
         return dict(json.loads((self.trained / TRAINING).read_text()))
 
     def measured(self, corpus: Path, split: str) -> dict[str, Any]:
-        """Return the measures of start and end on judged queries, with paired tests."""
+        """Return the measures of start and end on judged queries, with paired tests; and those from the float base."""
         held_out, documents = split_of(corpus, split), read_corpus(corpus)
         assert held_out is not None
         base, trained = (open_base(self.settings, base=base, offline=self.offline) for base in (None, self.trained))
-        if self.recipe.start is not None:
-            base = self.recipe.start(base, documents, self.settings)
-        start, end = (measure_splits(model, documents, [held_out])[split] for model in (base, trained))
-        return comparison(start, end)
+        end = measure_splits(trained, documents, [held_out])[split]
+        start, uncompressed = measure_starts(base, self.recipe.start, documents, self.settings, [held_out])
+        found = {"start": comparison(start[split], end)}
+        if uncompressed:
+            found["float_base"] = comparison(uncompressed[split], end)
+        return found
 
     def decide(self, split: str, found: dict[str, Any], alpha: float) -> dict[str, Any]:
         """Keep what was trained only if it is better with p below alpha."""
         measure = found[MEASURE]
         better = measure["difference"] > 0 and measure["p"] < alpha
         kept = "trained" if better else "base"
-        return {"kept": kept, "split": split, "measure": MEASURE, "alpha": alpha, **measure}
+        return {
+            "kept": kept,
+            "split": split,
+            "measure": MEASURE,
+            "alpha": alpha,
+            "compared_with": self.recipe.start_is,
+            **measure,
+        }
 
     def publish(self, output: Path, decision: dict[str, Any], evaluation: dict[str, Any] | None = None) -> None:
         """Write the model that is kept with the reports, and remove the work folder."""

@@ -1,6 +1,7 @@
 """`retriever train ...` and `retriever adapt`."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,11 +101,15 @@ def _run(
         typer.echo(json.dumps(report, indent=1, default=str))
         return
     typer.echo(f"{output}: {recipe.name} on {report['queries']:,} queries in {report['seconds']:.0f} s.")
-    for split, measures in report["evaluation"].items():
-        for name, found in measures.items():
-            typer.echo(f"{split} {name}: {_difference(found)}")
-            if "untrained" in found:
-                typer.echo(f"{split} {name}, from the untrained reranker: {_difference(found['untrained'])}")
+    further = report.get("evaluation_from_float_base")
+    if further:
+        typer.echo(f"Start: {report['start']}.")
+    for title, evaluation in (("", report["evaluation"]), ("from the float base, ", further or {})):
+        for split, measures in evaluation.items():
+            for name, found in measures.items():
+                typer.echo(f"{title}{split} {name}: {_difference(found)}")
+                if "untrained" in found:
+                    typer.echo(f"{split} {name}, from the untrained reranker: {_difference(found['untrained'])}")
 
 
 def _difference(found: dict[str, Any]) -> str:
@@ -112,6 +117,22 @@ def _difference(found: dict[str, Any]) -> str:
         f"{found['start']:.4f} -> {found['end']:.4f} "
         f"({found['difference']:+.4f}, p = {found['p']:.2g}, {found['queries']:,} queries)"
     )
+
+
+ConsistentTopK = Annotated[
+    int | None,
+    typer.Option(help="An encoder must find the document so high for its query too; CoRNStack has 2.", min=1),
+]
+ConsistentThreshold = Annotated[
+    float | None, typer.Option(help="With --consistent-top-k: and score at least so much; CoRNStack has .7.")
+]
+
+
+def _threshold(top_k: int | None, threshold: float | None) -> float:
+    """Return the least score of a consistent pair. Raises InvalidInput for one without a filter."""
+    if threshold is not None and top_k is None:
+        raise InvalidInput("--consistent-threshold belongs to --consistent-top-k; add it, such as 2, or leave it out.")
+    return -math.inf if threshold is None else threshold
 
 
 @app.command(
@@ -125,6 +146,11 @@ def generate(
     config: Annotated[Path | None, typer.Option(help="YAML of settings.")] = None,
     set: Annotated[list[str] | None, typer.Option(help="Change one setting: key=value; repeatable.")] = None,
     top_k: Annotated[int, typer.Option(help="BM25 must find the document so high for its query; 0: any.", min=0)] = 30,
+    consistent_top_k: ConsistentTopK = None,
+    consistent_threshold: ConsistentThreshold = None,
+    consistent_model: Annotated[
+        str, typer.Option(help="Encoder by which --consistent-top-k filters.")
+    ] = "all-MiniLM-L6-v2",
     held_out: Annotated[float, typer.Option(help="Share of documents of the dev split.", min=0, max=0.9)] = 0.1,
     shard: Annotated[str, typer.Option(metavar="NUMBER/OF", help="Make only this part, such as 2/8.")] = "1/1",
     restart: Annotated[bool, typer.Option(help="Throw away queries that were made before.")] = False,
@@ -137,13 +163,21 @@ def generate(
 
     Raw queries are kept in OUTPUT/generated.parquet; interrupted, the same command goes on where it stopped.
     """
-    from training.generation.job import GenerationSettings
+    from retriever.encoder import load_encoder
+    from training.generation import Consistency, GenerationSettings
     from training.jobs import run_generation
     from training.settings import read_settings
 
+    threshold = _threshold(consistent_top_k, consistent_threshold)
+
+    def consistency() -> Consistency:
+        encoder = load_encoder(consistent_model, device=device, offline=offline)
+        return Consistency(encoder, consistent_top_k or 1, threshold)
+
     settings = read_settings(GenerationSettings, config, set or [])
     report = run_generation(
-        corpus, output, settings, top_k=top_k or None, held_out=held_out, shard=shard, restart=restart, device=device,
+        corpus, output, settings, top_k=top_k or None, held_out=held_out,
+        consistency=consistency if consistent_top_k else None, shard=shard, restart=restart, device=device,
         offline=offline, quiet=quiet,
     )  # fmt: skip
     typer.echo(json.dumps(report, indent=1) if as_json else report["summary"])
@@ -271,6 +305,8 @@ def adapt(
     top_k: Annotated[
         int, typer.Option(help="Without labels: BM25 must find the document so high; 0: any.", min=0)
     ] = 30,
+    consistent_top_k: ConsistentTopK = None,
+    consistent_threshold: ConsistentThreshold = None,
     restart: Annotated[bool, typer.Option(help="Begin anew, and replace a finished model.")] = False,
     offline: Annotated[bool, typer.Option(help="Make no network call.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
@@ -289,6 +325,7 @@ def adapt(
     from training.settings import read_settings
 
     changes = [*([f"base={base}"] if base else []), *(set or [])]
+    threshold = _threshold(consistent_top_k, consistent_threshold)
     if without_labels:
         if pairs is not None:
             raise InvalidInput("--pairs are labels; give either them or --without-labels.")
@@ -301,13 +338,17 @@ def adapt(
             settings,
             read_settings(GenerationSettings, None, generate or []),
             top_k=top_k or None,
+            consistent_top_k=consistent_top_k,
+            consistent_threshold=threshold,
             alpha=alpha,
             restart=restart,
             offline=offline,
         )
     else:
-        if recipe or generate:
-            raise InvalidInput("--recipe and --generate belong to --without-labels; add it, or leave them out.")
+        if recipe or generate or consistent_top_k:
+            raise InvalidInput(
+                "--recipe, --generate and --consistent-top-k belong to --without-labels; add it, or leave them out."
+            )
         settings = read_settings(ContrastiveSettings, config or CONFIGS / "adapt.yaml", changes, ignore=("recipe",))
         found = adaptation.adapt(corpus, output, settings, pairs=pairs, alpha=alpha, restart=restart, offline=offline)
     if as_json:
@@ -315,4 +356,5 @@ def adapt(
         return
     measured = f"{found['measure']} {found['start']:.4f} -> {found['end']:.4f}, p = {found['p']:.2g}"
     what = "the trained model" if found["kept"] == "trained" else f"the base, {settings.base}: no significant gain"
-    typer.echo(f"{output}: {what} ({measured}, {found['queries']:,} {found['split']} queries).")
+    against = "" if found["compared_with"] == "the base" else f" from {found['compared_with']}"
+    typer.echo(f"{output}: {what} ({measured}{against}, {found['queries']:,} {found['split']} queries).")

@@ -1,6 +1,6 @@
 """What `retriever train mine`, `score` and `merge` do: open the inputs, run the job, say what came of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from indexing.corpora import open_corpus
 from retriever.errors import InvalidInput
 from retriever.evaluation.collections import open_collection
 from retriever.index.sealed import open_index
-from training.generation import GenerationSettings, generate_queries, write_collection
+from training.generation import Consistency, GenerationSettings, generate_queries, write_collection
 from training.mining import MiningSettings, mine_index, report_of
 from training.portions import Outcome, Shard, merge, read_metadata, work_folder
 from training.scoring import score_pairs
@@ -86,6 +86,7 @@ def run_generation(
     *,
     top_k: int | None = 30,
     held_out: float = 0.1,
+    consistency: Callable[[], Consistency] | None = None,
     shard: str = "1/1",
     restart: bool = False,
     device: str | None = None,
@@ -93,6 +94,8 @@ def run_generation(
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Generate queries and write them as a BEIR folder; return the report, with a summary in words.
+
+    consistency  opens a second filter, see `write_collection`; not called before all queries are there
 
     Raises what `generate_queries` and `write_collection` raise, and InvalidInput for a folder of another corpus.
     """
@@ -110,7 +113,14 @@ def run_generation(
     (output / "corpus.jsonl").unlink(missing_ok=True)
     counts = {
         **outcome.metadata["counts"],
-        **write_collection(generated, documents, output, top_k=top_k, held_out=held_out),
+        **write_collection(
+            generated,
+            documents,
+            output,
+            top_k=top_k,
+            held_out=held_out,
+            consistency=consistency() if consistency is not None else None,
+        ),
     }
     summary = (
         f"{output}: {counts['kept']:,} of {counts['generated']:,} queries kept; "

@@ -6,20 +6,24 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 import typer
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from typer.testing import CliRunner
 
 from indexing.corpora import open_corpus
 from retriever.errors import BackendUnavailable, InvalidInput, ModelFault
 from retriever.evaluation.collections import open_collection
+from retriever.models import resolve
 from retriever.types import Document
-from training import adaptation
+from tests.factories import HashingEncoder
+from training import adaptation, commands
 from training.candidates import Candidates
 from training.commands import adapt
 from training.generation.cleaning import clean, require_variety
 from training.generation.generators import Endpoint, LanguageModel
 from training.generation.job import GenerationSettings, generate_queries
-from training.generation.pairs import found_again, read_pairs, write_collection
+from training.generation.pairs import Consistency, found_again, read_pairs, write_collection
 from training.generation.prompts import Prompt
 from training.jobs import run_generation
 from training.recipe import run_recipe
@@ -84,6 +88,48 @@ def test_only_what_bm25_finds_again_stays(pydocs):
     own = max(documents, key=lambda document: len(document.content))
     pairs = [(" ".join(own.content.split()[:10]), own.id), ("zebra crossing in the rain", own.id)]
     assert found_again(pairs, pydocs, 5) == pairs[:1]
+
+
+def test_a_pair_that_an_encoder_finds_inconsistent_is_dropped(pydocs, tmp_path):
+    documents = list(open_corpus(str(pydocs)))
+
+    class Wrong(FirstWords):
+        def answers(self, documents, count, seed):
+            """Ask of one document for what another one says."""
+            found = super().answers(documents, count, seed)
+            return [found[1], *found[1:]]
+
+    settings = GenerationSettings(queries=1, documents=30)
+    generate_queries(documents, tmp_path / "queries.parquet", settings, generator=Wrong())
+    (query, wrong), (same, right) = read_pairs(tmp_path / "queries.parquet")[:2]
+    assert query == same
+    encoder = HashingEncoder(256)
+
+    def written(name, consistency):
+        write_collection(
+            tmp_path / "queries.parquet", documents, tmp_path / name, top_k=None, held_out=0, consistency=consistency
+        )
+        split = open_collection(str(tmp_path / name), "train")
+        return {id_ for number, text in split.queries.items() if text == query for id_ in split.qrels[number]}
+
+    assert written("all", None) == {wrong, right}
+    assert written("consistent", Consistency(encoder, 10)) == {right}
+    assert written("alike", Consistency(encoder, 10, 0.999)) == set()
+
+
+def test_the_threshold_of_consistency_belongs_to_its_filter(tmp_path):
+    options = ["corpus", "--output", str(tmp_path), "--consistent-threshold", "0.7"]
+    for app, arguments in ((commands.app, ["generate", *options]), (alone(adapt), [*options, "--without-labels"])):
+        with pytest.raises(InvalidInput, match="belongs to --consistent-top-k"):
+            CliRunner().invoke(app, arguments, catch_exceptions=False)
+    with pytest.raises(InvalidInput, match="belong to --without-labels"):
+        CliRunner().invoke(alone(adapt), [*options[:3], "--consistent-top-k", "2"], catch_exceptions=False)
+
+
+def alone(command):
+    app = typer.Typer()
+    app.command()(command)
+    return app
 
 
 def test_a_job_makes_a_collection_and_goes_on_where_it_stopped(pydocs, tmp_path):
@@ -156,6 +202,35 @@ def test_a_real_language_model_writes_queries_the_same_again():
         greedy.answers([document], 2, seed=0)
     with pytest.raises(BackendUnavailable):
         LanguageModel("all-MiniLM-L6-v2", Prompt.of("question"), offline=True)
+
+
+def test_a_sequence_to_sequence_model_gets_the_document_alone(pydocs, tmp_path):
+    folder = tmp_path / "t5"
+    tokenizer = AutoTokenizer.from_pretrained(resolve("all-MiniLM-L6-v2", offline=True))
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
+        decoder_start_token_id=tokenizer.pad_token_id, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+    )  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    model = LanguageModel(folder, Prompt.of("question"), new_tokens=6, document_tokens=8, offline=True)
+    texts = ["a file is opened and read line by line until it ends", "sockets", "lists are sorted"]
+    # No instruction, and of the first no more than eight tokens.
+    assert model._text(texts[0]) == "a file is opened and read line by"
+    found, again = (model.answers(texts, 2, seed=3) for _ in range(2))
+    assert found == again
+    assert [len(own) for own in found] == [2, 2, 2]
+    prompts = tokenizer(texts)["input_ids"]
+    made = model._generate(prompts, 2, model._beginning(prompts))
+    # The start and six new tokens, two answers to each of three documents.
+    assert (made.shape[0], made.shape[1] <= 7) == (6, True)
+    settings = GenerationSettings(model=str(folder), queries=2, documents=5, new_tokens=6)
+    outcome = generate_queries(
+        list(open_corpus(str(pydocs))), tmp_path / "queries.parquet", settings, offline=True
+    )  # fmt: skip
+    assert outcome.metadata["counts"]["answers"] == 10
 
 
 class Chat(http.server.BaseHTTPRequestHandler):
@@ -252,7 +327,8 @@ def test_the_recipe_says_what_adapting_starts_from(tmp_path, monkeypatch, option
 
     def noted(corpus, output, recipe, settings, generation, **_):
         asked.append(settings.base)
-        return {"measure": "nDCG@10", "start": 0.5, "end": 0.5, "p": 1, "kept": "base", "queries": 9, "split": "test"}
+        return {"measure": "nDCG@10", "start": 0.5, "end": 0.5, "p": 1, "kept": "base", "queries": 9, "split": "test",
+                "compared_with": recipe.start_is}  # fmt: skip
 
     monkeypatch.setattr(adaptation, "adapt_without_labels", noted)
     app = typer.Typer()
@@ -286,9 +362,20 @@ def test_what_adapting_cannot_compare_is_refused_before_any_work(pydocs, tmp_pat
 def test_adapting_without_labels_is_decided_by_judgments_where_there_are_some(pydocs, tmp_path):
     settings = read_settings(recipe("genq").settings, None, (*QUICK, "fit.steps=25"))
     generation = GenerationSettings(queries=1, documents=150)
+
+    class Straying(FirstWords):
+        """Asks of every tenth document for something else."""
+
+        def answers(self, documents, count, seed):
+            found = super().answers(documents, count, seed)
+            return [[f"zebra {place} in the rain"] if place % 10 == 0 else own for place, own in enumerate(found)]
+
     found = adaptation.adapt_without_labels(
-        str(pydocs), tmp_path / "model", recipe("genq"), settings, generation, offline=True, generator=FirstWords()
-    )
+        str(pydocs), tmp_path / "model", recipe("genq"), settings, generation, top_k=None, consistent_top_k=20,
+        offline=True, generator=Straying(),
+    )  # fmt: skip
+    counts = found["queries_generated"]
+    assert 0.6 * counts["generated"] < counts["kept"] < 0.92 * counts["generated"]
     assert found["split"] == "test"
     assert found["queries_generated"]["train"] > 50
     report = json.loads((tmp_path / "model" / "adaptation.json").read_text())

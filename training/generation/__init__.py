@@ -4,6 +4,6 @@ Sources: doc2query (arXiv:1904.08375), GPL (arXiv:2112.07577), InPars (arXiv:220
 """
 
 from training.generation.job import GenerationSettings, generate_queries
-from training.generation.pairs import write_collection
+from training.generation.pairs import Consistency, write_collection
 
-__all__ = ["GenerationSettings", "generate_queries", "write_collection"]
+__all__ = ["Consistency", "GenerationSettings", "generate_queries", "write_collection"]

@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from indexing.build import build_index
 from indexing.corpora import open_corpus
@@ -13,15 +17,47 @@ from indexing.corpora.beir import corpus_file
 from indexing.plan import BuildSettings
 from retriever.errors import InvalidInput
 from retriever.index.sealed import open_index
+from retriever.protocols import Encoder
 from retriever.storage import write_atomically
 from retriever.types import Document
 from training.candidate_files import read_columns
+from training.filters import consistent
 from training.generation.cleaning import require_variety
 from training.portions import read_metadata
 
 Pair = tuple[str, str]
 # Queries that are searched together.
 QUERIES = 256
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """A filter by an encoder: a pair stays if the query finds its document, see `training.filters.consistent`.
+
+    top_k      the document is among so many of the whole corpus; CoRNStack (arXiv:2412.01007) has 2
+    threshold  and scores at least so much; CoRNStack has a cosine of .7, the default asks for nothing
+    """
+
+    encoder: Encoder
+    top_k: int
+    threshold: float = -math.inf
+
+    def kept(self, pairs: Sequence[Pair], documents: Sequence[Document]) -> list[Pair]:
+        """Return the consistent ones of (query, document id). Cost: encoding all documents."""
+        if not pairs:
+            return []
+        rows = {document.id: row for row, document in enumerate(documents)}
+        # Most queries came once, but an equal one is not encoded again.
+        places = {query: place for place, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
+        vectors = self.encoder.encode_queries(list(places))
+        stays = consistent(
+            vectors[[places[query] for query, _ in pairs]],
+            self.encoder.encode_documents(documents),
+            np.array([rows[id_] for _, id_ in pairs]),
+            self.top_k,
+            self.threshold,
+        )
+        return [pair for pair, stay in zip(pairs, stays, strict=True) if stay]
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -60,12 +96,14 @@ def write_collection(
     *,
     top_k: int | None = 30,
     held_out: float = 0.1,
+    consistency: Consistency | None = None,
 ) -> dict[str, Any]:
     """Write a BEIR folder of documents and generated queries, with a train and a dev split, and return counts.
 
     folder    gets queries.jsonl and qrels, and corpus.jsonl unless it holds a corpus already
     top_k     of the filter `found_again`; None keeps all
     held_out  the share of documents whose queries make the dev split; a document is in one split only, by its id
+    consistency  a second filter, of what the first has kept; None for none
 
     A query that came for several documents has all of them as relevant ones, and goes to dev only if all are there.
     Raises InvalidInput when no query, or none of a split, is left; ModelFault when the generator repeated itself.
@@ -78,6 +116,8 @@ def write_collection(
     if corpus_file(folder) is None:
         write_corpus(documents, folder)
     kept = pairs if top_k is None else found_again(pairs, folder, top_k)
+    if consistency is not None:
+        kept = consistency.kept(kept, documents)
     relevant: dict[str, list[str]] = {}
     for query, document in kept:
         relevant.setdefault(query, []).append(document)
