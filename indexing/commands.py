@@ -397,7 +397,17 @@ def compress(
         typer.Option(help="With --train: a setting of a recipe, such as bpr.fit.epochs=3; repeatable."),
     ] = None,
     generate: Annotated[
-        list[str] | None, typer.Option(help="With --train: how queries are made up: key=value; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="With --train: how queries are made up: key=value; repeatable. Without --queries those of a tenth of "
+            "the documents are held out, and what is lost is measured by them."
+        ),
+    ] = None,
+    consistent_top_k: Annotated[
+        int | None,
+        typer.Option(
+            help="With --train: a made-up query stays only if the index's encoder finds its document so high.", min=1
+        ),
     ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Where the report goes, as .md and .json; beside the output by default.")
@@ -411,8 +421,9 @@ def compress(
     """Find the smallest form of the vectors that loses little on queries, and write the index in it.
 
     Tried are float16, a byte a dimension, product codes, signs and RaBitQ, each with and without vectors for
-    rescoring as far as the bytes allow. Nothing is encoded again, but by codes that --train has learned: an index of
-    those is written with its model beside it, in OUTPUT.encoder. Exit code 2 when no form keeps the bound.
+    rescoring as far as the bytes allow. Nothing is encoded again, but by codes that --train has learned, which are
+    tried alone and rescored by the stored vectors: an index of those is written with its model beside it, in
+    OUTPUT.encoder. Exit code 2 when no form keeps the bound.
     """
     from indexing import compression
     from indexing.compression_report import as_markdown
@@ -429,25 +440,26 @@ def compress(
         times = float(target.removesuffix("x"))
     except ValueError:
         raise InvalidInput(f"--target is a number such as 32x, got {target!r}.") from None
-    if (set or generate) and not train:
-        raise InvalidInput("--set and --generate belong to --train; add it, or leave them out.")
+    if (set or generate or consistent_top_k) and not train:
+        raise InvalidInput("--set, --generate and --consistent-top-k belong to --train; add it, or leave them out.")
     if train and output is None:
         raise InvalidInput("--train needs a place for models; name it with --output, with --dry-run too.")
     work = output.with_name(f".{output.name}.learned") if output is not None else None
-    learned = []
+    learned, held_out = [], None
     if train and work is not None:
         if not dry_run and encoder_folder(output or work).exists():
             raise InvalidInput(f"{encoder_folder(output or work)} is there already; name another --output.")
-        learned = _learned_forms()(
+        learned, held_out = _learned_forms()(
             index, work, times=times, queries=queries, split=split, changes=set or [], generation=generate or [],
-            device=device, offline=offline, quiet=quiet,
+            device=device, offline=offline, quiet=quiet, consistent_top_k=consistent_top_k,
         )  # fmt: skip
     found = compression.try_forms(
         index,
         target=times,
         max_loss=max_loss,
         learned=learned,
-        collection=open_collection(queries, split) if queries is not None else None,
+        collection=open_collection(queries, split) if queries is not None else held_out,
+        generated=held_out is not None,
         by_mean=mean,
         memory_only=memory_only,
         keep_self=keep_self,

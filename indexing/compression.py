@@ -7,7 +7,7 @@ query with the exact search of those vectors.
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from indexing.chunking import owner_of
 from indexing.codebooks import codebook_for, sample_vectors
-from indexing.learned_codes import Learned
+from indexing.learned_codes import Learned, Rescoring
 from indexing.recoding import recode_index, require_vectors
 from indexing.segments import write_dense
 from retriever.codebook import Codebook
@@ -28,12 +28,14 @@ from retriever.evaluation.significance import Comparison, compare
 from retriever.index.codes import CODES, read_codes
 from retriever.index.dense import ABSENT, FAISS_FILE, VECTORS, DenseReader
 from retriever.index.form import Form, Stored, product_parts, require_form
+from retriever.index.local import LOCAL_ABSENT, LOCAL_VECTORS, LocalReader
 from retriever.index.manifest import Manifest, Segment, describe_file
 from retriever.index.records import Records
 from retriever.index.sealed import Index, open_index
 from retriever.index.segment import segment_folder
 from retriever.index.strings import StringTable
 from retriever.index.tombstones import read_live
+from retriever.pipeline import Local
 from retriever.progress import Progress
 from retriever.protocols import Encoder
 from retriever.storage import disk_errors
@@ -48,6 +50,16 @@ WORST = 10
 LEAST_QUERIES = 20
 # Without judged queries so many documents' titles, or so many words of their texts, are asked for.
 KNOWN, KNOWN_WORDS, KNOWN_BEST = 300, 12, 10
+# RaBitQ keeps eight bytes beside the signs: a sixth more at width 384, half as much again at 128.
+RABITQ_OVER = 1.5
+# Of learned codes' scores beside those of stored vectors: BiDR's, for scores of one scale.
+CODE_WEIGHT = 0.3
+# Vectors whose mean length tells their scale.
+LENGTHS = 1_000
+
+_Found = list[tuple[NDArray[np.float32], NDArray[np.int64]]]
+# Of (rows of the queries, k): the scores and ordinals of the best k.
+_Search = Callable[[slice, int], _Found]
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class Trial:
     fixed          bytes of the codebook, which do not grow
     ndcg, recall   against the exact search of the stored vectors, by query; None when there is a problem
     model          folder of the model that makes the codes, for a kind that was learned; else empty
+    weight         of the codes' scores beside those of stored vectors, for a kind that was learned
     """
 
     kind: str
@@ -72,6 +85,7 @@ class Trial:
     per_query: dict[str, float] = field(default_factory=dict)
     problem: str = ""
     model: str = ""
+    weight: float = 0.0
 
     @property
     def name(self) -> str:
@@ -100,13 +114,17 @@ class Compression:
     codebooks: dict[str, Codebook] = field(default_factory=dict, repr=False)
     learned: dict[str, Learned] = field(default_factory=dict, repr=False)
 
+    def over(self, trial: Trial) -> bool:
+        """Whether a form takes more bytes than the target allows; such a one is never chosen."""
+        return self.counted(trial) > self.most_bytes
+
     def counted(self, trial: Trial) -> float:
         """Return the bytes that the target is about."""
         return trial.memory if self.memory_only else trial.bytes
 
     def within(self, trial: Trial) -> bool:
         """Whether a form fits into the target and loses no more than allowed, with confidence unless by the mean."""
-        if trial.ndcg is None or self.counted(trial) > self.most_bytes:
+        if trial.ndcg is None or self.over(trial):
             return False
         worst = trial.ndcg.difference if self.by_mean else trial.ndcg.interval[0]
         return worst >= -self.max_loss
@@ -133,6 +151,7 @@ def try_forms(
     by_mean: bool = False,
     memory_only: bool = False,
     keep_self: bool = False,
+    generated: bool = False,
     device: str | None = None,
     offline: bool = False,
     quiet: bool = True,
@@ -144,9 +163,11 @@ def try_forms(
     collection   judged queries; without it documents are asked for by title or first words, and what exact search
                  finds first counts as relevant: then the loss is one of agreement
     forms        (kind, stored) to try instead of `candidates`
-    learned      models that compress documents themselves, tried too; each encodes all documents, once
+    learned      models that compress documents themselves, tried too: their codes alone, and with the stored vectors
+                 to rescore by where these fit into the target; each encodes all documents, once
     memory_only  count only what each search reads; stored vectors may lie on disk beside it
     keep_self    queries and documents are numbered apart, so that an equal id means nothing
+    generated    the queries of `collection` were made up for the documents that are relevant to them
 
     Cost: training of some codebooks (up to a minute each at width 768) and a search by each form; the vectors are
     copied once, and once as float16. Raises InvalidInput for an index without vectors, or too few queries.
@@ -160,7 +181,7 @@ def try_forms(
         width = index.manifest.dense.width
         beside = folder.resolve().parent
         with disk_errors(beside), tempfile.TemporaryDirectory(dir=beside, prefix=".compress-") as scratch:
-            bench = _Bench(index, Path(scratch), collection, keep_self)
+            bench = _Bench(index, Path(scratch), collection, keep_self, generated)
             most = 4 * width / target
             chosen = list(forms) if forms is not None else candidates(width, most, memory_only=memory_only)
             trials = []
@@ -169,7 +190,7 @@ def try_forms(
                     trials.append(bench.trial(kind, stored))
                     progress.advance(1)
                 for model in learned:
-                    trials.append(bench.learned_trial(model))
+                    trials += bench.learned_trials(model, most, memory_only)
                     progress.advance(1)
             found = Compression(
                 str(folder), bench.queries_are, len(bench.ids), width, target, most, max_loss, by_mean, memory_only,
@@ -177,7 +198,7 @@ def try_forms(
             )  # fmt: skip
     measured = [trial for trial in trials if trial.ndcg is not None]
     fitting = [trial for trial in measured if found.within(trial)]
-    small = [trial for trial in measured if found.counted(trial) <= most] or measured
+    small = [trial for trial in measured if not found.over(trial)] or measured
     best = min(
         fitting, key=lambda t: (round(found.counted(t)), round(t.bytes), bool(t.model), t.latency_ms), default=None
     )
@@ -186,7 +207,11 @@ def try_forms(
 
 
 def candidates(width: int, most_bytes: float, *, memory_only: bool = False) -> list[tuple[str, Stored]]:
-    """Return the forms (kind, stored) worth trying where a document may take so many bytes."""
+    """Return the forms (kind, stored) worth trying where a document may take so many bytes.
+
+    With `memory_only` RaBitQ is among them up to `RABITQ_OVER` times the bytes: its eight beside the signs leave it
+    just over a target such as 32, where it is reported and never chosen.
+    """
     beside: list[tuple[Stored, int]] = [("none", 0), ("float16", 2 * width), ("float32", 4 * width)]
     codes: dict[str, float] = {"binary": 8 * -(-width // 64)}
     # Beyond a quarter of the width training takes minutes, and a byte a dimension is as good.
@@ -203,7 +228,8 @@ def candidates(width: int, most_bytes: float, *, memory_only: bool = False) -> l
         for kind, own in codes.items():
             if own + (0 if memory_only else size) <= most_bytes and (kind, stored) not in found:
                 found.append((kind, stored))
-        if stored != "none" and width / 8 + 8 + (0 if memory_only else size) <= most_bytes:
+        allowed = RABITQ_OVER * most_bytes if memory_only else most_bytes
+        if stored != "none" and width / 8 + 8 + (0 if memory_only else size) <= allowed:
             found.append(("RaBitQ", stored))
     return found
 
@@ -220,7 +246,12 @@ def compress_index(
         raise InvalidInput(refusal(found))
     if found.chosen.model:
         learned = found.learned[found.chosen.kind]
-        return recode_index(found.index, target, learned.form, device=device, quiet=quiet, learned=learned)
+        rescoring = None
+        if found.chosen.stored != "none":
+            rescoring = Rescoring(found.chosen.stored, Local(weight=found.chosen.weight))
+        return recode_index(
+            found.index, target, learned.form, device=device, quiet=quiet, learned=learned, rescoring=rescoring
+        )
     kind, stored = found.chosen.kind, found.chosen.stored
     form = Form(found.width, kind, stored, found.codebooks.get(kind))
     return recode_index(found.index, target, form, device=device, quiet=quiet)
@@ -247,7 +278,9 @@ def refusal(found: Compression) -> str:
 class _Bench:
     """The live vectors of an index in one place, the queries, and the exact answers to them."""
 
-    def __init__(self, index: Index, scratch: Path, collection: Collection | None, keep_self: bool) -> None:
+    def __init__(
+        self, index: Index, scratch: Path, collection: Collection | None, keep_self: bool, generated: bool
+    ) -> None:
         self._folder, self._scratch = index.path, scratch
         self._keep_self = keep_self and collection is not None
         self._manifest = index.manifest
@@ -267,6 +300,11 @@ class _Bench:
         if index.manifest.chunking is not None:
             self._owners = [owner_of(id_) or id_ for id_ in self.ids]
         self._whole = self._with_vectors(part.stored)
+        sample = sample_vectors([self._whole], LENGTHS)
+        if len(sample) > 1 and (sample == sample[0]).all():
+            raise InvalidInput(
+                f"the dense vectors of {index.path} are all the same; there is nothing to compress. Check its encoder."
+            )
         encoder = index.encoder
         assert encoder is not None
         if collection is None:
@@ -276,14 +314,18 @@ class _Bench:
             )
         else:
             self.texts = collection.judged
-            self.queries_are = f"{len(self.texts)} judged queries of {collection.name}/{collection.split}"
+            self.queries_are = (
+                f"{len(self.texts)} generated queries held out from training, their own documents relevant"
+                if generated
+                else f"{len(self.texts)} judged queries of {collection.name}/{collection.split}"
+            )
         if len(self.texts) < LEAST_QUERIES:
             raise InvalidInput(
                 f"{len(self.texts)} queries are too few to measure a loss; give {LEAST_QUERIES} or more."
             )
         self._vectors = encoder.encode_queries(list(self.texts.values()))
         reader = DenseReader(self._whole, faiss_sha256=None, oversample=1, live=None)
-        run, latency, rate = self._answered(reader)
+        run, latency, rate = self._answered(self._by(reader, self._vectors))
         self._qrels: Qrels = (
             {id_: collection.qrels[id_] for id_ in self.texts}
             if collection is not None
@@ -333,22 +375,37 @@ class _Bench:
                         texts[document.id] = " ".join(words)
         return dict(list(texts.items())[:KNOWN])
 
-    def _answered(self, reader: DenseReader, vectors: NDArray[np.float32] | None = None) -> tuple[Run, float, float]:
-        """Return the answers, the median milliseconds of a query alone, and queries a second of all together.
+    def _by(self, reader: DenseReader, vectors: NDArray[np.float32]) -> _Search:
+        """Return the search for queries (Q, H) by a reader."""
+        return lambda rows, k: reader.search(vectors[rows], k, self._rank, None)[0]
 
-        vectors  of the queries, where they are another encoder's
-        """
-        vectors = self._vectors if vectors is None else vectors
+    def _ordered_by_stored(self, search: _Search, reader: LocalReader, stage: Local) -> _Search:
+        """Return a search whose best `stage.depth` are put in order as the stage `local` of a pipeline does."""
+
+        def best(rows: slice, k: int) -> _Found:
+            answers = []
+            for query, (scores, ordinals) in zip(self._vectors[rows], search(rows, stage.depth), strict=True):
+                own = reader.scores(query, ordinals)
+                there = np.flatnonzero(np.isfinite(own))
+                scores, ordinals = own[there] + np.float32(stage.weight) * scores[there], ordinals[there]
+                order = np.lexsort((self._rank[ordinals], -scores))[:k]
+                answers.append((scores[order], ordinals[order]))
+            return answers
+
+        return best
+
+    def _answered(self, search: _Search) -> tuple[Run, float, float]:
+        """Return the answers, the median milliseconds of a query alone, and queries a second of all together."""
         grouped = self._owners is not self.ids
         k = CHUNK_DEPTH if grouped else DEPTH + 1
-        reader.search(vectors[:1], k, self._rank, None)
+        search(slice(1), k)
         times = []
-        for query in vectors[:TIMED]:
+        for row in range(min(TIMED, len(self.texts))):
             started = time.perf_counter()
-            reader.search(query[None], k, self._rank, None)
+            search(slice(row, row + 1), k)
             times.append(time.perf_counter() - started)
         started = time.perf_counter()
-        found, _ = reader.search(vectors, k, self._rank, None)
+        found = search(slice(None), k)
         seconds = time.perf_counter() - started
         run: Run = {}
         for id_, (scores, ordinals) in zip(self.texts, found, strict=True):
@@ -369,8 +426,11 @@ class _Bench:
         except InvalidInput as error:
             return Trial(kind, stored, problem=str(error))
 
-    def learned_trial(self, learned: Learned) -> Trial:
-        """Encode the documents by a model that makes codes, search by them and compare."""
+    def learned_trials(self, learned: Learned, most_bytes: float, memory_only: bool) -> list[Trial]:
+        """Encode the documents by a model that makes codes, search by them and compare.
+
+        Then with the stored vectors beside them, where these fit. An index that has local vectors keeps those instead.
+        """
         learned.forget()
         generation = self._manifest.generation
         sources = [learned.codes_of(self._folder, generation, segment) for segment in self._sources]
@@ -379,7 +439,32 @@ class _Bench:
         folder.mkdir()
         write_dense(sources, kept, len(self.ids), folder, learned.form)
         queries = learned.encoder.encode_queries(list(self.texts.values()))
-        return replace(self._searched(folder, learned.name, learned.form, queries), model=str(learned.model))
+        trials = [replace(self._searched(folder, learned.name, learned.form, queries), model=str(learned.model))]
+        beside: tuple[Stored, ...] = ("float16", "float32")
+        for stored in beside if self._manifest.local is None else ():
+            rows = self._width * np.dtype(stored).itemsize
+            if trials[0].bytes + (0 if memory_only else rows) <= most_bytes:
+                stage = Local(weight=self._code_weight(learned.form))
+                folder.mkdir()
+                write_dense(sources, kept, len(self.ids), folder, learned.form)
+                trials.append(
+                    replace(
+                        self._searched(folder, learned.name, learned.form, queries, (stored, stage)),
+                        model=str(learned.model),
+                        weight=stage.weight,
+                    )
+                )
+        return trials
+
+    def _code_weight(self, form: Form) -> float:
+        """Return what the scores of learned codes count beside those of the stored vectors.
+
+        Centroids are of the vectors' own scale. Signs have the length sqrt(H), whatever that of the vectors is.
+        """
+        if form.codebook is not None:
+            return CODE_WEIGHT
+        length = float(np.linalg.norm(sample_vectors([self._whole], LENGTHS), axis=1).mean())
+        return round(CODE_WEIGHT * length / float(np.sqrt(form.width)), 6)
 
     def _measured(self, kind: str, stored: Stored) -> Trial:
         if product_parts(kind) and kind not in self.codebooks:
@@ -394,19 +479,38 @@ class _Bench:
         write_dense([self._whole], [None], len(self.ids), folder, form, anew=True)
         return self._searched(folder, kind, form)
 
-    def _searched(self, folder: Path, name: str, form: Form, queries: NDArray[np.float32] | None = None) -> Trial:
-        """Search by what a folder holds, measure, and remove it."""
+    def _searched(
+        self,
+        folder: Path,
+        name: str,
+        form: Form,
+        queries: NDArray[np.float32] | None = None,
+        local: tuple[Stored, Local] | None = None,
+    ) -> Trial:
+        """Search by what a folder holds, measure, and remove it.
+
+        queries  their vectors, where they are another encoder's
+        local    how the stored vectors put in order what is found
+        """
         try:
             codes = read_codes(folder / CODES, form.width, form.codebook) if form.has_codes else None
             faiss = describe_file(folder / FAISS_FILE).sha256 if (folder / FAISS_FILE).is_file() else None
             reader = DenseReader(folder, faiss_sha256=faiss, oversample=self._oversample, live=None, codes=codes)
-            run, latency, rate = self._answered(reader, queries)
+            search = self._by(reader, self._vectors if queries is None else queries)
+            if local is not None:
+                for part, link in ((VECTORS, LOCAL_VECTORS), (ABSENT, LOCAL_ABSENT)):
+                    (folder / link).symlink_to((self._with_vectors(local[0]) / part).resolve())
+                search = self._ordered_by_stored(search, LocalReader(folder), local[1])
+            run, latency, rate = self._answered(search)
             measured = measure(run, self._qrels, (NDCG, RECALL)).per_query
-            sizes = {path.name: _content_bytes(path) for path in folder.iterdir() if path.name != ABSENT}
-            searched = sum(sizes.values()) if form.kind == "flat" else sum(sizes.values()) - sizes.get(VECTORS, 0)
+            sizes = {
+                path.name: _content_bytes(path) for path in folder.iterdir() if path.name not in (ABSENT, LOCAL_ABSENT)
+            }
+            beside = sizes.get(VECTORS, 0) + sizes.get(LOCAL_VECTORS, 0)
+            searched = sum(sizes.values()) - (0 if form.kind == "flat" else beside)
             return Trial(
                 name,
-                form.stored,
+                local[0] if local is not None else form.stored,
                 sum(sizes.values()) / len(self.ids),
                 searched / len(self.ids),
                 form.codebook.rotation.nbytes + form.codebook.centroids.nbytes if form.codebook else 0,

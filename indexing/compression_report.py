@@ -14,7 +14,7 @@ def report(found: Compression) -> dict[str, Any]:
     def shown(trial: Trial) -> dict[str, Any]:
         content = asdict(trial)
         del content["per_query"]
-        return {"name": trial.name, **content, "within": found.within(trial)}
+        return {"name": trial.name, **content, "within": found.within(trial), "over": found.over(trial)}
 
     said = found.chosen or found.closest
     return {
@@ -65,7 +65,7 @@ def as_markdown(found: Compression) -> str:
             f"| {trial.name} | {trial.bytes:.1f} | {trial.memory:.1f} | {trial.ndcg.system:.4f} "
             f"| {trial.ndcg.difference:+.4f} | {low:+.4f} to {high:+.4f} | {trial.recall.system:.4f} "
             f"| {trial.recall.difference:+.4f} | {trial.latency_ms:.2f} | {trial.queries_per_second:,.0f} "
-            f"| {'yes' if found.within(trial) else 'no'} |"
+            f"| {_within(found, trial)} |"
         )
     said = found.chosen or found.closest
     losers = found.losers(said) if said else []
@@ -75,3 +75,10 @@ def as_markdown(found: Compression) -> str:
             cell = " ".join(text.split())[:100].replace("|", "\\|")
             lines.append(f"| {cell} | {before:.3f} | {after:.3f} |")
     return "\n".join(lines) + "\n"
+
+
+def _within(found: Compression, trial: Trial) -> str:
+    """Say whether a form keeps the bound; of one that is too large how much smaller it is after all."""
+    if trial is not found.exact and found.over(trial):
+        return f"over the target: {4 * found.width / found.counted(trial):.1f} times smaller"
+    return "yes" if found.within(trial) else "no"

@@ -14,12 +14,24 @@ from indexing.shards import portions
 from retriever.encoder import DenseEncoder, load_encoder
 from retriever.index.codes import write_rows
 from retriever.index.dense import ABSENT
-from retriever.index.form import Form
+from retriever.index.form import Form, Stored
 from retriever.index.manifest import Segment
 from retriever.index.records import Records
+from retriever.pipeline import Local
 
 # Documents that are encoded together; only their codes stay in memory.
 PORTION = 4_096
+
+
+@dataclass(frozen=True)
+class Rescoring:
+    """The vectors that an index stores, which put in order what learned codes find.
+
+    They become the local vectors of the new index (`retriever.index.local`), by the encoder that they are of.
+    """
+
+    stored: Stored
+    stage: Local
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,17 @@ import numpy as np
 
 from indexing.build import with_codebook
 from indexing.journal import unapplied
-from indexing.learned_codes import Learned
+from indexing.learned_codes import Learned, Rescoring
 from indexing.segments import write_dense
 from retriever.encoder import encode_canaries
 from retriever.errors import InvalidInput
+from retriever.index.dense import ABSENT, VECTORS
 from retriever.index.form import Form, require_form
-from retriever.index.manifest import Manifest, Segment, describe_file, publish, read_manifest
+from retriever.index.local import LOCAL_ABSENT, LOCAL_VECTORS
+from retriever.index.manifest import LocalPart, Manifest, Segment, describe_file, publish, read_manifest
 from retriever.index.records import FILE
 from retriever.index.segment import segment_folder
+from retriever.pipeline import PipelineSpec
 from retriever.progress import Progress
 from retriever.storage import disk_errors, exclusive_lock, require_writable, sync, sync_all
 
@@ -39,11 +42,14 @@ def recode_index(
     device: str | None = None,
     quiet: bool = True,
     learned: Learned | None = None,
+    rescoring: Rescoring | None = None,
 ) -> Manifest:
     """Write a copy of an index at `target` that keeps its vectors in another form; return its manifest.
 
-    learned  a model whose codes of all segments, in this form, take the place of the vectors; queries are its own then.
-             It is copied to `target`.encoder, beside the index, which names it
+    learned    a model whose codes of all segments, in this form, take the place of the vectors; queries are its own
+               then. It is copied to `target`.encoder, beside the index, which names it
+    rescoring  keeps the vectors beside those codes, and offers them as the pipeline `local`; it becomes the default
+               where vectors alone were
 
     They appear when they are complete. Segments, deletions and documents are those of the generation in force;
     calibrations are taken over only where no vector has a part in the scores.
@@ -72,12 +78,16 @@ def recode_index(
             segments = []
             with Progress("segments", len(manifest.segments), quiet) as progress:
                 for segment in manifest.segments:
-                    segments.append(_recoded(folder, working, manifest, segment, form, device or "cpu", learned))
+                    segments.append(
+                        _recoded(folder, working, manifest, segment, form, device or "cpu", learned, rescoring)
+                    )
                     progress.advance(1)
             if learned is not None:
                 shutil.copytree(learned.model, parts[0], dirs_exist_ok=True)
                 sync_all([*parts[0].rglob("*"), parts[0]])
             manifest = _described(folder, working, manifest, segments, form, learned, home)
+            if rescoring is not None:
+                manifest = _with_local(folder, working, manifest, rescoring)
             publish(working, manifest)
     return manifest
 
@@ -129,6 +139,7 @@ def _recoded(
     form: Form,
     device: str,
     learned: Learned | None,
+    rescoring: Rescoring | None,
 ) -> Segment:
     home = segment_folder(segment.name)
     (working / home).mkdir(parents=True)
@@ -138,6 +149,12 @@ def _recoded(
     shape = form.untrained() if segment.unencoded else form
     known = learned is not None and not segment.unencoded
     source = learned.codes_of(folder, manifest.generation, segment) if learned and known else folder / home
+    if rescoring is not None:
+        vectors = Form(form.width, "flat", rescoring.stored)
+        write_dense([folder / home], [None], segment.documents, working / home, vectors)
+        for name, local in ((VECTORS, LOCAL_VECTORS), (ABSENT, LOCAL_ABSENT)):
+            (working / home / name).rename(working / home / local)
+            files[f"{home}/{local}"] = describe_file(working / home / local)
     write_dense([source], [None], segment.documents, working / home, shape, device, anew=not known)
     for found in sorted((working / home).glob(f"{DENSE}*")):
         files[f"{home}/{found.name}"] = describe_file(found)
@@ -187,3 +204,29 @@ def _described(
         }
     )
     return with_codebook(working, manifest, form.codebook)
+
+
+def _with_local(folder: Path, working: Path, manifest: Manifest, rescoring: Rescoring) -> Manifest:
+    """Return the manifest of an index whose old vectors have become local ones."""
+    before, _ = read_manifest(folder)
+    assert before.dense is not None
+    assert rescoring.stored != "none"
+    name = f"local-canaries-{before.generation:06d}.npy"
+    shutil.copyfile(folder / before.dense.canaries, working / name)
+    local = LocalPart(
+        encoder=before.dense.encoder,
+        fingerprint=before.dense.fingerprint,
+        width=before.dense.width,
+        stored=rescoring.stored,
+        canaries=name,
+        canary_texts=before.dense.canary_texts,
+    )
+    alone = before.pipelines[before.default_pipeline].first == ("dense",)
+    return manifest.model_copy(
+        update={
+            "local": local,
+            "files": manifest.files | {name: describe_file(working / name)},
+            "pipelines": manifest.pipelines | {"local": PipelineSpec(first=("dense",), local=rescoring.stage)},
+            "default_pipeline": "local" if alone else before.default_pipeline,
+        }
+    )

@@ -5,23 +5,27 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from indexing.compression import LEAST_QUERIES
 from indexing.learned_codes import Learned
 from indexing.recoding import require_vectors
+from retriever.encoder import load_encoder
 from retriever.errors import InvalidInput
-from retriever.evaluation.collections import Collection
+from retriever.evaluation.collections import Collection, open_collection
 from retriever.index.manifest import Manifest, read_manifest
 from retriever.index.records import Records
 from retriever.index.tombstones import read_live
 from retriever.types import Document
 from training.generation import GenerationSettings, generate_queries, write_collection
 from training.generation.generators import Generator
-from training.generation.pairs import write_corpus, write_queries
+from training.generation.pairs import Consistency, write_corpus, write_queries
 from training.recipe import REPORT, require_same_training, run_recipe, split_of
 from training.recipes.registry import CONFIGS, recipe
 from training.settings import read_settings
 
 RECIPES = ("bpr", "jpq")
 TRAIN = "train"
+# Of the documents: their generated queries are compared by, and not trained on.
+HELD_OUT = 0.1
 
 
 def learned_forms(
@@ -37,8 +41,12 @@ def learned_forms(
     offline: bool = False,
     quiet: bool = True,
     generator: Generator | None = None,
-) -> list[Learned]:
+    consistent_top_k: int | None = None,
+) -> tuple[list[Learned], Collection | None]:
     """Train by `bpr` and `jpq`, as far as their codes are `times` smaller than float32, and return the models.
+
+    Beside them the queries to compare by where none are given: the generated ones of a tenth of the documents, which no
+    training sees, and to which their own documents are relevant. None with `queries`.
 
     work        folder of the models and what they learn from; an interrupted training goes on there
     queries     BEIR folder whose train split they learn from; where there is none, queries are made up for documents
@@ -46,8 +54,10 @@ def learned_forms(
     changes     settings of a recipe, such as bpr.fit.epochs=3
     generation  settings of `training.generation.GenerationSettings`, such as documents=2000
     generator   instead of the one that `generation` names
+    consistent_top_k  a generated query stays only if the index's encoder finds its document among so many
 
-    Raises InvalidInput for an index without vectors or of chunks, for `split` train, and where nothing fits.
+    Raises InvalidInput for an index without vectors or of chunks, for `split` train, where nothing fits, and for too
+    few generated queries to compare by.
     """
     if not times > 1:
         raise InvalidInput(f"the target is above 1, got {times:g}.")
@@ -63,9 +73,14 @@ def learned_forms(
     if not sizes:
         raise InvalidInput(f"no learned code is {times:g} times smaller than vectors of width {manifest.dense.width}.")
     data = work / "data"
-    _write_pairs(
-        index, manifest, data, work / "queries.parquet", queries, generation, device, offline, quiet, generator
-    )
+    consistency = None
+    if consistent_top_k is not None:
+        encoder = load_encoder(manifest.dense.encoder, device=device, offline=offline)
+        consistency = Consistency(encoder, consistent_top_k)
+    held_out = _write_pairs(
+        index, manifest, data, work / "queries.parquet", queries, generation, device, offline, quiet, generator,
+        consistency,
+    )  # fmt: skip
     found = []
     for name, parts in sizes:
         # Another target has other parts, and so another model beside this one.
@@ -79,7 +94,7 @@ def learned_forms(
         else:
             run_recipe(chosen, settings, data, folder, splits=(), offline=offline)
         found.append(Learned(form, folder, work / f"{form}-codes", device, offline))
-    return found
+    return found, held_out
 
 
 def _changes(given: Sequence[str]) -> dict[str, list[str]]:
@@ -115,8 +130,12 @@ def _write_pairs(
     offline: bool,
     quiet: bool,
     generator: Generator | None,
-) -> None:
-    """Write a BEIR folder of the index's documents and judged or generated queries, anew in every run."""
+    consistency: Consistency | None,
+) -> Collection | None:
+    """Write a BEIR folder of the index's documents and judged or generated queries, anew in every run.
+
+    Returns the generated queries that are held out, None where judged ones are there to compare by.
+    """
     documents = _documents(index, manifest)
     shutil.rmtree(data, ignore_errors=True)
     judged = split_of(Path(queries), TRAIN) if queries is not None else None
@@ -125,11 +144,21 @@ def _write_pairs(
         generate_queries(
             documents, generated, settings, device=device, offline=offline, quiet=quiet, generator=generator
         )
-        write_collection(generated, documents, data, held_out=0)
-        return
+        held_out = 0.0 if queries is not None else HELD_OUT
+        counts = write_collection(generated, documents, data, held_out=held_out, consistency=consistency)
+        if queries is not None:
+            return None
+        if counts["dev"] < LEAST_QUERIES:
+            raise InvalidInput(
+                f"{counts['dev']} of {counts['kept']:,} generated queries are held out, too few to measure a loss: "
+                f"{LEAST_QUERIES} or more are needed. Generate for more documents (--generate documents=...), or give "
+                "judged --queries."
+            )
+        return open_collection(str(data), "dev")
     data.mkdir(parents=True)
     write_corpus(documents, data)
     write_queries({TRAIN: _relevant(judged, {document.id for document in documents})}, data)
+    return None
 
 
 def _documents(index: Path, manifest: Manifest) -> list[Document]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from indexing.build import build_index
@@ -18,15 +19,20 @@ from indexing.journal import Journal
 from indexing.plan import BuildSettings
 from indexing.recoding import recode_index
 from indexing.verification import verify_index
+from retriever.codebook import Codebook
+from retriever.encoder import load_encoder
 from retriever.errors import InvalidInput
 from retriever.evaluation.collections import Collection, open_collection
 from retriever.evaluation.significance import compare
+from retriever.heads.product import ProductHead
 from retriever.index.faiss_module import load_faiss
 from retriever.index.form import Form
 from retriever.index.manifest import read_manifest
 from retriever.index.sealed import open_index
 from retriever.types import Document
 from tests.factories import WORDS, HashingEncoder, ListCorpus, random_documents
+from training.encoders import open_base, with_head
+from training.settings import EncoderSettings
 
 ENCODER = HashingEncoder(width=64)
 DOCUMENTS = random_documents(500, 8)
@@ -166,8 +172,31 @@ def test_candidates_keep_to_the_bytes():
     assert ("binary", "float16") in in_memory
     assert ("binary", "float32") in in_memory
     assert ("flat", "float16") not in in_memory
+    # 48 bytes of signs and eight more: over the target, but near enough to be known of.
+    assert ("RaBitQ", "float16") in in_memory
+    assert ("RaBitQ", "float16") not in candidates(384, 32, memory_only=True)
+    assert ("RaBitQ", "float16") not in at_32
     assert {("flat", "float16"), ("pq384", "none"), ("opq96", "none")} <= set(candidates(384, 768))
     assert ("opq384", "none") not in candidates(384, 768)
+
+
+def test_what_is_over_the_target_is_reported_and_not_chosen(path, collection):
+    forms = [("opq4", "float16"), ("opq8", "float16")]
+    found = try_forms(
+        path, target=64, max_loss=0.99, collection=collection, encoder=ENCODER, forms=forms, memory_only=True
+    )
+    assert found.chosen is trial(found, "opq4", "float16")
+    over = trial(found, "opq8", "float16")
+    assert found.over(over)
+    assert not found.within(over)
+    assert "| over the target: 32.0 times smaller |" in as_markdown(found)
+    assert [shown["over"] for shown in report(found)["trials"]] == [False, True]
+    assert not replace(found, trials=[over]).within(over)
+
+
+def test_generated_queries_are_named_so(path, collection):
+    found = try_forms(path, target=2, collection=collection, encoder=ENCODER, forms=[], generated=True)
+    assert found.queries.startswith(f"{len(collection.judged)} generated queries held out from training")
 
 
 def test_what_cannot_be_compressed(path, tmp_path, collection):
@@ -181,6 +210,11 @@ def test_what_cannot_be_compressed(path, tmp_path, collection):
         try_forms(tmp_path / "codes", encoder=ENCODER)
     with pytest.raises(InvalidInput, match="is there already"):
         recode_index(path, tmp_path / "codes", Form(64, "binary", "none"))
+    constant = HashingEncoder(width=64)
+    constant.encode_documents = lambda documents: np.ones((len(documents), 64), np.float32)
+    build_index(ListCorpus(DOCUMENTS[:20]), tmp_path / "constant", BuildSettings(), encoder=constant)
+    with pytest.raises(InvalidInput, match="are all the same; there is nothing to compress"):
+        try_forms(tmp_path / "constant", encoder=constant)
     build_index(ListCorpus(DOCUMENTS[:20]), tmp_path / "words", BuildSettings(parts=("bm25",)))
     with pytest.raises(InvalidInput, match="has no vectors"):
         try_forms(tmp_path / "words")
@@ -233,6 +267,32 @@ def test_faiss_gives_the_same_ranking(path, tried, tmp_path):
     recode_index(path, tmp_path / "signs", Form(64, "binary", "none"))
     with pytest.raises(InvalidInput, match="holds sign codes alone"):
         export_faiss(tmp_path / "signs", tmp_path / "signs.faiss")
+
+
+def test_faiss_scores_by_the_trained_centroids(tmp_path):
+    generator = np.random.default_rng(0)
+    rotation = np.linalg.qr(generator.standard_normal((128, 128)))[0].astype(np.float32)
+    head = ProductHead.of(Codebook(rotation, generator.standard_normal((16, 256, 8)).astype(np.float32)))
+    # As training leaves it: what codes stand for is not what assigns them.
+    with torch.no_grad():
+        head.centroids += torch.from_numpy(generator.standard_normal((16, 256, 8)).astype(np.float32))
+    with_head(open_base(EncoderSettings(base="splade-tiny"), offline=True), head).save(str(tmp_path / "model"))
+    documents = DOCUMENTS[:90]
+    build_index(ListCorpus(documents), tmp_path / "index", BuildSettings(encoder=str(tmp_path / "model")), offline=True)
+    assert read_manifest(tmp_path / "index")[0].dense.codes == "model"
+    export_faiss(tmp_path / "index", tmp_path / "vectors.faiss")
+    ids = json.loads((tmp_path / "vectors.faiss.ids.json").read_text())
+    faiss = load_faiss()
+    faiss.set_deserialization_vector_byte_limit(1 << 30)
+    encoder = load_encoder(tmp_path / "model", offline=True)
+    queries = encoder.encode_queries(["shock wave", "drag"])
+    scores, ordinals = faiss.read_index(str(tmp_path / "vectors.faiss")).search(queries, len(ids))
+    filled = [document for document in documents if document.content.strip()]
+    wanted = dict(zip([d.id for d in filled], (encoder.encode_documents(filled) @ queries.T), strict=True))
+    assert len(ids) == len(filled)
+    for row in range(2):
+        expected = [wanted[ids[ordinal]][row] for ordinal in ordinals[row]]
+        np.testing.assert_allclose(scores[row], expected, rtol=1e-4, atol=1e-3)
 
 
 def test_the_command(small_index, pydocs, tmp_path):

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -57,18 +58,22 @@ def path(split_pydocs, tmp_path_factory):
 def test_learned_codes_are_tried_and_written_with_their_model(path, split_pydocs, tmp_path):
     work, output = tmp_path / "work", tmp_path / "small"
     options = {"times": 32, "changes": QUICK, "offline": True, "generator": FirstWords()}
-    options["generation"] = ["queries=1", "documents=100"]
-    learned = learned_forms(path, work, **options)
+    options["generation"] = ["queries=3", "documents=150"]
+    options["consistent_top_k"] = 100
+    learned, held_out = learned_forms(path, work, **options)
     assert [model.name for model in learned] == ["bpr", "jpq16"]
+    _assert_held_out(path, work, held_out)
     reports = [work / model.name / "training_report.json" for model in learned]
     written = [report.stat().st_mtime_ns for report in reports]
     collection = open_collection(str(split_pydocs), "test")
     for model in learned:
-        found = try_forms(
-            path, target=32, max_loss=0.99, by_mean=True, collection=collection, forms=[], learned=[model]
-        )
-        (trial,) = found.trials
+        tried = {"max_loss": 0.99, "by_mean": True, "collection": collection, "forms": [], "learned": [model]}
+        found = try_forms(path, target=32, memory_only=True, **tried)
+        trial, half, whole = found.trials
         assert (trial.bytes, trial.stored) == (16, "none")
+        # The stored vectors of width 128 lie beside, and are not what each search reads.
+        assert [(t.stored, t.bytes, t.memory) for t in (half, whole)] == [("float16", 272, 16), ("float32", 528, 16)]
+        assert half.weight == pytest.approx(0.3 if model.name == "jpq16" else 0.3 * _length(path) / 128**0.5, rel=0.05)
         assert found.chosen is trial
         assert f"| {model.name}, codes alone | 16.0" in as_markdown(found)
         assert report(found)["trials"][0]["model"] == str(work / model.name)
@@ -88,6 +93,7 @@ def test_learned_codes_are_tried_and_written_with_their_model(path, split_pydocs
         served = measure(run, {id_: collection.qrels[id_] for id_ in run}, ["nDCG@10"]).per_query["nDCG@10"]
         assert served == pytest.approx({id_: trial.per_query[id_] for id_ in run}, abs=1e-6)
         assert max(served.values()) > 0
+        _assert_rescored(replace(found, chosen=half), output.with_name(f"rescored-{model.name}"), collection)
     # An index that was added to since is compressed whole.
     later = shutil.copytree(path, tmp_path / "later")
     add_documents(ListCorpus([Document("new", "a text that came late")]), later, offline=True)
@@ -101,8 +107,45 @@ def test_learned_codes_are_tried_and_written_with_their_model(path, split_pydocs
     with pytest.raises(InvalidInput, match=r"fit.steps"):
         learned_forms(path, work, **(options | {"changes": [*QUICK, "bpr.fit.steps=3"]}))
     # Another target trains what fits it beside what is there.
-    assert [model.name for model in learned_forms(path, work, **(options | {"times": 64}))] == ["jpq8"]
+    assert [model.name for model in learned_forms(path, work, **(options | {"times": 64}))[0]] == ["jpq8"]
     assert written == [report.stat().st_mtime_ns for report in reports]
+    with pytest.raises(InvalidInput, match=r"1 of \d+ generated queries are held out, too few.*documents="):
+        learned_forms(path, tmp_path / "few", **(options | {"generation": ["queries=1", "documents=12"]}))
+
+
+def _assert_held_out(path, work, held_out):
+    """No training saw a document that is asked for, and the encoder finds it, as was asked."""
+    trained = open_collection(str(work / "data"), "train")
+    documents = [{id_ for found in split.qrels.values() for id_ in found} for split in (trained, held_out)]
+    assert not documents[0] & documents[1]
+    assert len(held_out.judged) >= 20
+    with open_index(path, offline=True) as index:
+        for id_, text in list(held_out.judged.items())[:5]:
+            hits = {hit.id for hit in index.search(text, 100, pipeline="dense", documents=False).hits}
+            assert hits & held_out.qrels[id_].keys()
+
+
+def _length(path):
+    """Return the mean length of the stored vectors."""
+    stored = np.concatenate([np.load(file) for file in path.glob("segments/*/dense.vectors.npy")])
+    return float(np.linalg.norm(stored, axis=1).mean())
+
+
+def _assert_rescored(found, target, collection):
+    """An index of learned codes with the old vectors beside gives the answers that were measured."""
+    compress_index(found, target)
+    manifest, _ = read_manifest(target)
+    assert (manifest.dense.stored, manifest.local.stored) == ("none", "float16")
+    assert manifest.local.encoder != manifest.dense.encoder
+    assert verify_index(target, offline=True).sound
+    with open_index(target, offline=True) as index:
+        run = {
+            id_: index.search(text, 20, pipeline="local", documents=False).ranking()
+            for id_, text in list(found.texts.items())[:20]
+        }
+    served = measure(run, {id_: collection.qrels[id_] for id_ in run}, ["nDCG@10"]).per_query["nDCG@10"]
+    assert served == pytest.approx({id_: found.chosen.per_query[id_] for id_ in run}, abs=1e-6)
+    assert any(found.chosen.per_query[id_] != found.trials[0].per_query[id_] for id_ in found.texts)
 
 
 def _assert_failures_leave_nothing(found, target):
