@@ -20,7 +20,7 @@ from retriever.index.form import Form, Stored
 from retriever.index.manifest import read_manifest
 from retriever.index.sealed import open_index
 from retriever.types import Document
-from tests.factories import ListCorpus
+from tests.factories import HashingEncoder, ListCorpus, random_documents
 from training.encoders import open_base
 from training.settings import EncoderSettings
 
@@ -46,6 +46,30 @@ def test_search_and_description(
     described = client.get("/v1/indexes/codes").json()["index"]
     assert (described["dense"]["kind"], described["dense"]["stored"]) == (kind, stored)
     assert described["bytes"]["dense_per_document"]["codes"] == pytest.approx(48, abs=1)
+
+
+def test_more_documents_than_candidates_are_answered_approximately(
+    make_client: Callable[..., Any], tmp_path: Path
+) -> None:
+    documents, encoder = random_documents(900, 3), HashingEncoder(96)
+    settings = BuildSettings(dense="binary", store="float16", fields={"kind": "keyword"})
+    build_index(ListCorpus(documents), tmp_path / "index", settings, encoder=encoder)
+    client = make_client(tmp_path / "index", opened=open_index(tmp_path / "index", encoder=encoder))
+    text = "boundary layer pressure"
+    asked = {"query": text, "pipeline": "dense", "k": 10}
+    found = client.search(**asked).json()["results"][0]
+    # 500 of 900 are scored again; all are where a filter leaves few, or so many are asked for.
+    assert found["status"] == "approximate"
+    filtered = client.search(**asked, filter={"kind": "paper"}).json()["results"][0]
+    assert filtered["status"] == "exact"
+    assert client.search(**asked | {"k": 300}).json()["results"][0]["status"] == "exact"
+    vectors = dict(zip([d.id for d in documents], encoder.encode_documents(documents), strict=True))
+    (query,) = encoder.encode_queries([text])
+    for hit in found["hits"]:
+        assert hit["score"] == pytest.approx(float(vectors[hit["id"]] @ query), abs=2e-3)
+    # Signs of width 96 take two words of 64 bits.
+    described = client.get("/v1/indexes/index").json()["index"]
+    assert described["bytes"]["dense_per_document"]["codes"] == pytest.approx(16, abs=1)
 
 
 def test_a_model_with_a_head_makes_its_index(tmp_path: Path) -> None:
