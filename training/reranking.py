@@ -22,12 +22,13 @@ DEPTH, QUERIES = 20, 200
 
 
 def compare_with_ranker(task: Task[Any], trained: Path, ranker: Path, *, max_tokens: int) -> dict[str, Any]:
-    """Return what `compare_models` does, and by split the trained encoder's best 20 documents in the ranker's order.
+    """Return by split the encoder's measures, and those of its best 20 documents in the ranker's order.
 
-    The start of the latter is the trained encoder's own order, of the same documents and of at most 200 queries.
+    The start of the first is the base, of the second the trained encoder's own order of the same documents, for at
+    most 200 queries.
     """
     held_out = [found for part in task.parts for found in part.held_out]
-    found = compare_models(task, trained, held_out)
+    found, _ = compare_models(task, trained, held_out)
     if not held_out:
         return found
     corpus, encoder = task.collection.corpus, as_encoder(task.open_base(trained))
