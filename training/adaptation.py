@@ -167,7 +167,7 @@ class _Run:
         assert held_out is not None
         base, trained = (open_base(self.settings, base=base, offline=self.offline) for base in (None, self.trained))
         end = measure_splits(trained, documents, [held_out])[split]
-        start, uncompressed = measure_starts(base, self.recipe.start, documents, self.settings, [held_out])
+        start, uncompressed = measure_starts(base, self.recipe, documents, self.settings, [held_out])
         found = {"start": comparison(start[split], end)}
         if uncompressed:
             found["float_base"] = comparison(uncompressed[split], end)

@@ -24,6 +24,7 @@ from training.teachers import model_digest
 
 WORK = "work"
 REPORT = "training_report.json"
+BASE = "the base"
 
 
 Start = Callable[[Any, Corpus, Any], Any]
@@ -39,7 +40,7 @@ class Recipe:
     task     what the model is for, as model hubs call it
     start    gives the base the form, before it is trained, that the trained model is compared with: of (base, corpus,
              settings); None compares with the base itself
-    start_is what that start is called in reports
+    start_is what that start is called in reports, where it is not the base in the form of an encoder
     """
 
     name: str
@@ -51,7 +52,12 @@ class Recipe:
     several: bool = False
     task: str = "sentence-similarity"
     start: Start | None = None
-    start_is: str = "the base"
+    start_is: str = BASE
+
+    @property
+    def compresses(self) -> bool:
+        """Whether the base gives float vectors, and the start what is made of them: then both are compared with."""
+        return self.start is not None and self.start_is != BASE
 
 
 def run_recipe(
@@ -87,7 +93,7 @@ def run_recipe(
     if recipe.compare:
         evaluation = recipe.compare(task, trained)
     else:
-        evaluation, also = compare_models(task, trained, held_out, recipe.start)
+        evaluation, also = compare_models(task, trained, held_out, recipe)
     report = {
         **plan,
         "source": recipe.source,
@@ -175,7 +181,7 @@ def split_of(data: Path, split: str) -> Collection | None:
 
 
 def compare_models(
-    task: Task[Any], trained: Path, held_out: list[Collection], start: Start | None = None
+    task: Task[Any], trained: Path, held_out: list[Collection], recipe: Recipe | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return by split the measures of start and end with paired tests; and those of the float base and the end.
 
@@ -185,7 +191,7 @@ def compare_models(
         return {}, {}
     corpus = task.collection.corpus
     after = measure_splits(task.open_base(trained), corpus, held_out)
-    before, uncompressed = measure_starts(task.open_base(), start, corpus, task.settings, held_out)
+    before, uncompressed = measure_starts(task.open_base(), recipe, corpus, task.settings, held_out)
     return (
         {split: comparison(before[split], after[split]) for split in before},
         {split: comparison(uncompressed[split], after[split]) for split in uncompressed},
@@ -193,14 +199,14 @@ def compare_models(
 
 
 def measure_starts(
-    base: Any, start: Start | None, corpus: Corpus, settings: Any, held_out: list[Collection]
+    base: Any, recipe: Recipe | None, corpus: Corpus, settings: Any, held_out: list[Collection]
 ) -> tuple[dict[str, PerQuery], dict[str, PerQuery]]:
-    """Return the measures of the start, and of the float base where that is another model."""
-    if start is None or head_of(base) is not None:
+    """Return the measures of a recipe's start, and of the float base where that is another model."""
+    if recipe is None or recipe.start is None or head_of(base) is not None:
         return measure_splits(base, corpus, held_out), {}
-    # First, for the start changes the model.
-    uncompressed = measure_splits(base, corpus, held_out)
-    return measure_splits(start(base, corpus, settings), corpus, held_out), uncompressed
+    # First, for the start changes the model. A language model alone gives no vectors.
+    uncompressed = measure_splits(base, corpus, held_out) if recipe.compresses else {}
+    return measure_splits(recipe.start(base, corpus, settings), corpus, held_out), uncompressed
 
 
 def measure_splits(model: Any, corpus: Corpus, held_out: list[Collection]) -> dict[str, PerQuery]:

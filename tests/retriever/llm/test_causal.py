@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
@@ -226,8 +227,9 @@ def test_a_deadline_ends_waiting_for_another_thread(model, kind):
         finally:
             done.set()
         found = first.result(timeout=60)
-    # Who gave up left nothing behind.
-    assert found == ask(asked, *rest, FOREVER, Usage())
+    # Who gave up left nothing behind. Threads differ in how many more they compute with, and so in the last digits.
+    again = ask(asked, *rest, FOREVER, Usage())
+    assert found == again if kind == "write" else np.allclose(np.hstack(found), np.hstack(again), atol=1e-4)
 
 
 def test_many_threads_get_what_one_gets(model):
