@@ -26,6 +26,7 @@ class BoundedProtocol(H11Protocol):
         super().__init__(*args, **options)
         self._head_timer: asyncio.TimerHandle | None = None
 
+    # uvicorn narrows the transport too, against asyncio's own signature.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a head, or turn a connection away that is one too many."""
         super().connection_made(transport)

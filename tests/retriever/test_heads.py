@@ -93,6 +93,7 @@ def test_the_library_alone_opens_a_head_where_it_may_import_it(tmp_path):
     model.save(str(tmp_path / "model"))
     with pytest.raises(ValueError, match="retriever.heads.sign.SignHead.*not part of Sentence Transformers"):
         SentenceTransformer(str(tmp_path / "model"))
+    # The folder was written a few lines above, by this project's classes.
     trusted = SentenceTransformer(str(tmp_path / "model"), trust_remote_code=True)
     ours = open_model(tmp_path / "model")
     assert np.array_equal(trusted.encode_document(TEXTS), ours.encode_document(TEXTS))
