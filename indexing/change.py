@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexing.build import with_tombstones
-from indexing.garbage import readable, remove_unneeded, retired
+from indexing.garbage import readable, remove_unneeded
 from indexing.segments import place_segment, seal_segment, segment_name
 from retriever.calibration import Calibration
 from retriever.errors import InvalidInput
@@ -34,7 +34,6 @@ class Change:
     folder: Path
     current: Manifest
     records: RecordWriter
-    retain: bool = False
     made: int = 0
 
     @property
@@ -56,7 +55,7 @@ class Change:
             }
         )
         publish(self.folder, manifest)
-        remove_unneeded(self.folder, manifest, retain=self.retain)
+        remove_unneeded(self.folder, manifest)
         return manifest
 
     def publish_segments(self, kept: Iterable[Segment], added: Sequence[Segment], **update: Any) -> Manifest:
@@ -71,14 +70,13 @@ class Change:
 
 def _kept(folder: Path, current: Manifest) -> list[int]:
     """Return the numbers of all segments whose records stay."""
-    return [s.number for manifest in readable(folder, current) for s in manifest.segments] + retired(folder)
+    return [s.number for manifest in readable(folder, current) for s in manifest.segments]
 
 
 @contextlib.contextmanager
-def changing(path: str | Path, *, retain: bool = False) -> Iterator[Change]:
+def changing(path: str | Path) -> Iterator[Change]:
     """Hold the writer's lock and give the generation to be made.
 
-    retain  keep what older generations need for a while, see `indexing.garbage.remove_unneeded`
     Raises IndexLocked, or InvalidInput for an unfinished build.
     """
     folder = Path(path)
@@ -95,7 +93,7 @@ def changing(path: str | Path, *, retain: bool = False) -> Iterator[Change]:
         with disk_errors(folder):
             records.roll_back(_kept(folder, current))
         try:
-            yield Change(folder, current, records, retain)
+            yield Change(folder, current, records)
         finally:
             records.close()
 

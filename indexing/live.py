@@ -74,7 +74,7 @@ def apply_operations(path: str | Path, operations: Sequence[Operation], *, encod
     """
     last = {operation.id: operation.document for operation in operations}
     upserts = [document for document in last.values() if document is not None]
-    with changing(path, retain=True) as change:
+    with changing(path) as change:
         rows = change.records.existing([id_ for id_, document in last.items() if document is None])
         with disk_errors(change.folder):
             change.records.delete(sorted({row for found in rows.values() for row in found}))
@@ -214,7 +214,7 @@ def add_vectors(path: str | Path, encoded: Sequence[Encoded], *, device: str | N
     Segments that are there no longer are passed over, documents that were deleted meanwhile are left out.
     Raises IndexLocked, StorageFull, or InvalidInput for an unfinished build; nothing is changed then.
     """
-    with changing(path, retain=True) as change:
+    with changing(path) as change:
         there = {segment.number: segment for segment in change.current.segments if segment.unencoded}
         ready = [
             part

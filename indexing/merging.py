@@ -39,7 +39,7 @@ def merge_small(path: str | Path, *, device: str | None = None) -> int:
     """
     if not small_segments(read_manifest(Path(path))[0]):
         return 0
-    with changing(path, retain=True) as change:
+    with changing(path) as change:
         members = small_segments(change.current)
         if not members:
             return 0
@@ -99,7 +99,7 @@ def put_merged(path: str | Path, merged: Merged) -> int:
     the new one.
     Raises IndexLocked, StorageFull, or InvalidInput for an unfinished build; nothing is changed then.
     """
-    with changing(path, retain=True) as change:
+    with changing(path) as change:
         there = {segment.number: segment for segment in change.current.segments}
         members = [there[segment.number] for segment in merged.segments if segment.number in there]
         if not merged.folder.is_dir() or list(map(_content, members)) != list(map(_content, merged.segments)):

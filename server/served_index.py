@@ -88,8 +88,8 @@ class ServedIndex:
         """Make a new generation meanwhile; it is in service afterwards. Requests go on with the one before it.
 
         A generation of which only documents are new is not held against the canaries again.
-        Raises BackendUnavailable, and nothing is made, while the newest generation cannot be served: of one that is
-        two behind files and records are removed, and that would be the one in service.
+        Raises BackendUnavailable, and nothing is made, while the newest generation cannot be served: the more were
+        made on it, the more changes would be in none that is.
         """
         with self._renewing:
             self._try_to_change_over()

@@ -27,6 +27,7 @@ from retriever.index.bm25 import Bm25, inverse_document_frequencies
 from retriever.index.facets import column_of, count_values
 from retriever.index.fielded import FieldedBm25, FieldTerm, in_fields
 from retriever.index.impacts import Impacts
+from retriever.index.lease import Lease
 from retriever.index.local import Compare
 from retriever.index.manifest import (
     DensePart,
@@ -36,6 +37,7 @@ from retriever.index.manifest import (
     Manifest,
     Segment,
     form_of,
+    manifest_name,
     read_manifest,
     read_pointer,
 )
@@ -205,18 +207,30 @@ def open_index(
     loader = loader or Loader()
     dense, sparse = _Model(encoder, loader.encoder), _Model(sparse_encoder, loader.term_encoder)
     local = _Model(local_encoder, loader.local_encoder)
-    return Index(Path(path), _Models(dense, sparse, local, device, offline, loader))
+    return _open_newest(Path(path), _Models(dense, sparse, local, device, offline, loader))
+
+
+def _open_newest(path: Path, models: _Models, older: "Index | None" = None) -> "Index":
+    while True:
+        pointer = read_pointer(path)
+        try:
+            return Index(path, models, older)
+        except (IndexCorrupt, FileNotFoundError):
+            # Its files may be gone because a writer is two generations further by now.
+            if read_pointer(path) == pointer:
+                raise
 
 
 class Index:
-    """One generation of an index; safe for concurrent use, immutable."""
+    """One generation of an index; safe for concurrent use, immutable. It stays on the disk until it is closed."""
 
     def __init__(self, path: Path, models: _Models, older: "Index | None" = None) -> None:
         """older: a generation before this one; what both have in common is not read again."""
         self.path = path
         self._models = models
         self.manifest, self.fingerprint = read_manifest(path)
-        self._pointer = read_pointer(path)
+        name = manifest_name(self.manifest.generation)
+        self._lease, self._pointer = Lease(path / name), (name, self.fingerprint)
         for name, entry in self.manifest.files.items():
             require_size(path / name, entry.bytes)
         models.checked = require_sound(path, self.manifest, models.checked)
@@ -256,21 +270,15 @@ class Index:
         return self.manifest.live
 
     def close(self) -> None:
-        """Close the records; the memory maps go with the object."""
+        """Close the records, and let writers remove this generation; the memory maps go with the object."""
         self.records.close()
+        self._lease.release()
 
     def latest(self) -> "Index":
         """Return this index, or the newer generation that has been published since, models shared."""
-        while True:
-            pointer = read_pointer(self.path)
-            if pointer == self._pointer:
-                return self
-            try:
-                return Index(self.path, self._models, self)
-            except (IndexCorrupt, FileNotFoundError):
-                # Its files may be gone because a writer is two generations further by now.
-                if read_pointer(self.path) == pointer:
-                    raise
+        if read_pointer(self.path) == self._pointer:
+            return self
+        return _open_newest(self.path, self._models, self)
 
     @property
     def generation(self) -> int:

@@ -3,7 +3,8 @@
 import gc
 import shutil
 import sqlite3
-import time
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexing import change, garbage, merging
+from indexing import change, merging
 from indexing.build import add_documents, build_index
 from indexing.change import compact_index, delete_documents
 from indexing.journal import Operation
@@ -20,7 +21,9 @@ from indexing.merging import TIER, merge_large, merge_small, put_merged, small_s
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
 from retriever.errors import IndexLocked, InvalidInput
-from retriever.index.manifest import read_manifest
+from retriever.index import sealed
+from retriever.index.lease import Lease, remove_unless_leased
+from retriever.index.manifest import Manifest, read_manifest
 from retriever.index.sealed import Index, open_index
 from retriever.storage import exclusive_lock
 from retriever.types import Document
@@ -227,43 +230,76 @@ def test_generations_that_are_gone_leave_nothing_in_memory(path: Path) -> None:
     assert checked <= index.manifest.all_files().keys()
 
 
-def test_what_was_set_aside_goes_in_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    apply_operations(path, operations(puts(DOCUMENTS[60:70])))
-    encode_all(path)
-    for number in range(3):
-        apply_operations(path, operations([(f"d{number}", None)], 11 + number))
-    assert len(list(path.glob("segments/*.retired"))) == 1
-    monkeypatch.setattr(garbage, "RETIRED_SECONDS", 0.0)
-    for number in range(3, 6):
-        apply_operations(path, operations([(f"d{number}", None)], 11 + number))
-    assert list(path.glob("segments/*.retired")) == []
+def kept(path: Path) -> tuple[int, int]:
+    """Return how many manifests and segments lie in an index."""
+    return len(list(path.glob("manifest-*.json"))), len(list((path / "segments").iterdir()))
+
+
+def delete_and_compact(path: Path, numbers: range) -> None:
+    for number in numbers:
+        delete_documents(path, [f"d{number}"])
+        compact_index(path)
+
+
+def test_what_is_open_stays_however_many_changes_come(path: Path) -> None:
     with opened(path) as index:
-        rows = sqlite3.connect(index.records.path).execute("SELECT count(*) FROM documents").fetchone()
-        assert rows == (70,)
+        before = [hit.document for hit in index.search("wing flow", 60, pipeline="bm25").hits]
+        delete_and_compact(path, range(4))
+        assert [hit.document for hit in index.search("wing flow", 60, pipeline="bm25").hits] == before
+        assert None not in before
+        rows = [segment.row(ordinal) for segment in index.segments for ordinal in range(60)]
+        assert {document.id for document in index.records.fetch(rows).values()} == {f"d{n}" for n in range(60)}
+        assert kept(path) == (3, 3)
+    delete_documents(path, ["d4"])
+    assert kept(path) == (2, 1)
+    delete_documents(path, ["d5"])
+    (rows,) = sqlite3.connect(path / "documents.sqlite").execute("SELECT count(*) FROM documents").fetchone()
+    assert rows == 56
 
 
-def test_what_was_set_aside_does_not_go_by_the_time_of_day(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def delete_one() -> int:
-        nonlocal number
-        number += 1
-        apply_operations(path, operations([(f"d{number}", None)], 11 + number))
-        return len(list(path.glob("segments/*.retired")))
+def test_what_a_killed_process_had_open_goes(path: Path) -> None:
+    code = "import sys, time; from retriever.index.sealed import open_index; index = open_index(sys.argv[1]); " \
+           "print(len(index), flush=True); time.sleep(600)"  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process, process.stdout:
+        said = process.stdout.readline()
+        delete_and_compact(path, range(2))
+        held = kept(path)
+        process.kill()
+    assert (said, held) == ("60\n", (3, 3))
+    delete_documents(path, ["d2"])
+    assert kept(path) == (2, 1)
 
-    number = -1
-    apply_operations(path, operations(puts(DOCUMENTS[60:70])))
-    encode_all(path)
-    delete_one()
-    assert delete_one() == 1
-    today, now = time.time(), time.monotonic()
-    with monkeypatch.context() as patched:
-        patched.setattr(garbage.time, "time", lambda: today + 1e6)
-        assert delete_one() == 1
-    with monkeypatch.context() as patched:
-        patched.setattr(garbage.time, "monotonic", lambda: now + garbage.RETIRED_SECONDS - 1)
-        assert delete_one() == 1
-    # The machine was started anew.
-    monkeypatch.setattr(garbage.time, "monotonic", lambda: now - 1e6)
-    assert delete_one() == 0
+
+def test_a_generation_that_goes_while_it_is_opened_is_not_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, overtaken = sealed.read_manifest, []
+
+    def slow(folder: Path) -> tuple[Manifest, str]:
+        found = read(folder)
+        if not overtaken:
+            overtaken.append(found[0].generation)
+            delete_and_compact(path, range(2))
+        return found
+
+    monkeypatch.setattr(sealed, "read_manifest", slow)
+    with opened(path) as index:
+        assert index.generation == overtaken[0] + 4
+        assert len(index) == 58
+
+
+def test_a_lease_on_what_was_removed_is_refused(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest-000001.json"
+    manifest.write_text("{}")
+    first, second = Lease(manifest), Lease(manifest)
+    for lease in (first, second):
+        remove_unless_leased(manifest)
+        assert manifest.is_file()
+        lease.release()
+        lease.release()
+    remove_unless_leased(manifest)
+    with pytest.raises(FileNotFoundError):
+        Lease(manifest)
 
 
 def test_compaction_keeps_what_waits_apart(path: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from indexing import garbage, merging
+from indexing import merging
 from indexing.build import add_documents, build_index
+from indexing.change import compact_index, delete_documents
 from indexing.plan import BuildSettings
 from retriever.errors import BackendUnavailable
 from retriever.index.manifest import read_manifest
@@ -320,7 +321,6 @@ def test_what_cannot_be_served_is_still_promised(writable: Client, unserved: pyt
 def test_what_is_in_service_stays_whole_while_newer_generations_fail(
     writable: Client, unserved: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, words: Path
 ) -> None:
-    monkeypatch.setattr(garbage, "RETIRED_SECONDS", 0.0)
     monkeypatch.setattr(writer_module, "RETRY_SECONDS", 0.05)
     generation = read_manifest(words)[0].generation
     # Each change replaces the document whose record would be the first to go.
@@ -340,6 +340,19 @@ def test_what_is_in_service_stays_whole_while_newer_generations_fail(
     unserved.undo()
     put(writable, "a", "a wombat")
     assert ids(writable, "wombat") == ["a"]
+
+
+def test_commands_remove_nothing_that_is_in_service(
+    writable: Client, unserved: pytest.MonkeyPatch, words: Path
+) -> None:
+    delete_documents(words, ["a"])
+    compact_index(words)
+    delete_documents(words, ["b/c"])
+    response = writable.post("/v1/indexes/words/search", json={"query": "quokka numbat"}).json()
+    found = {hit["id"]: hit["text"] for hit in response["results"][0]["hits"]}
+    assert found == {document.id: document.text for document in START}
+    unserved.undo()
+    until(lambda: ids(writable, "quokka") == [])
 
 
 def test_too_many_waiting_changes_are_refused(writable: Client, monkeypatch: pytest.MonkeyPatch, words: Path) -> None:
