@@ -13,7 +13,8 @@ from retriever.index.codes import CODES, read_rows
 from retriever.index.dense import ABSENT, VECTORS, write_faiss
 from retriever.index.faiss_module import load_faiss
 from retriever.index.form import product_parts
-from retriever.index.manifest import Manifest, Segment, form_of, read_manifest
+from retriever.index.lease import newest
+from retriever.index.manifest import Manifest, Segment, form_of
 from retriever.index.segment import segment_folder
 from retriever.index.strings import StringTable
 from retriever.index.tombstones import read_live
@@ -47,8 +48,12 @@ def export_faiss(path: str | Path, file: str | Path) -> dict[str, Any]:
     index does, to the last bits of a float32. Where there are codes and vectors, the codes are exported: rescoring is
     not FAISS'. Raises InvalidInput for sign codes alone, whose scores FAISS has no index for.
     """
-    folder, file = Path(path), Path(file)
-    manifest, _ = read_manifest(folder)
+    folder = Path(path)
+    with newest(folder) as manifest:
+        return _export(folder, manifest, Path(file))
+
+
+def _export(folder: Path, manifest: Manifest, file: Path) -> dict[str, Any]:
     if manifest.dense is None:
         raise InvalidInput(f"{folder} has no vectors.")
     form = form_of(folder, manifest.dense)

@@ -24,8 +24,9 @@ from indexing.segments import seal_segment, segment_name
 from indexing.shards import ShardWriter, write_vectors, write_weights
 from retriever.analysis import analyser
 from retriever.errors import InvalidInput
+from retriever.index.lease import newest
 from retriever.index.local import LOCAL_ABSENT, LOCAL_VECTORS
-from retriever.index.manifest import Manifest, Segment, form_of, read_manifest
+from retriever.index.manifest import Manifest, Segment, form_of
 from retriever.index.records import Records, field_values
 from retriever.index.tombstones import read_live
 from retriever.protocols import Encoder, TermEncoder
@@ -160,9 +161,8 @@ def encode_waiting(
     Takes no lock; the index may change meanwhile. Raises ModelFault or what else the models raise.
     """
     folder = Path(path)
-    manifest, _ = read_manifest(folder)
     found: list[Encoded] = []
-    with contextlib.closing(Records(folder, manifest.generation)) as records:
+    with newest(folder) as manifest, contextlib.closing(Records(folder, manifest.generation)) as records:
         for segment in manifest.segments:
             if not segment.unencoded or sum(int(part.present.sum()) for part in found) >= most:
                 continue

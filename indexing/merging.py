@@ -17,6 +17,7 @@ import numpy as np
 
 from indexing.change import Merged, changing, live_documents, merge_segments
 from indexing.segments import write_segment
+from retriever.index.lease import newest
 from retriever.index.manifest import FileEntry, Manifest, Segment, form_of, read_manifest
 from retriever.index.records import Records
 from retriever.index.segment import segment_folder
@@ -59,36 +60,36 @@ def merge_large(path: str | Path, *, device: str | None = None) -> Merged | None
     """Make the files of a large segment out of those that `large_segments` names, or return None when it names none.
 
     Takes no lock; the index may change meanwhile. One process at a time may do it, for instance that which holds the
-    journal. Raises StorageFull; or OSError when a segment was taken away meanwhile, which another attempt mends.
+    journal. Raises StorageFull.
     """
     folder = Path(path)
-    manifest, _ = read_manifest(folder)
-    members = large_segments(manifest)
-    if not members:
-        return None
-    kept = live_documents(folder, members)
-    with contextlib.closing(Records(folder, manifest.generation)) as records:
-        ids = [
-            id_
-            for segment, live in zip(members, kept, strict=True)
-            for ordinal, id_ in enumerate(records.segment_ids(segment.number))
-            if live is None or live[ordinal]
-        ]
-    working = folder / "merging"
-    with disk_errors(folder):
-        shutil.rmtree(working, ignore_errors=True)
-    files = write_segment(
-        folder,
-        working,
-        [folder / segment_folder(segment.name) for segment in members],
-        kept,
-        ids,
-        inverted=manifest.inverted,
-        sparse=manifest.sparse,
-        dense=form_of(folder, manifest.dense) if manifest.dense else None,
-        local=manifest.local,
-        device=device or "cpu",
-    )
+    with newest(folder) as manifest:
+        members = large_segments(manifest)
+        if not members:
+            return None
+        kept = live_documents(folder, members)
+        with contextlib.closing(Records(folder, manifest.generation)) as records:
+            ids = [
+                id_
+                for segment, live in zip(members, kept, strict=True)
+                for ordinal, id_ in enumerate(records.segment_ids(segment.number))
+                if live is None or live[ordinal]
+            ]
+        working = folder / "merging"
+        with disk_errors(folder):
+            shutil.rmtree(working, ignore_errors=True)
+        files = write_segment(
+            folder,
+            working,
+            [folder / segment_folder(segment.name) for segment in members],
+            kept,
+            ids,
+            inverted=manifest.inverted,
+            sparse=manifest.sparse,
+            dense=form_of(folder, manifest.dense) if manifest.dense else None,
+            local=manifest.local,
+            device=device or "cpu",
+        )
     return Merged(members, kept, working, files)
 
 

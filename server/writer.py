@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from indexing.change import Merged
 from indexing.journal import Journal, Operation
-from indexing.live import add_vectors, apply_operations, encode_waiting
+from indexing.live import Encoded, add_vectors, apply_operations, encode_waiting
 from indexing.merging import large_segments, merge_large, merge_small, put_merged
 from retriever.errors import RetrievalError
 from retriever.types import Document
@@ -42,6 +42,7 @@ class Writer:
         self._threads: list[threading.Thread] = []
         self._errors: dict[str, str] = {}
         self._merged: Merged | None = None
+        self._encoded: list[Encoded] = []
 
     def start(self) -> None:
         """Apply what an earlier service promised, then go on in the background."""
@@ -155,12 +156,17 @@ class Writer:
             if not waiting:
                 return
             encoder, term_encoder, local = index.encoder, index.sparse_encoder, index.local_encoder
-        # Vectors that cannot be put in place would be made again and again.
-        self._served.require_newest()
-        encoded = encode_waiting(self._path, encoder, term_encoder, local_encoder=local, stopped=self._stopping.is_set)
-        if encoded:
+        if not self._encoded:
+            # Vectors that cannot be put in place would be made again and again.
+            self._served.require_newest()
+            self._encoded = encode_waiting(
+                self._path, encoder, term_encoder, local_encoder=local, stopped=self._stopping.is_set
+            )
+        if self._encoded:
+            # Where a command has the lock for long, vectors wait for it.
             with self._served.changing():
-                add_vectors(self._path, encoded)
+                add_vectors(self._path, self._encoded)
+            self._encoded = []
 
     def _merge(self) -> None:
         if self._merged is None:

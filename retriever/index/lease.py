@@ -4,7 +4,11 @@ import contextlib
 import fcntl
 import os
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
+
+from retriever.errors import IndexCorrupt
+from retriever.index.manifest import Manifest, manifest_name, read_manifest, read_pointer
 
 
 class Lease:
@@ -27,6 +31,29 @@ class Lease:
     def release(self) -> None:
         """Let go of the generation; does nothing the second time."""
         self._closing()
+
+
+def hold_newest(folder: Path) -> tuple[Manifest, str, Lease]:
+    """Return the manifest in force, its sha256, and a lease on it. Raises what `read_manifest` does."""
+    while True:
+        pointer = read_pointer(folder)
+        try:
+            manifest, digest = read_manifest(folder)
+            return manifest, digest, Lease(folder / manifest_name(manifest.generation))
+        except (IndexCorrupt, FileNotFoundError):
+            # A writer that is two generations further by now may have removed it.
+            if read_pointer(folder) == pointer:
+                raise
+
+
+@contextlib.contextmanager
+def newest(folder: Path) -> Iterator[Manifest]:
+    """Give the manifest in force; its files and records stay until the end of the block."""
+    manifest, _, lease = hold_newest(folder)
+    try:
+        yield manifest
+    finally:
+        lease.release()
 
 
 def remove_unless_leased(manifest: Path) -> None:

@@ -27,7 +27,7 @@ from retriever.index.bm25 import Bm25, inverse_document_frequencies
 from retriever.index.facets import column_of, count_values
 from retriever.index.fielded import FieldedBm25, FieldTerm, in_fields
 from retriever.index.impacts import Impacts
-from retriever.index.lease import Lease
+from retriever.index.lease import hold_newest
 from retriever.index.local import Compare
 from retriever.index.manifest import (
     DensePart,
@@ -38,7 +38,6 @@ from retriever.index.manifest import (
     Segment,
     form_of,
     manifest_name,
-    read_manifest,
     read_pointer,
 )
 from retriever.index.query import Execution, QuerySearch
@@ -207,18 +206,7 @@ def open_index(
     loader = loader or Loader()
     dense, sparse = _Model(encoder, loader.encoder), _Model(sparse_encoder, loader.term_encoder)
     local = _Model(local_encoder, loader.local_encoder)
-    return _open_newest(Path(path), _Models(dense, sparse, local, device, offline, loader))
-
-
-def _open_newest(path: Path, models: _Models, older: "Index | None" = None) -> "Index":
-    while True:
-        pointer = read_pointer(path)
-        try:
-            return Index(path, models, older)
-        except (IndexCorrupt, FileNotFoundError):
-            # Its files may be gone because a writer is two generations further by now.
-            if read_pointer(path) == pointer:
-                raise
+    return Index(Path(path), _Models(dense, sparse, local, device, offline, loader))
 
 
 class Index:
@@ -228,9 +216,8 @@ class Index:
         """older: a generation before this one; what both have in common is not read again."""
         self.path = path
         self._models = models
-        self.manifest, self.fingerprint = read_manifest(path)
-        name = manifest_name(self.manifest.generation)
-        self._lease, self._pointer = Lease(path / name), (name, self.fingerprint)
+        self.manifest, self.fingerprint, self._lease = hold_newest(path)
+        self._pointer = manifest_name(self.manifest.generation), self.fingerprint
         for name, entry in self.manifest.files.items():
             require_size(path / name, entry.bytes)
         models.checked = require_sound(path, self.manifest, models.checked)
@@ -278,7 +265,7 @@ class Index:
         """Return this index, or the newer generation that has been published since, models shared."""
         if read_pointer(self.path) == self._pointer:
             return self
-        return _open_newest(self.path, self._models, self)
+        return Index(self.path, self._models, self)
 
     @property
     def generation(self) -> int:

@@ -21,7 +21,7 @@ from indexing.merging import TIER, merge_large, merge_small, put_merged, small_s
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
 from retriever.errors import IndexLocked, InvalidInput
-from retriever.index import sealed
+from retriever.index import lease
 from retriever.index.lease import Lease, remove_unless_leased
 from retriever.index.manifest import Manifest, read_manifest
 from retriever.index.sealed import Index, open_index
@@ -273,7 +273,7 @@ def test_what_a_killed_process_had_open_goes(path: Path) -> None:
 
 
 def test_a_generation_that_goes_while_it_is_opened_is_not_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, overtaken = sealed.read_manifest, []
+    read, overtaken = lease.read_manifest, []
 
     def slow(folder: Path) -> tuple[Manifest, str]:
         found = read(folder)
@@ -282,7 +282,7 @@ def test_a_generation_that_goes_while_it_is_opened_is_not_opened(path: Path, mon
             delete_and_compact(path, range(2))
         return found
 
-    monkeypatch.setattr(sealed, "read_manifest", slow)
+    monkeypatch.setattr(lease, "read_manifest", slow)
     with opened(path) as index:
         assert index.generation == overtaken[0] + 4
         assert len(index) == 58
@@ -292,11 +292,11 @@ def test_a_lease_on_what_was_removed_is_refused(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest-000001.json"
     manifest.write_text("{}")
     first, second = Lease(manifest), Lease(manifest)
-    for lease in (first, second):
+    for held in (first, second):
         remove_unless_leased(manifest)
         assert manifest.is_file()
-        lease.release()
-        lease.release()
+        held.release()
+        held.release()
     remove_unless_leased(manifest)
     with pytest.raises(FileNotFoundError):
         Lease(manifest)

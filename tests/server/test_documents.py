@@ -1,6 +1,7 @@
 """Documents over HTTP: put, read, deleted, many at once; and what is refused."""
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -398,6 +399,31 @@ def test_vectors_follow(make_client: MakeClient, own_index: Path) -> None:
                 break
             deadline.wait(0.1)
         assert ids(client, "islands of Tanzania in the Indian Ocean", "index", pipeline="dense", k=1) == ["zanzibar"]
+    finally:
+        client.service.indexes.close()
+
+
+def test_vectors_wait_for_a_command_that_is_writing(
+    make_client: MakeClient, own_index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, made, command = writer_module.encode_waiting, [], contextlib.ExitStack()
+
+    def noted(path: Path, *models: Any, **options: Any) -> list[Any]:
+        found = encode(path, *models, **options)
+        if found:
+            command.enter_context(exclusive_lock(path))
+            made.append(found)
+        return found
+
+    monkeypatch.setattr(writer_module, "encode_waiting", noted)
+    client = make_client(own_index, writable=True)
+    try:
+        client.put("/v1/indexes/index/documents/zanzibar", json={"text": "An archipelago off East Africa."})
+        until(lambda: "is being written" in str(client.get("/v1/indexes/index").json()["write_error"]))
+        assert client.get("/v1/indexes/index").json()["pending_encoding"] == 1
+        command.close()
+        until(lambda: client.get("/v1/indexes/index").json()["pending_encoding"] == 0)
+        assert len(made) == 1
     finally:
         client.service.indexes.close()
 
