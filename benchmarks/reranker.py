@@ -2,7 +2,8 @@
 
     python -m benchmarks.reranker MODEL ... --data FOLDER --work .cache/reproduce --output docs/results
 
-Several models are one training by several seeds; beside them stands what they begin as, the cosine of --start. Needs
+Several models are one training by several seeds; beside them stand what they begin as, the cosine of --start, and, on
+all but the TREC runs, the cosine of a larger bi-encoder, --larger: how far a teacher like it could lead. Needs
 the indexes of `retriever eval reproduce` in --work. Scores are kept in MODEL.scores, one file a collection, so that an
 interrupted run goes on and parts can be made apart (--only). The weight of each reranker is the best one on the
 development queries; the tables are of test queries and of the TREC runs beside msmarco-dl.
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from indexing.corpora import open_corpus
+from retriever.encoder import load_encoder
 from retriever.evaluation.collections import Collection, Qrels, open_collection
 from retriever.evaluation.measures import measure
 from retriever.evaluation.records import environment
@@ -29,7 +32,7 @@ from retriever.fusion import ordered, weighted_minmax
 from retriever.index.sealed import Index, open_index
 from retriever.models import resolve
 from retriever.models.joint_bert import from_bi_encoder
-from retriever.rerank import CrossEncoderReranker
+from retriever.rerank import CrossEncoderReranker, Precision
 from retriever.storage import sha256_of, write_atomically
 from retriever.types import Document, Run
 
@@ -55,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", metavar="MODEL", type=Path, nargs="+")
     parser.add_argument("--start", default="all-MiniLM-L6-v2", help="bi-encoder that the models begin as")
+    parser.add_argument("--larger", default="all-mpnet-base-v2", help="bi-encoder that stands beside them")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path(".cache/reproduce"))
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
@@ -79,8 +83,27 @@ def main() -> None:
             if arguments.only is None or name in arguments.only:
                 found.setdefault(name, []).append(scored(name, model, reranker, arguments))
                 print(model.name, name, len(found[name][-1].scores), flush=True)
+    larger = Cosines(arguments.larger, reranker.max_tokens, arguments.precision)
+    for name in sets([]):
+        if arguments.only is None or name in arguments.only:
+            found[name].append(scored(name, arguments.work / f"{arguments.larger}-cosine", larger, arguments))
+            print(arguments.larger, name, len(found[name][-1].scores), flush=True)
     if arguments.only is None:
         write(found, arguments)
+
+
+class Cosines:
+    """A bi-encoder's cosines in the place of a reranker's scores."""
+
+    def __init__(self, name: str, max_tokens: int, precision: Precision | None) -> None:
+        self._encoder = load_encoder(name, precision=precision or "float32")
+        # No more than the rerankers read.
+        self._encoder.model.max_seq_length = max_tokens
+        self.weights = resolve(name) / "model.safetensors"
+
+    def score(self, query: str, documents: Sequence[Document]) -> tuple[NDArray[np.float32], None]:
+        """Return the scores; how many documents were cut is not known."""
+        return self._encoder.encode_documents(documents) @ self._encoder.encode_queries([query])[0], None
 
 
 def cosine(base: str, model: Path, work: Path) -> Path:
@@ -99,12 +122,12 @@ def sets(trec: list[str]) -> list[str]:
     return [f"{name}-{split}" for name, split in DEVELOPMENT + TEST] + [f"{y}-{run}" for y in YEARS for run in trec]
 
 
-def scored(name: str, model: Path, reranker: CrossEncoderReranker, arguments: argparse.Namespace) -> Scored:
+def scored(name: str, model: Path, reranker: CrossEncoderReranker | Cosines, arguments: argparse.Namespace) -> Scored:
     """Return the runs and scores of a set, from its file or made now."""
     path = model.with_name(model.name + ".scores") / f"{name}.json"
     of_trec = name.split("-")[0] in YEARS
     key = {
-        "model": sha256_of(model / "model.safetensors"),
+        "model": sha256_of(reranker.weights if isinstance(reranker, Cosines) else model / "model.safetensors"),
         "depth": arguments.trec_depth if of_trec else arguments.depth,
         "queries": None if of_trec else [arguments.development_queries, arguments.test_queries],
     }
@@ -208,6 +231,7 @@ class Tested(NamedTuple):
     before: dict[str, float]
     start: dict[str, float]
     trained: dict[str, float]
+    larger: dict[str, float] | None = None
 
     def comparisons(self) -> tuple[Comparison, Comparison]:
         """Return the trained reranker against the order before it, and against the untrained one."""
@@ -224,19 +248,25 @@ def averaged(parts: Sequence[Scored], weight: float) -> dict[str, float]:
     return {query: statistics.fmean(values[query] for values in each) for query in each[0]}
 
 
+def rows_of(arguments: argparse.Namespace) -> dict[str, slice]:
+    """Return the places of what is compared among a set's scores."""
+    trained = 1 + len(arguments.models)
+    return {"start": slice(0, 1), "trained": slice(1, trained), "larger": slice(trained, None)}
+
+
 def write(found: dict[str, list[Scored]], arguments: argparse.Namespace) -> None:
     """Choose the weights, compare, and write CSV and Markdown."""
     development = [f"{name}-{split}" for name, split in DEVELOPMENT]
     curves = {
         who: {w: [mean(averaged(found[name][places], w)) for name in development] for w in WEIGHTS}
-        for who, places in (("start", slice(0, 1)), ("trained", slice(1, None)))
+        for who, places in rows_of(arguments).items()
     }
     best = {who: max((sum(means), weight) for weight, means in curve.items())[1] for who, curve in curves.items()}
     tested = []
     for name, parts in found.items():
         before = per_query(parts[0].runs[first_stage(parts[0])], parts[0].qrels)
-        start, trained = averaged(parts[:1], best["start"]), averaged(parts[1:], best["trained"])
-        tested.append(Tested(name, before, start, trained))
+        means = {who: averaged(parts[places], best[who]) for who, places in rows_of(arguments).items() if parts[places]}
+        tested.append(Tested(name, before, **means))
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_csv(found, arguments)
     lines = [*curve_table(curves, development), "", *tests_table(tested, found, best, development)]
@@ -253,7 +283,8 @@ def write_csv(found: dict[str, list[Scored]], arguments: argparse.Namespace) -> 
                          "cpu"])  # fmt: skip
         for name, parts in found.items():
             depth = arguments.trec_depth if name.split("-")[0] in YEARS else arguments.depth
-            for model, part in zip(("start", *(m.name for m in arguments.models)), parts, strict=True):
+            models = ("start", *(m.name for m in arguments.models), arguments.larger)
+            for model, part in zip(models, parts, strict=False):
                 stage, taken = first_stage(part), f"{np.median(part.milliseconds):.0f}"
                 before = f"{mean(per_query(part.runs[stage], part.qrels)):.4f}"
                 for weight in WEIGHTS[1:]:
@@ -297,10 +328,17 @@ def tests_table(
         means = [f"{mean(values):.4f}" for values in (row.before, row.start, row.trained)]
         cells: list[Any] = [row.name, len(row.before), *stages(found[row.name][0]), *means, *gains]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    collections = [row for row in shown if row.name.split("-")[0] not in YEARS]
-    for who in ("before", "start"):
-        low, high, p = compare_across({row.name: (getattr(row, who), row.trained) for row in collections})
-        lines += ["", f"All {len(collections)} collections, each weighing the same, {who} to trained: {low:.4f} → "
+    collections = [row for row in shown if row.larger]
+    lines += ["", f"| set | before | larger at {best['larger']:g} | over before (95 %) | p (Holm) |", f"|{'---|' * 5}"]
+    beside = [compare(row.before, row.larger) for row in collections if row.larger]
+    for row, result, p in zip(collections, beside, holm([result.p for result in beside]), strict=True):
+        (low, high), before = result.interval, mean(row.before)
+        lines.append(f"| {row.name} | {before:.4f} | {before + result.difference:.4f} "
+                     f"| {result.difference:+.4f} ({low:+.4f} to {high:+.4f}) | {p:.2g} |")  # fmt: skip
+    for first, second in (("before", "trained"), ("start", "trained"), ("before", "larger")):
+        pairs = {row.name: (getattr(row, first), getattr(row, second)) for row in collections}
+        low, high, p = compare_across(pairs)
+        lines += ["", f"All {len(collections)} collections, each weighing the same, {first} to {second}: {low:.4f} → "
                   f"{high:.4f} ({high - low:+.4f}), p = {p:.2g}."]  # fmt: skip
     return lines
 
