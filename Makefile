@@ -47,6 +47,7 @@ bench: $(STAMP)  ## Run the benchmarks and write benchmarks/results
 claims: reranker-claims  ## Train and test every claim of docs/results/training.md (hours; DATA=folder of collections)
 	$(BIN)/python -m benchmarks.training.star_adore --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.hashing --data $(DATA)/nl2bash
+	$(BIN)/python -m benchmarks.training.bidr --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.ar2 --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.tas_b --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.ngame --data $(DATA)/nl2bash
