@@ -7,7 +7,7 @@ collection; `top_k` and `threshold` are looser than the paper's, whose filter wa
 BERT-tiny (the body of splade-tiny): both sets of pairs are trained from the plain body, the negatives are compared from
 the filtered student on, all out of its best 100 documents; *uniform* draws from these with equal chances.
 The curriculum was measured when its temperature fell from epoch to epoch: .05 in the first of two epochs, .001 in the
-second. It falls from step to step now.
+second. It falls from step to step now. No prompt stands before the queries, which are not code's alone.
 """
 
 import csv
@@ -129,7 +129,7 @@ def train_on_negatives(experiment: Experiment, seed: int) -> None:
 def settings(base: str, rate: float) -> dict[str, Any]:
     fit = {"batch_size": 64, "learning_rate": rate, "save_steps": 0, "steps": STEPS, "epochs": 2}
     found = {"filter_model": "all-MiniLM-L6-v2", "top_k": TOP_K, "threshold": THRESHOLD, "temperature": None}
-    return COMMON | {"base": base, "fit": fit} | found
+    return COMMON | {"base": base, "fit": fit, "query_prompt": None} | found
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from indexing.build import build_index
 from indexing.corpora import open_corpus
@@ -189,6 +190,24 @@ def test_cornstack_drops_mismatched_pairs_and_keeps_right_ones(split_pydocs, tmp
     right = ~np.isin(places, sorted(wrong))
     assert kept[~right].mean() < 0.1
     assert kept[right].mean() > 0.6
+
+
+@pytest.mark.parametrize("prompt", ["find code: ", None])
+def test_cornstacks_prompt_stands_before_queries_and_stays(split_pydocs, tmp_path, monkeypatch, prompt):
+    asked, preprocess = [], SentenceTransformer.preprocess
+
+    def noted(self, texts, **options):
+        asked.append((options.get("task"), options.get("prompt")))
+        return preprocess(self, texts, **options)
+
+    monkeypatch.setattr(SentenceTransformer, "preprocess", noted)
+    value = "null" if prompt is None else f"'{prompt}'"
+    changes = (f"query_prompt={value}", "filter_model=null", "depth=10", "count=2", "fit.steps=2")
+    encoder = load_encoder(recipe("cornstack").train(task_of(tmp_path, split_pydocs, "cornstack", *changes)))
+    assert {stands or "" for task, stands in asked if task == "query"} == {prompt or ""}
+    assert {stands or "" for task, stands in asked if task == "document"} == {""}
+    found = encoder.encode_queries(["open a socket"])
+    assert np.array_equal(found, encoder.encode_texts([(prompt or "") + "open a socket"]))
 
 
 def test_cornstacks_temperature_falls_over_the_whole_training_and_goes_on_where_it_was(

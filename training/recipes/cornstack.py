@@ -41,6 +41,7 @@ class CornstackSettings(StaticSettings):
     temperature    of the softmax over candidates that negatives are drawn from, without replacement, in the first
                    step; None draws uniformly
     last_temperature  in the last step of the whole training
+    query_prompt   stands before every query, from mining to the finished encoder, which keeps it; None for the base's
     """
 
     filter_model: str | None = "all-MiniLM-L6-v2"
@@ -51,6 +52,7 @@ class CornstackSettings(StaticSettings):
     ratio: float | None = Field(0.95, gt=0)
     temperature: float | None = Field(0.05, gt=0)
     last_temperature: float = Field(0.001, gt=0)
+    query_prompt: str | None = "Represent this query for searching relevant code: "
     query_tokens: int = Field(64, ge=4, le=8192)
     fit: FitSettings = FitSettings(epochs=3)
 
@@ -62,6 +64,8 @@ def train(task: Task[CornstackSettings]) -> Path:
         kept = np.load(task.stages.run("filter", lambda folder: _filter(task, folder)) / KEPT, allow_pickle=False)
         task = task.on(task.collection.restrict(kept))
     model = task.open_base()
+    if settings.query_prompt is not None:
+        model.prompts["query"] = settings.query_prompt
     scale = scale_of(settings, model)
     draw = Curriculum(task, static_negatives(task, model, scored=settings.ratio is not None))
 
