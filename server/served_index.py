@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from retriever.errors import BackendUnavailable
 from retriever.index.sealed import Index
 from retriever.pipeline import Rerank
+from server.heap import Heap
 from server.metrics import Metrics
 
 log = logging.getLogger("server.index")
@@ -37,6 +38,7 @@ class ServedIndex:
         self._renewing = threading.Lock()
         self._retry_at = 0.0
         self._prepared = False
+        self._heap = Heap()
         self.reload_error: str | None = None
         """Why the generation on disk is not the one in service, if so."""
 
@@ -81,7 +83,7 @@ class ServedIndex:
                 generation.leases -= 1
                 done = generation is not self._current and generation.leases == 0
             if done:
-                generation.index.close()
+                self._let_go(generation.index)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -147,7 +149,11 @@ class ServedIndex:
             old.index.generation,
         )
         if unused:
-            old.index.close()
+            self._let_go(old.index)
+
+    def _let_go(self, index: Index) -> None:
+        index.close()
+        self._heap.trim()
 
     def close(self) -> None:
         """Close the index in service."""
