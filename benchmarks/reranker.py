@@ -81,13 +81,15 @@ def main() -> None:
         reranker = CrossEncoderReranker(model, precision=arguments.precision)
         for name in sets(arguments.trec):
             if arguments.only is None or name in arguments.only:
-                found.setdefault(name, []).append(scored(name, model, reranker, arguments))
+                weights = model / "model.safetensors"
+                found.setdefault(name, []).append(scored(name, model, weights, reranker, arguments))
                 print(model.name, name, len(found[name][-1].scores), flush=True)
     larger = Cosines(arguments.larger, reranker.max_tokens, arguments.precision)
+    place, weights = scores_of(arguments.larger, arguments.work), resolve(arguments.larger) / "model.safetensors"
     for name in sets([]):
         if arguments.only is None or name in arguments.only:
-            found[name].append(scored(name, arguments.work / f"{arguments.larger}-cosine", larger, arguments))
-            print(arguments.larger, name, len(found[name][-1].scores), flush=True)
+            found[name].append(scored(name, place, weights, larger, arguments))
+            print(place.name, name, len(found[name][-1].scores), flush=True)
     if arguments.only is None:
         write(found, arguments)
 
@@ -99,7 +101,6 @@ class Cosines:
         self._encoder = load_encoder(name, precision=precision or "float32")
         # No more than the rerankers read.
         self._encoder.model.max_seq_length = max_tokens
-        self.weights = resolve(name) / "model.safetensors"
 
     def score(self, query: str, documents: Sequence[Document]) -> tuple[NDArray[np.float32], None]:
         """Return the scores; how many documents were cut is not known."""
@@ -108,7 +109,7 @@ class Cosines:
 
 def cosine(base: str, model: Path, work: Path) -> Path:
     """Return the folder of a cross-encoder whose score is the bi-encoder's cosine, reading as much as `model`."""
-    folder = work / f"{Path(base).name}-cosine"
+    folder = scores_of(base, work)
     if not folder.is_dir():
         from transformers import AutoTokenizer
 
@@ -117,17 +118,24 @@ def cosine(base: str, model: Path, work: Path) -> Path:
     return folder
 
 
+def scores_of(bi_encoder: str, work: Path) -> Path:
+    """Return the folder of a bi-encoder's cosines, by its name."""
+    return work / f"{Path(bi_encoder).name}-cosine"
+
+
 def sets(trec: list[str]) -> list[str]:
     """Return the names of all sets of queries."""
     return [f"{name}-{split}" for name, split in DEVELOPMENT + TEST] + [f"{y}-{run}" for y in YEARS for run in trec]
 
 
-def scored(name: str, model: Path, reranker: CrossEncoderReranker | Cosines, arguments: argparse.Namespace) -> Scored:
-    """Return the runs and scores of a set, from its file or made now."""
+def scored(
+    name: str, model: Path, weights: Path, reranker: CrossEncoderReranker | Cosines, arguments: argparse.Namespace
+) -> Scored:
+    """Return the runs and scores of a set, from its file or made now; `weights` tell models of one name apart."""
     path = model.with_name(model.name + ".scores") / f"{name}.json"
     of_trec = name.split("-")[0] in YEARS
     key = {
-        "model": sha256_of(reranker.weights if isinstance(reranker, Cosines) else model / "model.safetensors"),
+        "model": sha256_of(weights),
         "depth": arguments.trec_depth if of_trec else arguments.depth,
         "queries": None if of_trec else [arguments.development_queries, arguments.test_queries],
     }
@@ -283,7 +291,7 @@ def write_csv(found: dict[str, list[Scored]], arguments: argparse.Namespace) -> 
                          "cpu"])  # fmt: skip
         for name, parts in found.items():
             depth = arguments.trec_depth if name.split("-")[0] in YEARS else arguments.depth
-            models = ("start", *(m.name for m in arguments.models), arguments.larger)
+            models = ("start", *(m.name for m in arguments.models), Path(arguments.larger).name)
             for model, part in zip(models, parts, strict=False):
                 stage, taken = first_stage(part), f"{np.median(part.milliseconds):.0f}"
                 before = f"{mean(per_query(part.runs[stage], part.qrels)):.4f}"

@@ -60,18 +60,17 @@ def remove_unless_leased(manifest: Path) -> None:
     """Remove a manifest that nobody has a lease on; nobody gets one meanwhile."""
     descriptor = os.open(manifest, os.O_RDONLY)
     try:
-        with contextlib.suppress(BlockingIOError):
-            _lock_alone(descriptor)
+        if not _is_leased(descriptor):
             manifest.unlink()
     finally:
         os.close(descriptor)
 
 
-def _lock_alone(descriptor: int) -> None:
+def _is_leased(descriptor: int) -> bool:
+    """Return whether a manifest has a lease on it; where it has none, it gets none while it is open here."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        # A file system without locks: nobody holds any.
-        return
+    except OSError as error:
+        # Any other error is a file system without locks, where nobody holds any.
+        return isinstance(error, BlockingIOError)
+    return False

@@ -187,7 +187,8 @@ class Records:
 
     def match(self, name: str, condition: str, values: Sequence[str | float]) -> NDArray[np.int64]:
         """Return the rows whose field `name` fulfils an SQL condition on `value`, ascending."""
-        query = f"SELECT DISTINCT row FROM fields WHERE name = ? AND {condition} ORDER BY row"  # noqa: S608 (the caller's constant)
+        # The condition is one of those written in `retriever.filters`; what a request says is bound, never part of it.
+        query = f"SELECT DISTINCT row FROM fields WHERE name = ? AND {condition} ORDER BY row"  # noqa: S608 (see above)
         rows = self._connection().execute(query, [name, *values]).fetchall()
         return np.fromiter((row for (row,) in rows), np.int64, len(rows))
 
@@ -217,7 +218,8 @@ class Records:
         return [id_ for (id_,) in self._segment_rows(segment, "id")]
 
     def _segment_rows(self, segment: int, columns: str) -> Iterator[Row]:
-        query = f"SELECT {columns} FROM documents WHERE row >= ? AND row < ? ORDER BY row"  # noqa: S608 (constants)
+        # The columns are "id" or COLUMNS, written in this class.
+        query = f"SELECT {columns} FROM documents WHERE row >= ? AND row < ? ORDER BY row"  # noqa: S608 (see above)
         # A cursor of its own: a caller may look up other rows while it iterates.
         return self._connection().cursor().execute(query, (row_of(segment, 0), row_of(segment + 1, 0)))
 
@@ -233,7 +235,8 @@ class Records:
         return digest.hexdigest()
 
     def live_ids(self) -> Iterator[str]:
-        query = f"SELECT id FROM documents WHERE {self._visible}"  # noqa: S608 (an integer)
+        # `_visible` holds nothing but the number of the generation.
+        query = f"SELECT id FROM documents WHERE {self._visible}"  # noqa: S608 (see above)
         for (id_,) in self._connection().cursor().execute(query):
             yield id_
 
@@ -421,7 +424,7 @@ class RecordWriter:
                 if deleted is None:
                     self._mark(connection, [old])
                 connection.execute(
-                    f"INSERT INTO documents SELECT ?, {columns}, ?, ? FROM documents WHERE row = ?",  # noqa: S608 (a constant)
+                    f"INSERT INTO documents SELECT ?, {columns}, ?, ? FROM documents WHERE row = ?",  # noqa: S608 (`columns` is written a few lines above)
                     (new, self.generation, deleted, old),
                 )
                 connection.execute("INSERT INTO fields SELECT name, value, ? FROM fields WHERE row = ?", (new, old))

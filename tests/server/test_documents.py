@@ -425,6 +425,7 @@ def test_vectors_wait_for_a_command_that_is_writing(
         until(lambda: client.get("/v1/indexes/index").json()["pending_encoding"] == 0)
         assert len(made) == 1
     finally:
+        command.close()
         client.service.indexes.close()
 
 
