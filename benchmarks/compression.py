@@ -1,22 +1,35 @@
 """What compressed forms of one model's vectors lose on real collections, and what they take.
 
-    python -m benchmarks.compression --data FOLDER --work .cache/reproduce --output docs/results
+    python -m benchmarks.compression --data FOLDER --work .cache/reproduce --output docs/results --learned
 
 Needs the indexes of `retriever eval reproduce` in --work; collections without one are left out. Every form is searched
 by the code that serves it (`indexing.compression`) and compared query by query with exact search of float32 vectors.
 Writes compression.csv, and compression.md between the marks that its first run makes.
+
+With --learned bpr and jpq are trained for each collection as `retriever index compress --train --queries` does: on its
+train split, where it has none on queries that SmolLM2-135M-Instruct makes up for its documents. "bpr+gpl" goes on
+from bpr on such queries of every collection; its teacher is the cosine of all-MiniLM-L6-v2, times 20. Models stay in
+--models, and a run goes on there.
 """
 
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 from indexing.compression import Trial, try_forms
+from indexing.learned_codes import Learned
 from retriever.evaluation.collections import open_collection
 from retriever.evaluation.records import environment
 from retriever.evaluation.significance import compare_across
 from retriever.index.form import Stored
+from retriever.index.manifest import read_manifest
 from retriever.storage import write_atomically
+from training.generation import GenerationSettings, generate_queries, write_collection
+from training.learned_forms import documents_of, learned_forms
+from training.recipe import REPORT, run_recipe
+from training.recipes.registry import CONFIGS, recipe
+from training.settings import read_settings
 
 # The index of `retriever eval reproduce`, its collection, and whether equal ids mean nothing.
 COLLECTIONS = {
@@ -27,6 +40,16 @@ FORMS: list[tuple[str, Stored]] = [
     ("flat", "float16"), ("pq384", "none"), ("pq48", "none"), ("opq48", "none"),
     ("binary", "none"), ("opq48", "float16"), ("binary", "float16"), ("RaBitQ", "float16"),
 ]  # fmt: skip
+FIT = ("fit.batch_size=32", "fit.precision=bfloat16", "fit.save_steps=0", "fit.warmup=0.1")
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "bpr": (*FIT, "fit.steps=100", "hard=none"),
+    "jpq": (*FIT, "fit.steps=100", "fit.learning_rate=2e-5", "depth=100", "metric_cut=100"),
+    "bpr_gpl": (
+        *FIT, "fit.steps=100", "query_tokens=32", "document_tokens=128",
+        "teacher={kind: bi_encoder, model: all-MiniLM-L6-v2, scale: 20, precision: bfloat16}",
+    ),
+}  # fmt: skip
+MADE_UP: dict[str, Any] = {"documents": 400, "queries": 2, "document_tokens": 128, "new_tokens": 32}
 BEGIN, END = "<!-- begin: benchmarks.compression -->", "<!-- end: benchmarks.compression -->"
 
 
@@ -36,21 +59,48 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".cache/reproduce"))
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
     parser.add_argument("--only", nargs="*", default=list(COLLECTIONS))
+    parser.add_argument("--learned", action="store_true", help="Train bpr, jpq and bpr_gpl, minutes a collection.")
+    parser.add_argument("--models", type=Path, default=Path(".cache/claims/compression"))
     arguments = parser.parse_args()
     found: dict[str, list[Trial]] = {}
     for name, (source, keep_self) in COLLECTIONS.items():
         if name in arguments.only and (arguments.work / name / "CURRENT").is_file():
-            collection = open_collection(str(arguments.data / source), "test")
+            data = arguments.data / source
+            collection = open_collection(str(data), "test")
             tried = try_forms(
                 arguments.work / name,
                 collection=collection,
                 forms=FORMS,
+                learned=learned(arguments.work / name, data, arguments.models / name) if arguments.learned else (),
+                memory_only=True,
                 keep_self=keep_self,
                 offline=True,
                 quiet=False,
             )
             found[name] = [tried.exact, *tried.trials]
             write(found, arguments.output)
+
+
+def learned(index: Path, data: Path, work: Path) -> list[Learned]:
+    """Return the models that are trained for an index, trained unless they are in `work`."""
+    own = {name: [f"{name}.{change}" for change in SETTINGS[name]] for name in ("bpr", "jpq")}
+    found, _ = learned_forms(
+        index, work, times=32, queries=str(data), split="test", changes=[*own["bpr"], *own["jpq"]],
+        generation=[f"{key}={value}" for key, value in MADE_UP.items()], offline=True, quiet=False,
+    )  # fmt: skip
+    manifest, _ = read_manifest(index)
+    assert manifest.dense is not None
+    folder, pairs = work / "bpr+gpl", work / "made-up"
+    if not (folder / REPORT).is_file():
+        documents = documents_of(index, manifest)
+        generate_queries(documents, work / "queries.parquet", GenerationSettings(**MADE_UP), offline=True, quiet=False)
+        write_collection(work / "queries.parquet", documents, pairs, held_out=0.0)
+        chosen = recipe("bpr_gpl")
+        changes = [*SETTINGS["bpr_gpl"], f"base={work / 'bpr'}"]
+        settings = read_settings(chosen.settings, CONFIGS / "bpr_gpl.yaml", changes, ignore=("recipe",))
+        run_recipe(chosen, settings, pairs, folder, splits=(), offline=True)
+    adapted = Learned("bpr+gpl", folder, work / "bpr+gpl-codes", offline=True, precision=manifest.dense.precision)
+    return [*found, adapted]
 
 
 def write(found: dict[str, list[Trial]], folder: Path) -> None:

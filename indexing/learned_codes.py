@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from indexing.codebooks import own_form
 from indexing.shards import portions
-from retriever.encoder import DenseEncoder, load_encoder
+from retriever.encoder import DenseEncoder, Precision, load_encoder
 from retriever.index.codes import write_rows
 from retriever.index.dense import ABSENT
 from retriever.index.form import Form, Stored
@@ -38,9 +38,10 @@ class Rescoring:
 class Learned:
     """A model that compresses documents itself, as a form of an index to try.
 
-    name   such as bpr or jpq48
-    model  its folder
-    codes  a folder for its codes of each segment, and of nothing else
+    name       such as bpr or jpq48
+    model      its folder
+    codes      a folder for its codes of each segment, and of nothing else
+    precision  of the arithmetic; that of the index, which later documents are encoded with
     """
 
     name: str
@@ -48,13 +49,15 @@ class Learned:
     codes: Path
     device: str | None = None
     offline: bool = False
+    precision: Precision = "float32"
     _loaded: list[DenseEncoder] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def encoder(self) -> DenseEncoder:
         """The model, loaded once."""
         if not self._loaded:
-            self._loaded.append(load_encoder(self.model, device=self.device, offline=self.offline))
+            loaded = load_encoder(self.model, device=self.device, precision=self.precision, offline=self.offline)
+            self._loaded.append(loaded)
         return self._loaded[0]
 
     @property

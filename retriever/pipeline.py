@@ -62,7 +62,7 @@ RerankKind = Literal["cross_encoder", "query_likelihood", "yes_no", "pairwise"]
 Backend = Literal["transformers", "endpoint"]
 
 # Options of each kind of language model ranking, beside those that all of them have.
-PAIRWISE_OPTIONS = frozenset({"strategy", "passes", "best", "mode", "both_orders", "debias"})
+PAIRWISE_OPTIONS = frozenset({"strategy", "passes", "best", "mode", "both_orders", "debias", "soft"})
 LANGUAGE_OPTIONS = frozenset({"backend", "precision", "document_tokens", "query_tokens"})
 
 # Of language models, where `depth` is not given.
@@ -89,6 +89,8 @@ class Rerank(BaseModel):
     mode             scoring compares log p of the two answers, generation reads what the model writes
     both_orders      ask each pair twice, and count it as undecided where the answers disagree
     debias           take off what the model prefers of the first or the second place alone; for scoring
+    soft             count a comparison by the model's probability, not by the winner alone; of both orders by that of
+                     the mean of their log-odds, which no preference for a place changes; for scoring
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -108,6 +110,7 @@ class Rerank(BaseModel):
     mode: Literal["scoring", "generation"] = "scoring"
     both_orders: bool = True
     debias: bool = False
+    soft: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -134,8 +137,9 @@ class Rerank(BaseModel):
             raise ValueError(
                 f"depth must be at most {MOST_ALL_PAIRS} with all_pairs, got {self.depth}; use sliding or heap"
             )
-        if self.debias and self.mode == "generation":
-            raise ValueError("debias needs the numbers of mode scoring; generation gives none")
+        for name in ("debias", "soft"):
+            if getattr(self, name) and self.mode == "generation":
+                raise ValueError(f"{name} needs the numbers of mode scoring; generation gives none")
         if self.precision is not None and self.backend == "endpoint":
             raise ValueError(f"an endpoint chooses its own precision; leave out {self.precision}")
         if self.kind == "query_likelihood" and self.backend == "endpoint":

@@ -93,7 +93,7 @@ def learned_forms(
             require_same_training(chosen, settings, data, folder, offline=offline)
         else:
             run_recipe(chosen, settings, data, folder, splits=(), offline=offline)
-        found.append(Learned(form, folder, work / f"{form}-codes", device, offline))
+        found.append(Learned(form, folder, work / f"{form}-codes", device, offline, manifest.dense.precision))
     return found, held_out
 
 
@@ -136,7 +136,7 @@ def _write_pairs(
 
     Returns the generated queries that are held out, None where judged ones are there to compare by.
     """
-    documents = _documents(index, manifest)
+    documents = documents_of(index, manifest)
     shutil.rmtree(data, ignore_errors=True)
     judged = split_of(Path(queries), TRAIN) if queries is not None else None
     if judged is None:
@@ -161,7 +161,7 @@ def _write_pairs(
     return None
 
 
-def _documents(index: Path, manifest: Manifest) -> list[Document]:
+def documents_of(index: Path, manifest: Manifest) -> list[Document]:
     """Return the live documents; an id that was overwritten is in several segments, and alive in one."""
     found: list[Document] = []
     with closing(Records(index, manifest.generation)) as records:

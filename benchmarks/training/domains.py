@@ -29,7 +29,7 @@ from training.recipe import measure_splits
 from training.settings import EncoderSettings
 
 COMMON: dict[str, Any] = {"document_tokens": 128, "query_tokens": 32}
-TEACHER = {"kind": "bi_encoder", "model": "all-MiniLM-L6-v2", "scale": 20}
+TEACHER = {"kind": "bi_encoder", "model": "all-MiniLM-L6-v2", "scale": 20, "precision": "bfloat16"}
 NOISE = 5
 # Pairs that the language model is shown, and words of their documents.
 EXAMPLES, WORDS = 4, 60

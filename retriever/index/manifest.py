@@ -92,7 +92,7 @@ class DensePart(_Model):
     encoder: str
     fingerprint: dict[str, str]
     width: int
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     kind: str = "flat"
     stored: Stored = "float32"
     codes: Literal["index", "model"] = "index"

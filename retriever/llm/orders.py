@@ -1,9 +1,9 @@
 """Orders from comparisons of two: all pairs, heap sort, and bubbles that slide up from the bottom.
 
 A comparison of the documents at two places gives 1 when the first is the better, 0 when the second is, 1/2 when it is
-undecided. Each function asks for as many comparisons at a time as do not depend on each other, so that they can share
-a batch of the model. Places are those of the order before, which decides where comparisons do not:
-arXiv:2306.17563.
+undecided, or the probability that the first is. Each function asks for as many comparisons at a time as do not depend
+on each other, so that they can share a batch of the model. Places are those of the order before, which decides where
+comparisons do not: arXiv:2306.17563.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ Found = tuple[list[int], bool]
 
 
 def all_pairs(count: int, compare: Compare) -> Found:
-    """Order by wins over all others, an undecided comparison counting as half of one.
+    """Order by wins over all others, an undecided comparison counting as half of one, a probability as that much.
 
     Asks for count (count - 1) / 2 comparisons. A stop on the way leaves the order as it was.
     """

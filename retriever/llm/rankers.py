@@ -1,5 +1,6 @@
 """Rerankers by language models: query likelihood, yes or no, and pairs."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -138,11 +139,12 @@ class LanguageRanker:
             offset = median(asked(_both_ways(self._probed(len(texts)))))
 
         def compare(pairs: Sequence[Pair]) -> list[float]:
+            count = _likely if settings.soft else _agreed
             if settings.both_orders:
                 found = [value - offset for value in asked(_both_ways(pairs))]
-                results = [_agreed(found[2 * i], found[2 * i + 1]) for i in range(len(pairs))]
+                results = [count(found[2 * i], found[2 * i + 1]) for i in range(len(pairs))]
             else:
-                results = [_agreed(value - offset, offset - value) for value in asked(pairs)]
+                results = [count(value - offset, offset - value) for value in asked(pairs)]
             usage.comparisons += len(pairs)
             usage.ties += sum(result == 0.5 for result in results)
             return results
@@ -167,6 +169,12 @@ def _agreed(shown_first: float, shown_second: float) -> float:
     if shown_first < 0 < shown_second:
         return 0.0
     return 0.5
+
+
+def _likely(shown_first: float, shown_second: float) -> float:
+    """Return the probability of the first document, by the mean of the log-odds that it has at either place."""
+    # The logistic function of half the difference, which overflows nowhere in this form.
+    return (1 + math.tanh((shown_first - shown_second) / 4)) / 2
 
 
 def open_judge(

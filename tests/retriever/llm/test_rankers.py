@@ -93,6 +93,30 @@ def test_taking_off_the_bias_helps_only_where_there_is_one(strategy, both_orders
     assert wrong[3.0, False] > 0
 
 
+@pytest.mark.parametrize("strategy", ["all_pairs", "heap", "sliding"])
+def test_probabilities_of_both_orders_know_no_place(strategy):
+    options = {"strategy": strategy, "passes": 6, "best": 7, "soft": True}
+    for seed in range(3):
+        shuffled = random.Random(seed).sample(VALUES, 7)
+        found = ranker(Stub(bias=100.0), **options).rank("query", documents(shuffled), None)
+        assert [shuffled[place] for place in order_of(found.scores)] == sorted(VALUES, reverse=True)
+        assert found.usage.ties == 0
+
+
+@pytest.mark.parametrize(("soft", "order"), [(True, [1, 0, 2]), (False, [0, 1, 2])])
+def test_a_circle_of_winners_is_opened_by_how_sure_they_are(soft, order):
+    """0 beats 1 and 2 beats 0, both barely; 1 beats 2 clearly."""
+
+    class Circle(Stub):
+        def _difference(self, prompt):
+            first, second = map(int, self._numbers(prompt))
+            return {(0, 1): 0.4, (2, 0): 0.4, (1, 2): 2.0}.get((first, second), 0.0) - {
+                (1, 0): 0.4, (0, 2): 0.4, (2, 1): 2.0}.get((first, second), 0.0)  # fmt: skip
+
+    scores, _ = ranker(Circle(), strategy="all_pairs", soft=soft).score("query", documents([0, 1, 2]))
+    assert order_of(scores) == order
+
+
 def test_all_pairs_does_not_depend_on_the_order_before_and_one_pass_does():
     found = {"all_pairs": set(), "sliding": set()}
     for seed in range(5):
@@ -217,6 +241,8 @@ def test_what_an_answer_names(answer, value):
         ({"kind": "pairwise", "depth": 201}, "depth must be at most 200"),
         ({"kind": "pairwise", "depth": 51, "strategy": "all_pairs"}, "use sliding or heap"),
         ({"kind": "pairwise", "debias": True, "mode": "generation"}, "debias needs the numbers"),
+        ({"kind": "pairwise", "soft": True, "mode": "generation"}, "soft needs the numbers"),
+        ({"kind": "yes_no", "soft": True}, "soft is no option of kind yes_no"),
         ({"kind": "query_likelihood", "backend": "endpoint"}, "does not tell how likely"),
         ({"kind": "yes_no", "backend": "endpoint", "precision": "float32"}, "its own precision; leave out float32"),
         ({"precision": "bfloat16"}, "precision is no option of kind cross_encoder"),
