@@ -200,6 +200,9 @@ def test_a_real_language_model_writes_queries_the_same_again():
     greedy = LanguageModel("SmolLM2-135M-Instruct", Prompt.of("question"), temperature=0, offline=True)
     with pytest.raises(InvalidInput, match="temperature 0"):
         greedy.answers([document], 2, seed=0)
+    halved = LanguageModel("SmolLM2-135M-Instruct", Prompt.of("question"), precision="bfloat16", offline=True)
+    assert halved._model.dtype == torch.bfloat16
+    assert any(clean(answer) for answer in halved.answers([document], 2, seed=3)[0])
     with pytest.raises(BackendUnavailable):
         LanguageModel("all-MiniLM-L6-v2", Prompt.of("question"), offline=True)
 
@@ -276,6 +279,12 @@ def test_an_endpoint_writes_queries(chat):
     chat.server_close()
     with pytest.raises(BackendUnavailable, match="cannot be reached"):
         Endpoint(url, "some-model", Prompt.of("question")).answers(["a text"], 1, seed=0)
+
+
+def test_an_endpoint_takes_no_precision(tmp_path):
+    settings = GenerationSettings(endpoint="http://127.0.0.1:1/v1", precision="bfloat16")
+    with pytest.raises(InvalidInput, match="leave out bfloat16"):
+        generate_queries([Document("a", "long enough to be asked for, in words " * 2)], tmp_path / "q.parquet", settings)
 
 
 def test_lists_of_several_retrievers_unite():

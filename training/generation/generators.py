@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from retriever.encoder import length_batches
+from retriever.encoder import Precision, length_batches
 from retriever.errors import BackendUnavailable, InvalidInput
 from retriever.llm.beginnings import Beginning
 from retriever.llm.causal import load_language_model
@@ -42,6 +42,7 @@ class LanguageModel:
     new_tokens       of an answer
     temperature      0 takes the likeliest word each time, and only one answer is possible then
     top_p, top_k     what is drawn from: GPL has 0.95 and 25
+    precision        of the weights; None means bfloat16 on a GPU, float32 elsewhere
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class LanguageModel:
         temperature: float = 1.0,
         top_p: float = 0.95,
         top_k: int = 25,
+        precision: Precision | None = None,
         device: str | None = None,
         offline: bool = False,
     ) -> None:
@@ -68,7 +70,9 @@ class LanguageModel:
         encodes = bool(config.is_encoder_decoder)
         kind = AutoModelForSeq2SeqLM if encodes else AutoModelForCausalLM
         model, self._tokenizer = load_language_model(folder, kind)
-        self._model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        chosen: Precision = precision or ("bfloat16" if where.startswith("cuda") else "float32")
+        self._model = model.to(where, getattr(torch, chosen)).eval()
         self._encodes = encodes
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from retriever.encoder import Precision
 from retriever.errors import InvalidInput
 from retriever.types import Document
 from training.generation.cleaning import clean
@@ -35,6 +36,7 @@ class GenerationSettings(BaseModel):
     queries          of each document
     documents        how many documents queries are made for, drawn by `seed`; None for all
     document_tokens  what is read of a document; an endpoint is sent six characters for each
+    precision        of the weights; None means bfloat16 on a GPU, float32 elsewhere; an endpoint chooses its own
     portion          documents between two saves
     """
 
@@ -51,6 +53,7 @@ class GenerationSettings(BaseModel):
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(0.95, gt=0, le=1)
     top_k: int = Field(25, ge=0)
+    precision: Precision | None = None
     seed: int = 0
     portion: int = Field(64, ge=1, le=65_536)
 
@@ -103,17 +106,20 @@ def open_generator(settings: GenerationSettings, *, device: str | None = None, o
             raise InvalidInput(f"{settings.model} is a soft prompt, which has its own examples; leave out examples.")
         return SoftPromptedModel(
             settings.model, new_tokens=settings.new_tokens, temperature=settings.temperature, top_p=settings.top_p,
-            top_k=settings.top_k, device=device, offline=offline,
+            top_k=settings.top_k, precision=settings.precision, device=device, offline=offline,
         )  # fmt: skip
     prompt = Prompt.of(settings.style, settings.examples)
     if settings.endpoint:
+        if settings.precision is not None:
+            raise InvalidInput(f"an endpoint chooses its own precision; leave out {settings.precision}.")
         return Endpoint(
             settings.endpoint, settings.model, prompt, document_characters=6 * settings.document_tokens,
             new_tokens=settings.new_tokens, temperature=settings.temperature, top_p=settings.top_p,
         )  # fmt: skip
     return LanguageModel(
         settings.model, prompt, document_tokens=settings.document_tokens, new_tokens=settings.new_tokens,
-        temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k, device=device, offline=offline,
+        temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k, precision=settings.precision,
+        device=device, offline=offline,
     )  # fmt: skip
 
 
