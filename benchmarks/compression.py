@@ -7,18 +7,16 @@ by the code that serves it (`indexing.compression`) and compared query by query 
 Writes compression.csv, and compression.md between the marks that its first run makes.
 
 With --learned bpr and jpq are trained for each collection as `retriever index compress --train --queries` does: on its
-train split, where it has none on queries that SmolLM2-135M-Instruct makes up for its documents, shown four training
-pairs of medquad. "bpr+gpl" goes on from bpr on such queries of every collection; its teacher is the cosine of
-all-MiniLM-L6-v2, times 20. Models stay in --models, and a run goes on there.
+train split, where it has none on queries that SmolLM2-135M-Instruct makes up for its documents. "bpr+gpl" goes on
+from bpr on such queries of every collection; its teacher is the cosine of all-MiniLM-L6-v2, times 20. Models stay in
+--models, and a run goes on there.
 """
 
 import argparse
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training.domains import shown
 from indexing.compression import Trial, try_forms
 from indexing.learned_codes import Learned
 from retriever.evaluation.collections import open_collection
@@ -54,8 +52,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 MADE_UP: dict[str, Any] = {
     "documents": 192, "queries": 2, "document_tokens": 128, "new_tokens": 32, "precision": "bfloat16"
 }  # fmt: skip
-# Of its training pairs the language model is shown four.
-SHOWN = "medquad"
 BEGIN, END = "<!-- begin: benchmarks.compression -->", "<!-- end: benchmarks.compression -->"
 
 
@@ -89,18 +85,17 @@ def main() -> None:
 
 def learned(index: Path, data: Path, work: Path) -> list[Learned]:
     """Return the models that are trained for an index, trained unless they are in `work`."""
-    made_up = MADE_UP | {"examples": shown(data.parent / SHOWN)}
     own = {name: [f"{name}.{change}" for change in SETTINGS[name]] for name in ("bpr", "jpq")}
     found, _ = learned_forms(
         index, work, times=32, queries=str(data), split="test", changes=[*own["bpr"], *own["jpq"]],
-        generation=[f"{key}={json.dumps(value)}" for key, value in made_up.items()], offline=True, quiet=False,
+        generation=[f"{key}={value}" for key, value in MADE_UP.items()], offline=True, quiet=False,
     )  # fmt: skip
     manifest, _ = read_manifest(index)
     assert manifest.dense is not None
     folder, pairs = work / "bpr+gpl", work / "made-up"
     if not (folder / REPORT).is_file():
         documents = documents_of(index, manifest)
-        generate_queries(documents, work / "queries.parquet", GenerationSettings(**made_up), offline=True, quiet=False)
+        generate_queries(documents, work / "queries.parquet", GenerationSettings(**MADE_UP), offline=True, quiet=False)
         write_collection(work / "queries.parquet", documents, pairs, held_out=0.0)
         chosen = recipe("bpr_gpl")
         changes = [*SETTINGS["bpr_gpl"], f"base={work / 'bpr'}"]

@@ -281,10 +281,37 @@ def test_an_endpoint_writes_queries(chat):
         Endpoint(url, "some-model", Prompt.of("question")).answers(["a text"], 1, seed=0)
 
 
+def written(chat, path, **given):
+    """Return what an endpoint was asked for one document, and the queries that came of it."""
+    chat.bodies.clear()
+    url = f"http://127.0.0.1:{chat.server_address[1]}/v1"
+    settings = GenerationSettings(endpoint=url, model="some-model", queries=1, **given)
+    generate_queries([Document("a", "this text is long enough to be asked for")], path, settings)
+    return chat.bodies[0]["messages"], [query for query, _ in read_pairs(path)]
+
+
+def test_a_style_comes_with_examples_of_its_own(chat, tmp_path):
+    turns, queries = written(chat, tmp_path / "a.parquet", style="keywords")
+    assert [turn["role"] for turn in turns] == [*["user", "assistant"] * 3, "user"]
+    assert turns[1]["content"] == "resting heart rate adults"
+    assert queries == ["this text is long"]
+    assert len(written(chat, tmp_path / "b.parquet", examples=())[0]) == 1
+    assert len(written(chat, tmp_path / "c.parquet", style="Say what it is.")[0]) == 1
+    turns, _ = written(chat, tmp_path / "d.parquet", examples=(("a document", "its query"),))
+    assert [turn["content"] for turn in turns][1:2] == ["its query"]
+
+
+def test_the_query_of_an_example_is_no_query_of_a_document(chat, tmp_path):
+    _, queries = written(chat, tmp_path / "a.parquet", examples=(("a document", "This text is LONG"),))
+    assert queries == []
+
+
 def test_an_endpoint_takes_no_precision(tmp_path):
     settings = GenerationSettings(endpoint="http://127.0.0.1:1/v1", precision="bfloat16")
     with pytest.raises(InvalidInput, match="leave out bfloat16"):
-        generate_queries([Document("a", "long enough to be asked for, in words " * 2)], tmp_path / "q.parquet", settings)
+        generate_queries(
+            [Document("a", "long enough to be asked for, in words " * 2)], tmp_path / "q.parquet", settings
+        )
 
 
 def test_lists_of_several_retrievers_unite():

@@ -14,7 +14,7 @@ from retriever.errors import InvalidInput
 from retriever.types import Document
 from training.generation.cleaning import clean
 from training.generation.generators import Endpoint, Generator, LanguageModel
-from training.generation.prompts import Example, Prompt
+from training.generation.prompts import EXAMPLES, Example, Prompt
 from training.generation.soft_prompt import SoftPromptedModel, is_soft_prompt
 from training.portions import WHOLE, Outcome, Plan, Shard, run
 
@@ -32,7 +32,8 @@ class GenerationSettings(BaseModel):
                      document_tokens are its own; with `endpoint`, the name that it knows the model by
     endpoint         OpenAI-compatible address, such as http://127.0.0.1:8000/v1; None runs the model here
     style            question, keywords, statement, or an instruction in words
-    examples         (document, query) pairs that the model is shown
+    examples         (document, query) pairs that the model is shown; None for three that belong to a named style, and
+                     for none with an instruction in words
     queries          of each document
     documents        how many documents queries are made for, drawn by `seed`; None for all
     document_tokens  what is read of a document; an endpoint is sent six characters for each
@@ -45,7 +46,7 @@ class GenerationSettings(BaseModel):
     model: str = "SmolLM2-135M-Instruct"
     endpoint: str | None = None
     style: str = "question"
-    examples: tuple[Example, ...] = ()
+    examples: tuple[Example, ...] | None = None
     queries: int = Field(3, ge=1, le=32)
     documents: int | None = Field(None, ge=1)
     document_tokens: int = Field(256, ge=16, le=8192)
@@ -74,11 +75,12 @@ def generate_queries(
 
     generator  instead of the one that the settings name
 
-    Documents with less than 40 characters are left out, as are answers that are no query; both are counted. A query
-    stands once for a document. The other arguments are those of `training.portions.run`, which also says how the job
-    resumes. Cost: on a CPU seconds a document, even with a small model.
+    Documents with less than 40 characters are left out, as are answers that are no query or that of an example; both
+    are counted. A query stands once for a document. The other arguments are those of `training.portions.run`, which
+    also says how the job resumes. Cost: on a CPU seconds a document, even with a small model.
     Raises InvalidInput when there is no document to ask for.
     """
+    settings = _with_examples(settings)
     chosen = _chosen(documents, settings)
     if not chosen:
         raise InvalidInput(
@@ -101,14 +103,15 @@ def generate_queries(
 
 def open_generator(settings: GenerationSettings, *, device: str | None = None, offline: bool = False) -> Generator:
     """Return the generator that settings name. Raises BackendUnavailable and InvalidInput."""
-    if is_soft_prompt(settings.model) and not settings.endpoint:
+    settings = _with_examples(settings)
+    if _has_own_examples(settings):
         if settings.examples:
             raise InvalidInput(f"{settings.model} is a soft prompt, which has its own examples; leave out examples.")
         return SoftPromptedModel(
             settings.model, new_tokens=settings.new_tokens, temperature=settings.temperature, top_p=settings.top_p,
             top_k=settings.top_k, precision=settings.precision, device=device, offline=offline,
         )  # fmt: skip
-    prompt = Prompt.of(settings.style, settings.examples)
+    prompt = Prompt.of(settings.style, settings.examples or ())
     if settings.endpoint:
         if settings.precision is not None:
             raise InvalidInput(f"an endpoint chooses its own precision; leave out {settings.precision}.")
@@ -121,6 +124,17 @@ def open_generator(settings: GenerationSettings, *, device: str | None = None, o
         temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k, precision=settings.precision,
         device=device, offline=offline,
     )  # fmt: skip
+
+
+def _has_own_examples(settings: GenerationSettings) -> bool:
+    return is_soft_prompt(settings.model) and not settings.endpoint
+
+
+def _with_examples(settings: GenerationSettings) -> GenerationSettings:
+    """Return settings that name the examples of their style where none are given."""
+    if settings.examples is not None or _has_own_examples(settings):
+        return settings
+    return settings.model_copy(update={"examples": EXAMPLES.get(settings.style, ())})
 
 
 def _chosen(documents: Sequence[Document], settings: GenerationSettings) -> list[Document]:
@@ -145,6 +159,12 @@ def _digest(documents: Sequence[Document]) -> str:
 def _maker(
     documents: list[Document], settings: GenerationSettings, generator: Generator
 ) -> Callable[[int], tuple["pa.Table", Counter[str]]]:
+    shown = {query.casefold() for _, query in settings.examples or ()}
+
+    def usable(answer: str) -> str | None:
+        query = clean(answer)
+        return query if query and query.casefold() not in shown else None
+
     def make(number: int) -> tuple["pa.Table", Counter[str]]:
         import pyarrow as pa
 
@@ -156,13 +176,13 @@ def _maker(
         counts: Counter[str] = Counter()
         columns: dict[str, list[Any]] = {"query": [], "document_id": []}
         for document, own in zip(part, answers, strict=True):
-            queries = [clean(answer) for answer in own]
-            usable = list(dict.fromkeys(query for query in queries if query))
-            columns["query"] += usable
-            columns["document_id"] += [document.id] * len(usable)
+            queries = [usable(answer) for answer in own]
+            found = list(dict.fromkeys(query for query in queries if query))
+            columns["query"] += found
+            columns["document_id"] += [document.id] * len(found)
             counts["answers"] += len(own)
             counts["unusable"] += queries.count(None)
-            counts["queries"] += len(usable)
+            counts["queries"] += len(found)
         schema = pa.schema([(name, pa.string()) for name in columns])
         return pa.table(columns, schema=schema), counts
 

@@ -13,6 +13,38 @@ STYLES = {
 
 Example = tuple[str, str]
 
+_HEART = (
+    "The heart is a muscle that pumps blood through the body. In an adult at rest it beats 60 to 100 times a minute; "
+    "athletes may have fewer beats, since their hearts move more blood with each of them."
+)
+_BREAD = (
+    "Sourdough bread rises by wild yeast and bacteria that live in a starter of flour and water. The starter is fed "
+    "every day; the acids of the bacteria give the bread its taste and keep it fresh longer than bread of bought yeast."
+)
+_TREATY = (
+    "The Treaty of Westphalia of 1648 ended the Thirty Years' War. It let the princes of the empire choose the "
+    "religion of their own lands, and is often named as the beginning of the system of sovereign states."
+)
+EXAMPLES: dict[str, tuple[Example, ...]] = {
+    "question": (
+        (_HEART, "what is a normal resting heart rate for adults"),
+        (_BREAD, "why does sourdough bread stay fresh longer"),
+        (_TREATY, "which treaty ended the thirty years war"),
+    ),
+    "keywords": (
+        (_HEART, "resting heart rate adults"),
+        (_BREAD, "sourdough starter wild yeast"),
+        (_TREATY, "treaty of westphalia religion princes"),
+    ),
+    "statement": (
+        (_HEART, "Athletes have lower resting heart rates than other adults."),
+        (_BREAD, "Bread of bought yeast stays fresh longer than sourdough."),
+        (_TREATY, "The Treaty of Westphalia ended the Thirty Years' War."),
+    ),
+}
+"""Shown where a style is named and no examples are given: a small model that is only told what to write comments on the
+text or asks back instead."""
+
 
 @dataclass(frozen=True)
 class Prompt:
