@@ -8,12 +8,13 @@ Writes compression.csv, and compression.md between the marks that its first run 
 
 With --learned bpr and jpq are trained for each collection as `retriever index compress --train --queries` does: on its
 train split, where it has none on queries that SmolLM2-135M-Instruct makes up for its documents. "bpr+gpl" goes on
-from bpr on such queries of every collection; its teacher is the cosine of all-MiniLM-L6-v2, times 20. Models stay in
---models, and a run goes on there.
+from bpr on such queries of every collection; its teacher is the cosine of all-MiniLM-L6-v2, times 20. They encode
+documents in bfloat16. Models stay in --models, and a run goes on there.
 """
 
 import argparse
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,6 @@ def learned(index: Path, data: Path, work: Path) -> list[Learned]:
         generation=[f"{key}={value}" for key, value in MADE_UP.items()], offline=True, quiet=False,
     )  # fmt: skip
     manifest, _ = read_manifest(index)
-    assert manifest.dense is not None
     folder, pairs = work / "bpr+gpl", work / "made-up"
     if not (folder / REPORT).is_file():
         documents = documents_of(index, manifest)
@@ -101,8 +101,8 @@ def learned(index: Path, data: Path, work: Path) -> list[Learned]:
         changes = [*SETTINGS["bpr_gpl"], f"base={work / 'bpr'}"]
         settings = read_settings(chosen.settings, CONFIGS / "bpr_gpl.yaml", changes, ignore=("recipe",))
         run_recipe(chosen, settings, pairs, folder, splits=(), offline=True)
-    adapted = Learned("bpr+gpl", folder, work / "bpr+gpl-codes", offline=True, precision=manifest.dense.precision)
-    return [*found, adapted]
+    every = [*found, Learned("bpr+gpl", folder, work / "bpr+gpl-codes", offline=True)]
+    return [replace(model, precision="bfloat16") for model in every]
 
 
 def write(found: dict[str, list[Trial]], folder: Path) -> None:
