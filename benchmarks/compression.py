@@ -9,12 +9,13 @@ Writes compression.csv, and compression.md between the marks that its first run 
 With --learned bpr and jpq are trained for each collection as `retriever index compress --train --queries` does: on its
 train split, where it has none on queries that SmolLM2-135M-Instruct makes up for its documents. "bpr+gpl" goes on
 from bpr on such queries of every collection; its teacher is the cosine of all-MiniLM-L6-v2, times 20. They encode
-documents in bfloat16. Models stay in --models, and a run goes on there.
+documents in bfloat16. Models stay in --models with what was measured of each collection, and a run goes on there.
 """
 
 import argparse
 import csv
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from indexing.compression import Trial, try_forms
 from indexing.learned_codes import Learned
 from retriever.evaluation.collections import open_collection
 from retriever.evaluation.records import environment
-from retriever.evaluation.significance import compare_across
+from retriever.evaluation.significance import Comparison, compare_across
 from retriever.index.form import Stored
 from retriever.index.manifest import read_manifest
 from retriever.storage import write_atomically
@@ -68,20 +69,46 @@ def main() -> None:
     found: dict[str, list[Trial]] = {}
     for name, (source, keep_self) in COLLECTIONS.items():
         if name in arguments.only and (arguments.work / name / "CURRENT").is_file():
-            data = arguments.data / source
-            collection = open_collection(str(data), "test")
-            tried = try_forms(
-                arguments.work / name,
-                collection=collection,
-                forms=FORMS,
-                learned=learned(arguments.work / name, data, arguments.models / name) if arguments.learned else (),
-                memory_only=True,
-                keep_self=keep_self,
-                offline=True,
-                quiet=False,
-            )
-            found[name] = [tried.exact, *tried.trials]
+            place = arguments.models / f"{name}.json"
+            plan = plan_of(arguments.work / name, arguments.learned)
+            if not (trials := read(place, plan)):
+                index, data = arguments.work / name, arguments.data / source
+                tried = try_forms(
+                    index,
+                    collection=open_collection(str(data), "test"),
+                    forms=FORMS,
+                    learned=learned(index, data, arguments.models / name) if arguments.learned else (),
+                    memory_only=True,
+                    keep_self=keep_self,
+                    offline=True,
+                    quiet=False,
+                )
+                trials = [tried.exact, *tried.trials]
+                keep(place, plan, trials)
+            found[name] = trials
             write(found, arguments.output)
+
+
+def plan_of(index: Path, with_learned: bool) -> Any:
+    """Return what the measures of an index depend on, as JSON gives it back."""
+    generation = (index / "CURRENT").read_text(encoding="utf-8")
+    plan = {"index": generation, "forms": FORMS, "learned": [SETTINGS, MADE_UP] if with_learned else None}
+    return json.loads(json.dumps(plan))
+
+
+def keep(path: Path, plan: object, trials: list[Trial]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({"plan": plan, "trials": [asdict(trial) for trial in trials]}).encode())
+
+
+def read(path: Path, plan: object) -> list[Trial]:
+    """Return what was measured by this plan, nothing where that is of another one."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if kept.get("plan") != plan:
+        return []
+    compared = ("ndcg", "recall")
+    rows = [{**row, **{key: row[key] and Comparison(**row[key]) for key in compared}} for row in kept["trials"]]
+    return [Trial(**row) for row in rows]
 
 
 def learned(index: Path, data: Path, work: Path) -> list[Learned]:
