@@ -41,7 +41,8 @@ class Learned:
     name       such as bpr or jpq48
     model      its folder
     codes      a folder for its codes of each segment, and of nothing else
-    precision  of the arithmetic; that of the index, which later documents are encoded with
+    precision  documents are encoded in; that of the index, which later ones are encoded in too. Queries take float32,
+               as in service
     """
 
     name: str
@@ -54,10 +55,9 @@ class Learned:
 
     @property
     def encoder(self) -> DenseEncoder:
-        """The model, loaded once."""
+        """The model, loaded once, in float32."""
         if not self._loaded:
-            loaded = load_encoder(self.model, device=self.device, precision=self.precision, offline=self.offline)
-            self._loaded.append(loaded)
+            self._loaded.append(load_encoder(self.model, device=self.device, offline=self.offline))
         return self._loaded[0]
 
     @property
@@ -85,7 +85,9 @@ class Learned:
         return folder
 
     def _encode(self, index: Path, generation: int, segment: Segment, folder: Path) -> None:
-        form = self.form
+        form, encoder = self.form, self.encoder
+        if self.precision != encoder.precision:
+            encoder = load_encoder(self.model, device=self.device, precision=self.precision, offline=self.offline)
         rows: list[NDArray[Any]] = []
         usable: list[NDArray[np.bool_]] = []
         with closing(Records(index, generation)) as records:
@@ -94,7 +96,7 @@ class Learned:
                 filled = [place for place, document in enumerate(portion) if document.content.strip()]
                 vectors = np.full((len(portion), form.width), np.nan, np.float32)
                 if filled:
-                    vectors[filled] = self.encoder.encode_documents([portion[place] for place in filled])
+                    vectors[filled] = encoder.encode_documents([portion[place] for place in filled])
                 finite: NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1))
                 usable.append(finite)
                 rows.append(form.encode(np.where(finite[:, None], vectors, np.float32(0))))

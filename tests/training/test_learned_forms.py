@@ -43,7 +43,9 @@ def path(split_pydocs, tmp_path_factory):
     """Return an index by a real encoder of two layers, with deleted and overwritten documents and a deleted segment."""
     folder = tmp_path_factory.mktemp("learned")
     open_base(EncoderSettings(base="splade-tiny"), offline=True).save(str(folder / "encoder"))
-    settings = BuildSettings(encoder=str(folder / "encoder"), shard_documents=100, segment_documents=200)
+    settings = BuildSettings(
+        encoder=str(folder / "encoder"), precision="bfloat16", shard_documents=100, segment_documents=200
+    )
     build_index(open_corpus(str(split_pydocs)), folder / "index", settings, offline=True)
     judged = set().union(*open_collection(str(split_pydocs), "test").qrels.values())
     unjudged = [document.id for document in read_corpus(split_pydocs).documents if document.id not in judged]
@@ -61,6 +63,8 @@ def test_learned_codes_are_tried_and_written_with_their_model(path, split_pydocs
     options["generation"] = ["queries=3", "documents=150"]
     options["consistent_top_k"] = 100
     learned, held_out = learned_forms(path, work, **options)
+    # As later documents will be, so that all codes of an index come of one arithmetic.
+    assert {model.precision for model in learned} == {"bfloat16"}
     assert [model.name for model in learned] == ["bpr", "jpq16"]
     _assert_held_out(path, work, held_out)
     reports = [work / model.name / "training_report.json" for model in learned]
