@@ -65,10 +65,10 @@ claims: reranker-claims compression-claims  ## Train and test every claim of doc
 
 COMPRESSED := cranfield nfcorpus scifact cosqa nl2bash
 
-compression-claims: $(STAMP)  ## Train codes for five collections and measure docs/results/compression.md again (hours)
+compression-claims: $(STAMP)  ## Train codes for five collections and measure docs/results/learned_codes again (hours)
 	$(BIN)/retriever eval reproduce retriever/evaluation/reproduction.yaml --data $(DATA) \
 		$(foreach name,$(COMPRESSED),--only $(name)) --work .cache/reproduce --output .cache/claims/compression
-	$(BIN)/python -m benchmarks.compression --data $(DATA) --learned --only $(COMPRESSED)
+	$(BIN)/python -m benchmarks.compression --data $(DATA) --learned --only $(COMPRESSED) --output docs/results/learned_codes
 
 RERANKER := .cache/claims/reranker
 LEARNED_FROM := $(foreach name,nfcorpus nl2bash medquad codetrans-java-cs,--data $(DATA)/$(name)) --data $(RERANKER)/pydocs
