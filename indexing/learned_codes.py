@@ -51,14 +51,19 @@ class Learned:
     device: str | None = None
     offline: bool = False
     precision: Precision = "float32"
-    _loaded: list[DenseEncoder] = field(default_factory=list, repr=False, compare=False)
+    _loaded: dict[Precision, DenseEncoder] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def encoder(self) -> DenseEncoder:
-        """The model, loaded once, in float32."""
-        if not self._loaded:
-            self._loaded.append(load_encoder(self.model, device=self.device, offline=self.offline))
-        return self._loaded[0]
+        """The model as queries are encoded by it."""
+        return self._in("float32")
+
+    def _in(self, precision: Precision) -> DenseEncoder:
+        """Return the model in a precision, loaded once."""
+        if precision not in self._loaded:
+            loaded = load_encoder(self.model, device=self.device, precision=precision, offline=self.offline)
+            self._loaded[precision] = loaded
+        return self._loaded[precision]
 
     @property
     def form(self) -> Form:
@@ -85,9 +90,7 @@ class Learned:
         return folder
 
     def _encode(self, index: Path, generation: int, segment: Segment, folder: Path) -> None:
-        form, encoder = self.form, self.encoder
-        if self.precision != encoder.precision:
-            encoder = load_encoder(self.model, device=self.device, precision=self.precision, offline=self.offline)
+        form, encoder = self.form, self._in(self.precision)
         rows: list[NDArray[Any]] = []
         usable: list[NDArray[np.bool_]] = []
         with closing(Records(index, generation)) as records:

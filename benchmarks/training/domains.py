@@ -1,12 +1,12 @@
 """Codes across domains: what they lose on a collection that they were not trained for, and what brings it back.
 
-    python -m benchmarks.training.domains --data nfcorpus --source medquad --threads 1
+    python -m benchmarks.training.domains --data nfcorpus --source medquad --threads 1 --forms float,bpr
 
 "float" is BERT-tiny (the body of splade-tiny) trained on the source, "bpr" and "jpq" go on from it there; all are
 measured on the target. "+genq" and "+gpl" go on from each on queries that SmolLM2-135M-Instruct made up for documents
-of the target, as many batches of as many pairs. The teacher of gpl is all-MiniLM-L6-v2, 20 times its cosine, in the
-place of a cross-encoder. The language model is shown four pairs of the source's training queries before each
-document. "noisy" has another document in the place of the right one for every fifth made-up query; "harm" is what
+of the target, as many batches of as many pairs. The teacher of gpl is all-MiniLM-L6-v2 in bfloat16, 20 times its
+cosine, in the place of a cross-encoder. The language model is shown four pairs of the source's training queries before
+each document. "noisy" has another document in the place of the right one for every fifth made-up query; "harm" is what
 that takes away, query by query. Nothing was chosen on the target's judgments. The made-up queries, once for all
 seeds, take most of the time: --documents says for how many documents; --forms leaves out bpr or jpq.
 """

@@ -187,8 +187,7 @@ class Records:
 
     def match(self, name: str, condition: str, values: Sequence[str | float]) -> NDArray[np.int64]:
         """Return the rows whose field `name` fulfils an SQL condition on `value`, ascending."""
-        # The condition is one of those written in `retriever.filters`; what a request says is bound, never part of it.
-        query = f"SELECT DISTINCT row FROM fields WHERE name = ? AND {condition} ORDER BY row"  # noqa: S608 (see above)
+        query = f"SELECT DISTINCT row FROM fields WHERE name = ? AND {condition} ORDER BY row"  # noqa: S608 (conditions are literals of retriever.filters; what a request says is bound)
         rows = self._connection().execute(query, [name, *values]).fetchall()
         return np.fromiter((row for (row,) in rows), np.int64, len(rows))
 
@@ -210,16 +209,16 @@ class Records:
     def segment_documents(self, segment: int) -> Iterator[tuple[int, Document]]:
         """Yield (ordinal, document) of all rows of a segment, deleted ones included, in order."""
         first = row_of(segment, 0)
-        for row in self._segment_rows(segment, COLUMNS):
+        for row in self._segment_rows(segment):
             yield row[0] - first, _document(row)
 
     def segment_ids(self, segment: int) -> list[str]:
         """Return the ids of all rows of a segment, deleted ones included, in order."""
-        return [id_ for (id_,) in self._segment_rows(segment, "id")]
+        query = "SELECT id FROM documents WHERE row >= ? AND row < ? ORDER BY row"
+        return [id_ for (id_,) in self._connection().execute(query, (row_of(segment, 0), row_of(segment + 1, 0)))]
 
-    def _segment_rows(self, segment: int, columns: str) -> Iterator[Row]:
-        # The columns are "id" or COLUMNS, written in this class.
-        query = f"SELECT {columns} FROM documents WHERE row >= ? AND row < ? ORDER BY row"  # noqa: S608 (see above)
+    def _segment_rows(self, segment: int) -> Iterator[Row]:
+        query = f"SELECT {COLUMNS} FROM documents WHERE row >= ? AND row < ? ORDER BY row"  # noqa: S608 (COLUMNS is a constant of this module)
         # A cursor of its own: a caller may look up other rows while it iterates.
         return self._connection().cursor().execute(query, (row_of(segment, 0), row_of(segment + 1, 0)))
 
@@ -230,13 +229,12 @@ class Records:
         """
         digest = hashlib.sha256()
         first = row_of(segment, 0)
-        for row, *content in through(self._segment_rows(segment, COLUMNS)):
+        for row, *content in through(self._segment_rows(segment)):
             digest.update(_canonical_row(str(row - first), *content))
         return digest.hexdigest()
 
     def live_ids(self) -> Iterator[str]:
-        # `_visible` holds nothing but the number of the generation.
-        query = f"SELECT id FROM documents WHERE {self._visible}"  # noqa: S608 (see above)
+        query = f"SELECT id FROM documents WHERE {self._visible}"  # noqa: S608 (`_visible` holds the generation's number, an integer, and nothing else)
         for (id_,) in self._connection().cursor().execute(query):
             yield id_
 
@@ -416,7 +414,6 @@ class RecordWriter:
 
         gone  old rows that are deleted already; their copies never are visible
         """
-        columns = "id, title, text, metadata, parent, span_start, span_end"
         with self._connection as connection:
             for old, new in pairs:
                 # When a row was deleted stays as it is, for generations before that see it.
@@ -424,7 +421,8 @@ class RecordWriter:
                 if deleted is None:
                     self._mark(connection, [old])
                 connection.execute(
-                    f"INSERT INTO documents SELECT ?, {columns}, ?, ? FROM documents WHERE row = ?",  # noqa: S608 (`columns` is written a few lines above)
+                    "INSERT INTO documents SELECT ?, id, title, text, metadata, parent, span_start, span_end, ?, ? "
+                    "FROM documents WHERE row = ?",
                     (new, self.generation, deleted, old),
                 )
                 connection.execute("INSERT INTO fields SELECT name, value, ? FROM fields WHERE row = ?", (new, old))

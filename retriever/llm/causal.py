@@ -66,15 +66,12 @@ class CausalModel:
 
         if padding not in get_args(Side):
             raise InvalidInput(f"padding must be left or right, got {padding!r}.")
-        if precision is not None and precision not in get_args(Precision):
-            raise InvalidInput(f"precision must be float32 or bfloat16, got {precision!r}.")
+        require_precision(precision)
         if max_batch_tokens is not None and max_batch_tokens < 1:
             raise InvalidInput(f"max_batch_tokens must be at least 1, got {max_batch_tokens}.")
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.precision: Precision = precision or ("bfloat16" if where.startswith("cuda") else "float32")
-
         model, self._tokenizer = load_language_model(resolve(str(name), offline=offline), AutoModelForCausalLM)
-        self._model = model.to(where, getattr(torch, self.precision)).eval()
+        self._model = placed(model, device, precision)
+        self.precision: Precision = "bfloat16" if self._model.dtype == torch.bfloat16 else "float32"
         self._name = str(name)
         self._padding: Side = padding
         self._batch_tokens = max_batch_tokens or BATCH_TOKENS.get(self._model.device.type, BATCH_TOKENS["cpu"])
@@ -291,6 +288,24 @@ class CausalModel:
         logits = self._model(**inputs, use_cache=cache is not None).logits.float()
         place = {position: number for number, position in enumerate(kept)}
         return [logits[number, [place[position] for position in own]] for number, own in enumerate(wanted)]
+
+
+def require_precision(precision: str | None) -> None:
+    """Raise InvalidInput for a precision that there is not."""
+    if precision is not None and precision not in get_args(Precision):
+        raise InvalidInput(f"precision must be float32 or bfloat16, got {precision!r}.")
+
+
+def placed(model: Any, device: str | None, precision: Precision | None) -> Any:
+    """Return a model ready to answer, on a GPU where there is one unless a device is named.
+
+    precision  None means bfloat16 on a GPU, float32 elsewhere
+    """
+    import torch
+
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    halved = precision == "bfloat16" or (precision is None and where.startswith("cuda"))
+    return model.to(where, torch.bfloat16 if halved else torch.float32).eval()
 
 
 def load_language_model(folder: Path, kind: Any) -> tuple[Any, Any]:

@@ -200,6 +200,8 @@ def test_a_real_language_model_writes_queries_the_same_again():
     greedy = LanguageModel("SmolLM2-135M-Instruct", Prompt.of("question"), temperature=0, offline=True)
     with pytest.raises(InvalidInput, match="temperature 0"):
         greedy.answers([document], 2, seed=0)
+    with pytest.raises(InvalidInput, match="precision must be float32 or bfloat16, got 'int8'"):
+        LanguageModel("SmolLM2-135M-Instruct", Prompt.of("question"), precision="int8", offline=True)
     halved = LanguageModel("SmolLM2-135M-Instruct", Prompt.of("question"), precision="bfloat16", offline=True)
     assert halved._model.dtype == torch.bfloat16
     assert any(clean(answer) for answer in halved.answers([document], 2, seed=3)[0])

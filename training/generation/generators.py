@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from retriever.encoder import Precision, length_batches
 from retriever.errors import BackendUnavailable, InvalidInput
 from retriever.llm.beginnings import Beginning
-from retriever.llm.causal import load_language_model
+from retriever.llm.causal import load_language_model, placed, require_precision
 from retriever.llm.chat import Chat
 from retriever.llm.continuation import continuations
 from retriever.llm.usage import Deadline
@@ -59,9 +59,9 @@ class LanguageModel:
         device: str | None = None,
         offline: bool = False,
     ) -> None:
-        import torch
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+        require_precision(precision)
         folder = resolve(str(name), offline=offline)
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -70,9 +70,7 @@ class LanguageModel:
         encodes = bool(config.is_encoder_decoder)
         kind = AutoModelForSeq2SeqLM if encodes else AutoModelForCausalLM
         model, self._tokenizer = load_language_model(folder, kind)
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        chosen: Precision = precision or ("bfloat16" if where.startswith("cuda") else "float32")
-        self._model = model.to(where, getattr(torch, chosen)).eval()
+        self._model = placed(model, device, precision)
         self._encodes = encodes
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
