@@ -172,7 +172,8 @@ def extend(
         }
     )  # fmt: skip
     from retriever.long_context.extension import extend as make_longer
-    from retriever.long_context.extension import require_new, save_extended
+    from retriever.long_context.extension import save_extended
+    from retriever.models.folder import require_new
 
     require_new(output)
     model = make_longer(name, settings, offline=offline)
@@ -182,6 +183,40 @@ def extend(
         typer.echo(json.dumps({"path": str(output), **made.model_dump(exclude_none=True)}, indent=2))
     else:
         typer.echo(f"{output}  {made.describe()}")
+
+
+EXAMPLES_OF_EXPORT = """
+Write an encoder as ONNX graphs with its tokenizer, for engines that run neither this project nor PyTorch.
+
+One graph, or one of each side where queries and documents are encoded differently; pooling and heads are inside.
+export.json names them, and the prompts that stand before texts. ONNX Runtime encodes samples by what was written, and
+has to give the encoder's own vectors. Needs the extra "onnx".
+
+Examples:
+
+    retriever models export all-MiniLM-L6-v2 minilm-onnx
+
+    retriever models export ./my-encoder my-encoder-onnx --json
+"""
+
+
+@app.command(help=EXAMPLES_OF_EXPORT)
+def export(
+    name: Annotated[str, typer.Argument(help="A folder, a pinned name or a hub name.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="Folder that is made.", show_default=False)],
+    offline: Annotated[bool, typer.Option("--offline", help="Make no network call.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the content of export.json.")] = False,
+) -> None:
+    from retriever.models.onnx_graph import export as write_graphs
+
+    recipe = write_graphs(name, output, offline=offline)
+    if as_json:
+        typer.echo(json.dumps(recipe, indent=2, ensure_ascii=False))
+        return
+    for side, made in recipe["sides"].items():
+        typer.echo(
+            f"{side:<10}{output / made['file']}  prompt {made['prompt']!r}  off by {made['largest_difference']:.1g}"
+        )
 
 
 @app.command()

@@ -14,7 +14,7 @@ from retriever.long_context.settings import LongContext
 from retriever.long_context.transformer import LongContextTransformer
 from retriever.long_context.windows import WindowMean
 from retriever.models import resolve
-from retriever.models.folder import modules
+from retriever.models.folder import require_dense, require_new
 from retriever.progress import quiet_transformers, without_transformers_bars
 
 
@@ -32,9 +32,7 @@ def extend(name: str | Path, settings: LongContext, *, offline: bool = False) ->
     from sentence_transformers.base.modules import Normalize, Transformer
 
     folder = resolve(str(name), offline=offline)
-    kinds = [kind for kind, _ in modules(folder)]
-    if not kinds or "SpladePooling" in kinds:
-        raise InvalidInput(f"{name} is not a dense encoder of sentence-transformers; give one that pools to a vector.")
+    require_dense(str(name), folder)
     try:
         with without_transformers_bars(), quiet_transformers():
             model = open_model(folder, device="cpu")
@@ -90,12 +88,6 @@ def _open_sliding_windows(path: Path) -> None:
     if "use_sliding_window" in config:
         config["use_sliding_window"] = False
     path.write_text(json.dumps(config), encoding="utf-8")
-
-
-def require_new(folder: Path) -> None:
-    """Raise InvalidInput where a folder has files, or is one."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InvalidInput(f"{folder} is there already; give a folder that is not, or an empty one.")
 
 
 def save_extended(model: Any, source: str, folder: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from retriever.errors import InvalidInput
+
 MAX_JSON_BYTES = 64 << 20
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5")
 
@@ -15,6 +17,12 @@ def is_model_folder(folder: Path) -> bool:
     if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         return False
     return bool(weights(folder)) and not missing_shards(folder)
+
+
+def require_new(folder: Path) -> None:
+    """Raise InvalidInput where a folder has files, or is a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidInput(f"{folder} is there already; give a folder that is not, or an empty one.")
 
 
 def weights(folder: Path) -> list[Path]:
@@ -56,3 +64,10 @@ def modules(folder: Path) -> Iterator[tuple[str, Path]]:
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict):
             yield str(entry.get("type", "")).rsplit(".", 1)[-1], folder / str(entry.get("path", ""))
+
+
+def require_dense(name: str, folder: Path) -> None:
+    """Raise InvalidInput for a folder that holds no dense encoder of sentence-transformers."""
+    kinds = [kind for kind, _ in modules(folder)]
+    if not kinds or "SpladePooling" in kinds:
+        raise InvalidInput(f"{name} is not a dense encoder of sentence-transformers; give one that pools to a vector.")
