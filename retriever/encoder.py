@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16"]
 
+# The part of a fingerprint that documents' vectors do not depend on.
+QUERY_ADAPTER = "query_adapter"
+
 # What turns a document into the text that is encoded; part of the fingerprint.
 TITLE_RULE = "title + space + text"
 
@@ -290,28 +293,44 @@ def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def recipe_of(model: Any, normalisation: str) -> dict[str, str]:
-    """Return the fingerprint of a sentence-transformers model: see `DenseEncoder.fingerprint`."""
+    """Return the fingerprint of a sentence-transformers model: see `DenseEncoder.fingerprint`.
+
+    An adapter of queries alone at its end is a part of its own, QUERY_ADAPTER; the others are those of the model
+    without it, whose documents have the same vectors.
+    """
+    adapter = _query_adapter(model)
+    modules = [module for module in model if module is not adapter]
     prompts = {
         side: next((model.prompts[name] for name in names if model.prompts.get(name)), "")
         for side, names in {"query": ("query",), "document": ("document", "passage", "corpus")}.items()
     }
     return {
-        "weights": hash_weights(model),
+        "weights": hash_weights(model, besides=f"{len(modules)}." if adapter is not None else None),
         "tokenizer": hash_tokenizer(model.tokenizer),
-        "modules": " > ".join(_describe_module(module) for module in model),
+        "modules": " > ".join(_describe_module(module) for module in modules),
         "prompts": json.dumps(prompts, sort_keys=True, ensure_ascii=False),
         "normalisation": normalisation,
         "max_tokens": str(model.max_seq_length),
         "title_rule": TITLE_RULE,
-    }
+    } | ({QUERY_ADAPTER: hash_weights(adapter)} if adapter is not None else {})
 
 
-def hash_weights(model: Any) -> str:
-    """Return a sha256 over the names, shapes and numbers of a model's weights."""
+def _query_adapter(model: Any) -> Any:
+    """Return the module at a model's end that changes queries alone, None without one."""
+    from retriever.heads.adapter import AdapterHead
+
+    last = list(model)[-1]
+    return last if isinstance(last, AdapterHead) and last.sides == "query" else None
+
+
+def hash_weights(model: Any, besides: str | None = None) -> str:
+    """Return a sha256 over the names, shapes and numbers of a model's weights, but for names that begin so."""
     import torch
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if besides is not None and name.startswith(besides):
+            continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -341,10 +360,10 @@ def _describe_module(module: Any) -> str:
 
 
 def differences(expected: dict[str, str], got: dict[str, str]) -> list[str]:
-    """Return a sentence for each part in which two fingerprints differ."""
+    """Return a sentence for each part in which two fingerprints differ; what adapts queries alone is none of them."""
     return [
         f"{part}: the index has {_short(expected.get(part))}, the encoder has {_short(got.get(part))}"
-        for part in sorted(expected.keys() | got.keys())
+        for part in sorted((expected.keys() | got.keys()) - {QUERY_ADAPTER})
         if expected.get(part) != got.get(part)
     ]
 

@@ -1,5 +1,6 @@
 """Running a pipeline: first stages, fusion, local vectors, reranking, and an honest account of what happened."""
 
+import logging
 import math
 import time
 from collections import Counter
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from retriever.index.fielded import FieldTerm
     from retriever.index.query import Execution
     from retriever.index.sealed import Candidates, Index, Mask
+
+log = logging.getLogger("retriever.search")
 
 MAX_K = 10_000
 MAX_QUERY_CHARACTERS = 32_768
@@ -109,6 +112,9 @@ class _State:
     def degrade(self, stage: str, fault: Exception) -> None:
         """Note that the answer does without a stage, and why."""
         late = isinstance(fault, DeadlineExceeded)
+        # Those come with load, by the thousand, and say all in the answer.
+        if not late and not isinstance(fault, ModelOverloaded):
+            log.warning("%s failed: %s", stage, fault)
         self.answer.degraded.append(f"{stage}_timeout" if late else f"{stage}_failed")
         if isinstance(fault, ModelUnavailable):
             busy = isinstance(fault, ModelOverloaded)

@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from retriever.analysis import Analyser, analyser
 from retriever.codebook import Codebook
-from retriever.encoder import CANARY_TOLERANCE, CODE_TOLERANCE, canary_drift, differences, encode_canaries, load_encoder
+from retriever.encoder import (
+    CANARY_TOLERANCE,
+    CODE_TOLERANCE,
+    QUERY_ADAPTER,
+    canary_drift,
+    differences,
+    encode_canaries,
+    load_encoder,
+)
 from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
 from retriever.fields import CONTENTS, field_text, require_known
 from retriever.filters import matching_rows
@@ -376,6 +384,9 @@ class Index:
     def _canary_drift(self, part: DensePart | LocalPart, encoder: Encoder) -> float:
         stored = np.load(self.path / part.canaries, allow_pickle=False)
         fresh = encode_canaries(encoder, part.canary_texts)
+        if part.fingerprint.get(QUERY_ADAPTER) != encoder.fingerprint().get(QUERY_ADAPTER):
+            # Queries differ as they are meant to.
+            stored, fresh = stored[1:], fresh[1:]
         drift = canary_drift(stored, fresh)
         # Where the model itself makes codes, a number near a border changes a whole one of them.
         coded = part.codes == "model" if isinstance(part, DensePart) else getattr(encoder, "codes", None) is not None

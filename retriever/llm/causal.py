@@ -4,7 +4,8 @@ import copy
 import inspect
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -143,7 +144,7 @@ class CausalModel:
 
         usage.prompt_tokens += sum(map(len, texts))
         usage.answer_tokens += len(texts) * (common + 1)
-        return self._run(rows, read, deadline)
+        return self._run(rows, read, deadline, columns=(first[common], second[common]))
 
     def write(self, prompts: Sequence[Prompt], deadline: Deadline, usage: Usage) -> list[str]:
         import torch
@@ -175,10 +176,7 @@ class CausalModel:
             text = self._tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
             # The chat form holds its special tokens already.
             return self._ids(text)
-        bos = self._tokenizer.bos_token_id
-        ids = self._ids(prompt.plain)
-        adds_bos = bos is not None and self._tokenizer("x", verbose=False)["input_ids"][:1] == [bos]
-        return [bos, *ids] if adds_bos else ids
+        return [*first_tokens(self._tokenizer), *self._ids(prompt.plain)]
 
     def _answer_ids(self, answer: str) -> list[int]:
         return self._ids(answer if self._tokenizer.chat_template is not None else f" {answer}") if answer else []
@@ -204,8 +202,18 @@ class CausalModel:
         if not torch.isfinite(logits).all():
             raise ModelFault(f"{self.name} gave a logit that is not finite; try precision='float32'.")
 
-    def _run(self, rows: Sequence[_Row], read: Callable[[Any, int], Any], deadline: Deadline) -> list[Any]:
-        """Return what `read` makes of the (n, V) float32 logits of each row."""
+    def _run(
+        self,
+        rows: Sequence[_Row],
+        read: Callable[[Any, int], Any],
+        deadline: Deadline,
+        *,
+        columns: Sequence[int] = (),
+    ) -> list[Any]:
+        """Return what `read` makes of the (n, V) float32 logits of each row.
+
+        columns  tokens whose logits are to be compared, so that a smaller precision must not make them equal
+        """
         import torch
 
         for row in rows:
@@ -219,7 +227,7 @@ class CausalModel:
                 for batch in length_batches(lengths, self._batch_tokens):
                     places = [group[number] for number in batch]
                     with turn(self._lock, deadline):
-                        logits = self._forward([rows[place] for place in places], shared, cache)
+                        logits = self._forward([rows[place] for place in places], shared, cache, columns)
                     for place, own in zip(places, logits, strict=True):
                         self._require_finite(own)
                         found[place] = read(own, place)
@@ -250,7 +258,7 @@ class CausalModel:
             self._shared, kept = (ids, cache), shared
         return kept, cache
 
-    def _forward(self, rows: Sequence[_Row], shared: int, cache: Any) -> list[Any]:
+    def _forward(self, rows: Sequence[_Row], shared: int, cache: Any, columns: Sequence[int]) -> list[Any]:
         """Return for each row its (n, V) float32 logits, in one forward pass."""
         import torch
 
@@ -285,9 +293,38 @@ class CausalModel:
             own.crop(shared - own.get_seq_length())
             own.batch_repeat_interleave(len(rows))
             inputs["past_key_values"] = own
-        logits = self._model(**inputs, use_cache=cache is not None).logits.float()
+        with _exactly(self._model.get_output_embeddings(), list(columns)):
+            logits = self._model(**inputs, use_cache=cache is not None).logits.float()
         place = {position: number for number, position in enumerate(kept)}
         return [logits[number, [place[position] for position in own]] for number, own in enumerate(wanted)]
+
+
+@contextmanager
+def _exactly(layer: Any, columns: list[int]) -> Iterator[None]:
+    """Let an output layer compute the logits of some tokens in float32, whatever its weights are."""
+    import torch
+
+    if not columns or not isinstance(layer, torch.nn.Linear) or layer.weight.dtype == torch.float32:
+        yield
+        return
+
+    def compute(_: Any, given: tuple[Any, ...], made: Any) -> Any:
+        bias = None if layer.bias is None else layer.bias[columns].float()
+        made = made.float()
+        made[..., columns] = torch.nn.functional.linear(given[0].float(), layer.weight[columns].float(), bias)
+        return made
+
+    hook = layer.register_forward_hook(compute)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def first_tokens(tokenizer: Any) -> list[int]:
+    """Return what a tokenizer puts before a text that is no chat: its beginning token, or nothing."""
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer("x", verbose=False)["input_ids"][:1] == [bos] else []
 
 
 def require_precision(precision: str | None) -> None:

@@ -44,8 +44,16 @@ class Chat:
     """
 
     def __init__(self, model: str, url: str, *, concurrent: int = 8) -> None:
+        import httpx
+
         if not url.startswith(("http://", "https://")):
             raise InvalidInput(f"the address of an endpoint begins with http:// or https://, got {url!r}.")
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise InvalidInput(f"{url!r} is no address of an endpoint: {error}.") from error
+        if not parsed.host or not 1 <= (parsed.port or 80) <= 65_535:
+            raise InvalidInput(f"{url!r} is no address of an endpoint; give one such as http://127.0.0.1:8000/v1.")
         if not 1 <= concurrent <= 256:
             raise InvalidInput(f"concurrent must be from 1 to 256, got {concurrent}.")
         self.url = url.rstrip("/")
@@ -67,7 +75,7 @@ class Chat:
     ) -> list[Completion]:
         import httpx
 
-        key = os.environ.get(KEY_VARIABLE)
+        key = _key()
         headers = {"authorization": f"Bearer {key}"} if key else {}
         turns = asyncio.Semaphore(self._concurrent)
         # This time begins anew with each read, so that drops without end would outlast it; `_post` reads the clock.
@@ -145,6 +153,15 @@ class Chat:
                         f"{self.url} answered with over {MOST_BYTES} bytes; that is no short answer."
                     )
         return response, bytes(content)
+
+
+def _key() -> str:
+    """Return the key, without the line break that a file of it ends in. Raises BackendUnavailable."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        # Without the key: messages are shown and logged.
+        raise BackendUnavailable(f"{KEY_VARIABLE} holds letters that no key has; set it again.")
+    return key
 
 
 def _apart(work: Coroutine[Any, Any, Found]) -> Found:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from typer.testing import CliRunner
 
@@ -17,6 +18,7 @@ from retriever.evaluation.collections import open_collection
 from retriever.models import resolve
 from retriever.types import Document
 from tests.factories import HashingEncoder
+from tests.retriever.llm.models import save_model
 from training import adaptation, commands
 from training.candidates import Candidates
 from training.commands import adapt
@@ -209,6 +211,24 @@ def test_a_real_language_model_writes_queries_the_same_again():
         LanguageModel("all-MiniLM-L6-v2", Prompt.of("question"), offline=True)
 
 
+def test_a_plain_model_begins_as_its_tokenizer_does_and_has_room(tmp_path):
+    folder = save_model(tmp_path / "plain", kind="gpt2", chat=False, window=128)
+    prompt = Prompt.of("question")
+    bare = LanguageModel(folder, prompt, new_tokens=8, document_tokens=16, offline=True)
+    first = AutoTokenizer.from_pretrained(folder)
+    first.bos_token = "<|im_start|>"
+    first.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", first.bos_token_id)]
+    )
+    first.save_pretrained(folder)
+    opened = LanguageModel(folder, prompt, new_tokens=8, document_tokens=16, offline=True)
+    assert opened._tokens("a text") == [first.bos_token_id, *bare._tokens("a text")]
+    with pytest.raises(
+        InvalidInput, match=r"document_tokens=100 and the answer take up to \d+ tokens, and .* reads 128"
+    ):
+        LanguageModel(folder, prompt, new_tokens=8, document_tokens=100, offline=True)
+
+
 def test_a_sequence_to_sequence_model_gets_the_document_alone(pydocs, tmp_path):
     folder = tmp_path / "t5"
     tokenizer = AutoTokenizer.from_pretrained(resolve("all-MiniLM-L6-v2", offline=True))
@@ -304,8 +324,9 @@ def test_a_style_comes_with_examples_of_its_own(chat, tmp_path):
 
 
 def test_the_query_of_an_example_is_no_query_of_a_document(chat, tmp_path):
-    _, queries = written(chat, tmp_path / "a.parquet", examples=(("a document", "This text is LONG"),))
-    assert queries == []
+    for number, query in enumerate(("This text is LONG", ' Query: "this  text is long"')):
+        _, queries = written(chat, tmp_path / f"{number}.parquet", examples=(("a document", query),))
+        assert queries == []
 
 
 def test_an_endpoint_takes_no_precision(tmp_path):

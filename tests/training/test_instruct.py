@@ -64,7 +64,7 @@ def test_an_instruction_is_seen_and_left_out_of_the_pooling(folder, split_pydocs
         base=str(folder), pooling=pooling, latents=3, sets={"b": {"instruction": "Find {code}"}}
     )
     model = instruct.open_encoder(settings, True, ["a", "b"])
-    assert model.prompts["query"] == model.prompts["a"] == f"Instruct: {settings.instruction}\nQuery: "
+    assert model.prompts["query"] == model.prompts["a"] == f"Instruct: {settings.instruction}\nQuery:\n"
     collection = open_training_collection(split_pydocs)
     collator = InstructCollator(
         model, collection, None, query_tokens=32, document_tokens=16, seed=1, parts=np.array([0, 0, 1, 1]),
@@ -72,16 +72,29 @@ def test_an_instruction_is_seen_and_left_out_of_the_pooling(folder, split_pydocs
     )  # fmt: skip
     inputs = collator([{"row": 2}, {"row": 3}])
     text = model.tokenizer.decode(inputs["query_input_ids"][0])
-    assert text.startswith(f"Instruct: Find {{code}}\nQuery: {collection.queries[2]}"[:40])
+    assert text.startswith(f"Instruct: Find {{code}}\nQuery:\n{collection.queries[2]}"[:40])
     length = inputs["query_prompt_length"]
-    assert length == len(model.tokenizer("Instruct: Find {code}\nQuery: ", add_special_tokens=False)["input_ids"])
+    assert length == len(model.tokenizer("Instruct: Find {code}\nQuery:\n", add_special_tokens=False)["input_ids"])
     features = {key.removeprefix("query_"): value for key, value in inputs.items() if key.startswith("query_")}
     with torch.inference_mode():
         states = model[0](dict(features))
         vector = model[1](dict(states))["sentence_embedding"]
-        for layer in (states["token_embeddings"], *states.get("all_layer_embeddings", ())):
+        layers = (states["token_embeddings"], *states.get("all_layer_embeddings", ()))
+        for layer in layers:
             layer[:, :length] = 1e6
         assert torch.equal(model[1](dict(states))["sentence_embedding"], vector)
+        first_word = model.tokenizer.decode(inputs["query_input_ids"][0][length]).strip()
+        assert first_word
+        assert collection.queries[2].startswith(first_word)
+        for layer in layers:
+            layer[:, length] = 1e6
+        assert not torch.equal(model[1](dict(states))["sentence_embedding"], vector)
+
+
+def test_a_prompt_that_shares_a_token_with_the_query_is_refused(folder):
+    settings = InstructSettings(base=str(folder), query_prompt="Instruct: {instruction}\nQuery: ")
+    with pytest.raises(InvalidInput, match=r"joins the end of the prompt 'Instruct: .*Query: ' to the word behind it"):
+        instruct.open_encoder(settings, True, [])
 
 
 def test_each_collection_is_learned_from_in_its_own_way(folder, split_pydocs, tmp_path, monkeypatch):
@@ -107,7 +120,7 @@ def test_each_collection_is_learned_from_in_its_own_way(folder, split_pydocs, tm
     model = open_model(tmp_path / "out")
     assert not model[1].include_prompt
     assert "LatentAttentionPooling without the prompt" in as_encoder(model).fingerprint()["modules"]
-    assert model.prompts[split_pydocs.name] == "Instruct: Find the function\nQuery: "
+    assert model.prompts[split_pydocs.name] == "Instruct: Find the function\nQuery:\n"
     assert model[0].model.config.is_causal is False
     assert load_encoder(str(tmp_path / "out"), device="cpu").encode_queries(["read a file"]).shape == (1, 32)
 

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from indexing.build import build_index
+from indexing.plan import BuildSettings
 from retriever.encoder import load_encoder
-from retriever.errors import InvalidInput
+from retriever.errors import IndexMismatch, InvalidInput
 from retriever.heads.adapter import AdapterHead
+from retriever.index.sealed import open_index
 from retriever.types import Document
+from tests.factories import ListCorpus
 from training.collection import Corpus, TrainingCollection, open_training_collection
 from training.encoders import as_encoder
 from training.judgments import Judgments
@@ -81,6 +85,27 @@ def test_queries_are_adapted_and_documents_stay_to_the_bit(trained):
     reports = task.stages.reports
     assert list(reports) == ["vectors", "start", "fit-0", "fit-1"]
     assert reports["start"]["trained_weights"] == 2 * 8 * encoder.width
+
+
+def test_an_index_of_the_base_is_searched_by_adapted_queries(trained, tmp_path):
+    task, encoder = trained()
+    task.open_base().save_pretrained(str(tmp_path / "base"), create_model_card=False)
+    documents, queries = task.collection.documents[:60], task.collection.queries[:5]
+    settings = BuildSettings(parts=("dense",), encoder=str(tmp_path / "base"))
+    build_index(ListCorpus(documents), tmp_path / "index", settings, device="cpu")
+    adapted_folder = tmp_path / "plain" / "fit-1"
+    with open_index(tmp_path / "index", encoder=str(adapted_folder)) as index:
+        index.check_canaries()
+        answers = index.batch_search(queries, 3, pipeline="dense")
+        expected = encoder.encode_queries(queries) @ encoder.encode_documents(documents).T
+    for answer, scores in zip(answers, expected, strict=True):
+        np.testing.assert_allclose([hit.score for hit in answer.hits], np.sort(scores)[::-1][:3], atol=1e-4)
+    base = load_encoder(tmp_path / "base").fingerprint()
+    assert {part: value for part, value in encoder.fingerprint().items() if part != "query_adapter"} == base
+    assert encoder.fingerprint()["query_adapter"] != trained("seed=9")[1].fingerprint()["query_adapter"]
+    both = trained("sides=both")[1]
+    with pytest.raises(IndexMismatch, match="made with another encoder. modules: "):
+        open_index(tmp_path / "index", encoder=both).search(queries[0], 3, pipeline="dense")
 
 
 def test_both_sides_are_adapted_apart(trained):

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 from retriever.encoder import Precision, length_batches
 from retriever.errors import BackendUnavailable, InvalidInput
 from retriever.llm.beginnings import Beginning
-from retriever.llm.causal import load_language_model, placed, require_precision
+from retriever.llm.causal import first_tokens, load_language_model, placed, require_precision
 from retriever.llm.chat import Chat
 from retriever.llm.continuation import continuations
 from retriever.llm.usage import Deadline
 from retriever.models import resolve
-from training.generation.prompts import Prompt
+from training.generation.prompts import Example, Prompt
 from training.teachers import model_digest
 
 # Tokens of one batch, those to come included.
@@ -81,6 +81,12 @@ class LanguageModel:
         if temperature > 0:
             self._drawing |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
         self._digest = model_digest(folder, offline=True)
+        self._require_room()
+
+    @property
+    def examples(self) -> Sequence[Example]:
+        """What the model is shown."""
+        return self._prompt.examples
 
     @property
     def digest(self) -> str:
@@ -91,11 +97,9 @@ class LanguageModel:
 
         if count > 1 and not self._drawing["do_sample"]:
             raise InvalidInput(f"temperature 0 always gives the same answer, not {count}; raise it or ask for one.")
-        texts = [self._text(document) for document in documents]
-        # The chat form holds its special tokens already.
-        prompts = self._tokenizer(texts, add_special_tokens=self._encodes)["input_ids"]
+        prompts = [self._tokens(document) for document in documents]
         room = BATCH_TOKENS.get(self._model.device.type, BATCH_TOKENS["cpu"])
-        found: list[list[str]] = [[] for _ in texts]
+        found: list[list[str]] = [[] for _ in prompts]
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(seed)
             beginning = self._beginning(prompts)
@@ -108,6 +112,23 @@ class LanguageModel:
                 for number, place in enumerate(batch):
                     found[place] = answers[number * count : (number + 1) * count]
         return found
+
+    def _tokens(self, document: str) -> list[int]:
+        """Return the tokens of a document's prompt; a chat form holds its special ones already."""
+        ids: list[int] = self._tokenizer(self._text(document), add_special_tokens=self._encodes)["input_ids"]
+        plain = not self._encodes and self._tokenizer.chat_template is None
+        return [*first_tokens(self._tokenizer), *ids] if plain else ids
+
+    def _require_room(self) -> None:
+        """Raise InvalidInput where a whole document, its prompt and an answer are more than the model reads."""
+        window = getattr(self._model.config, "max_position_embeddings", None)
+        answer = 0 if self._encodes else self._drawing["max_new_tokens"]
+        needed = len(self._tokens("")) + self._document_tokens + answer
+        if window and needed > window:
+            raise InvalidInput(
+                f"instruction, examples, document_tokens={self._document_tokens} and the answer take up to {needed} "
+                f"tokens, and {self.name} reads {window}; lower document_tokens or new_tokens, or show fewer examples."
+            )
 
     def _text(self, document: str) -> str:
         ids = self._tokenizer(document, add_special_tokens=False, truncation=True, max_length=self._document_tokens)

@@ -98,7 +98,10 @@ def generate_queries(
         facts={"documents_asked": len(chosen), "documents_too_short": _too_short(documents)},
         sizes=[len(chosen[start : start + size]) for start in range(0, len(chosen), size)],
     )
-    return run(plan, output, _maker(chosen, settings, opened[0]), shard=shard, restart=restart, quiet=quiet)
+    examples = opened[0].examples if isinstance(opened[0], SoftPromptedModel) else settings.examples or ()
+    shown = {query.casefold() for _, example in examples if (query := clean(example))}
+    maker = _maker(chosen, settings, opened[0], shown)
+    return run(plan, output, maker, shard=shard, restart=restart, quiet=quiet)
 
 
 def open_generator(settings: GenerationSettings, *, device: str | None = None, offline: bool = False) -> Generator:
@@ -157,10 +160,8 @@ def _digest(documents: Sequence[Document]) -> str:
 
 
 def _maker(
-    documents: list[Document], settings: GenerationSettings, generator: Generator
+    documents: list[Document], settings: GenerationSettings, generator: Generator, shown: set[str]
 ) -> Callable[[int], tuple["pa.Table", Counter[str]]]:
-    shown = {query.casefold() for _, query in settings.examples or ()}
-
     def usable(answer: str) -> str | None:
         query = clean(answer)
         return query if query and query.casefold() not in shown else None

@@ -196,6 +196,11 @@ class SoftPromptedModel(LanguageModel):
     def digest(self) -> str:
         return self._soft_digest
 
+    def _tokens(self, document: str) -> list[int]:
+        # As in training: the soft prompt is the beginning.
+        ids: list[int] = self._tokenizer(self._text(document), add_special_tokens=False)["input_ids"]
+        return ids
+
     def _text(self, document: str) -> str:
         return text_before(cut(self._tokenizer, document, self._document_tokens), self._prompt.examples)
 

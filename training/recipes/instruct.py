@@ -52,7 +52,8 @@ class SetSettings(BaseModel):
 
 
 class InstructSettings(RepllamaSettings):
-    """instruction  of collections that have none of their own, and of the finished encoder's queries
+    """query_prompt  with {instruction}; ends in a line break, for tokenizers join a blank to the query's first word
+    instruction  of collections that have none of their own, and of the finished encoder's queries
     sets        how collections are learned from, by the names of their folders
     first       the fit of the first stage; `fit` is that of the second
     lora        the published training has rank 16 and learning rates of 2e-5, then 1.5e-5, for 7 billion weights
@@ -60,7 +61,7 @@ class InstructSettings(RepllamaSettings):
 
     attention: Literal["causal", "bidirectional"] = "bidirectional"
     pooling: Literal["last", "mean", "latent_attention", "multi_layer"] = "latent_attention"
-    query_prompt: str = "Instruct: {instruction}\nQuery: "
+    query_prompt: str = "Instruct: {instruction}\nQuery:\n"
     document_prompt: str = ""
     instruction: str = "Given a query, retrieve passages that answer it"
     sets: dict[str, SetSettings] = Field(default_factory=dict)
@@ -168,7 +169,24 @@ def open_encoder(settings: InstructSettings, offline: bool, names: list[str]) ->
     model[1].include_prompt = False
     model.prompts = {"query": settings.prompt(), "document": settings.document_prompt}
     model.prompts |= {name: settings.prompt(name) for name in names}
+    _require_apart(model)
     return model
+
+
+def _require_apart(model: Any) -> None:
+    """Raise InvalidInput for a prompt whose end and the text behind it share a token: then it cannot be left out."""
+
+    def tokens(text: str) -> list[int]:
+        ids: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    for prompt in sorted(set(model.prompts.values())):
+        alone = tokens(prompt)
+        if tokens(prompt + "wing")[: len(alone)] != alone:
+            raise InvalidInput(
+                f"the tokenizer joins the end of the prompt {prompt!r} to the word behind it, which then could not be "
+                "told from the instruction; let the prompt end in a line break."
+            )
 
 
 def compare(task: Task[InstructSettings], trained: Path) -> dict[str, Any]:

@@ -127,6 +127,26 @@ def test_a_choice_is_a_difference_of_logits(folder, model, monkeypatch, padding)
         model.choose(asked, ("Yes", "Yes"), FOREVER, Usage())
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_choice_in_bfloat16_is_of_logits_that_are_not_rounded(tmp_path, kind):
+    """As bfloat16 has them, logits around 1 are 1/256 apart, and near ones become equal."""
+    exact = CausalModel(save_model(tmp_path / kind, kind=kind), precision="bfloat16")
+    asked = [prompts.pair("read a file", first, second) for first, second in zip(DOCUMENTS, QUERIES, strict=True)]
+    found = exact.choose(asked, prompts.PASSAGES, FOREVER, Usage())
+    *common, first_id = exact._answer_ids(prompts.PASSAGES[0])
+    assert exact._answer_ids(prompts.PASSAGES[1])[:-1] == common
+    weights = exact._model.get_output_embeddings().weight[[first_id, exact._answer_ids(prompts.PASSAGES[1])[-1]]].float()
+    for prompt, value in zip(asked, found, strict=True):
+        with torch.inference_mode():
+            tokens = torch.tensor([[*exact._prompt_ids(prompt), *common]])
+            states = exact._model.base_model(tokens).last_hidden_state[0, -1].float()
+            first, second = (weights @ states).tolist()
+        rounded = torch.tensor([first, second]).bfloat16().float()
+        # Batch and shared beginnings change the states themselves by their own last digit.
+        assert value == pytest.approx(first - second, abs=0.03)
+        assert value != float(rounded[0] - rounded[1])
+
+
 def test_written_answers_do_not_depend_on_the_batch(model):
     asked = [prompts.pair("read a file", first, "x") for first in DOCUMENTS[:4]]
     together = model.write(asked, FOREVER, Usage())

@@ -95,8 +95,26 @@ def test_an_endpoint_that_fails_is_an_error_that_says_so(url, model, message, mo
 
 
 def test_the_key_is_of_the_environment(url, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    assert len(ranker(url, "locked", kind="yes_no").score("query", DOCUMENTS)[0]) == 5
+    # A mounted secret often ends in a line break.
+    for key in ("secret", "secret\n"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        assert len(ranker(url, "locked", kind="yes_no").score("query", DOCUMENTS)[0]) == 5
+
+
+@pytest.mark.parametrize("key", ["sécret-12", "secret-12\nx: y"])
+def test_a_key_that_is_none_is_not_shown(url, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(BackendUnavailable, match="OPENAI_API_KEY holds letters that no key has") as caught:
+        ranker(url, "locked", kind="yes_no").score("query", DOCUMENTS)
+    assert "cret-12" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://localhost:80x/v1", "http://127.0.0.1:99999/v1", "http://", "http://[::1/v1"]
+)
+def test_an_address_that_is_none_is_refused(address):
+    with pytest.raises(InvalidInput, match="is no address of an endpoint"):
+        EndpointModel("model", address)
 
 
 def test_who_is_turned_away_asks_again(url):
@@ -202,7 +220,7 @@ def search(index, model, **options):
     return index.search("read a file", 8, pipeline=PipelineSpec(first=("bm25",), rerank=rerank), **options)
 
 
-def test_a_search_goes_on_without_an_endpoint_that_fails(small_index, url, monkeypatch):
+def test_a_search_goes_on_without_an_endpoint_that_fails(small_index, url, monkeypatch, caplog):
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     with open_index(small_index) as index:
         plain = [hit.id for hit in index.search("read a file", 8, pipeline="bm25").hits]
@@ -214,6 +232,7 @@ def test_a_search_goes_on_without_an_endpoint_that_fails(small_index, url, monke
             answer = search(index, model)
             assert answer.degraded == ["rerank_failed"]
             assert [hit.id for hit in answer.hits] == plain
+            assert caplog.messages[-1].startswith("rerank failed: ")
         for model in ("slow", "dripping"):
             answer = search(index, model, deadline_ms=300)
             assert answer.degraded == ["rerank_timeout"]
