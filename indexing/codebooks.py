@@ -16,6 +16,8 @@ from retriever.index.form import Form, product_parts, require_form
 SAMPLE = 32_768
 # Of k-means and of OPQ's alternation; what comes later moves little and costs as much.
 ROUNDS = 10
+# Numbers of a vector within so many times their root mean square: of 100,000 that are normally distributed all but six.
+SPREAD = 4.0
 
 
 def sample_vectors(sources: Sequence[Path], most: int = SAMPLE) -> NDArray[np.float32]:
@@ -53,11 +55,21 @@ def codebook_for(kind: str, sample: NDArray[np.float32]) -> Codebook | None:
 def byte_levels(sample: NDArray[np.float32]) -> Codebook:
     """Return a codebook with a byte for each dimension: 256 even levels from its least to its largest number.
 
-    k-means would place them little better, and takes minutes. Raises InvalidInput without vectors.
+    k-means would place them little better, and takes minutes. Fewer than 256 vectors do not tell the range, nor do any
+    in a dimension where they are the same: there the levels reach at least from -r to r, r being `SPREAD` times the
+    length of the longest vector over the root of the width, so that documents that come later still differ.
+    Raises InvalidInput without vectors.
     """
     if not len(sample):
         raise InvalidInput("levels cannot be found without vectors; the index has none yet.")
     low, high = sample.min(axis=0), sample.max(axis=0)
+    # Vectors of nothing but zeros tell no length; most encoders' is 1.
+    length = float(np.linalg.norm(sample, axis=1).max()) or 1.0
+    # No number of a vector is larger than its length.
+    reach = np.float32(length * min(1.0, SPREAD / sample.shape[1] ** 0.5))
+    unknown = (low == high) | (len(sample) < CENTROIDS)
+    low = np.where(unknown, np.minimum(low, -reach), low)
+    high = np.where(unknown, np.maximum(high, reach), high)
     levels = np.linspace(low, high, CENTROIDS, axis=1, dtype=np.float32)
     return Codebook(np.eye(sample.shape[1], dtype=np.float32), np.ascontiguousarray(levels[:, :, None]))
 

@@ -428,7 +428,7 @@ def compress(
     from indexing import compression
     from indexing.compression_report import as_markdown
     from indexing.compression_report import report as content_of
-    from indexing.recoding import encoder_folder
+    from indexing.recoding import encoder_folder, unrescored_default
     from retriever.evaluation.collections import open_collection
     from retriever.storage import write_atomically
 
@@ -445,6 +445,9 @@ def compress(
     if train and output is None:
         raise InvalidInput("--train needs a place for models; name it with --output, with --dry-run too.")
     work = output.with_name(f".{output.name}.learned") if output is not None else None
+    collection = open_collection(queries, split) if queries is not None else None
+    # Before hours of training, whose result could not be compared.
+    compression.require_measurable(times, max_loss, collection)
     learned, held_out = [], None
     if train and work is not None:
         if not dry_run and encoder_folder(output or work).exists():
@@ -458,7 +461,7 @@ def compress(
         target=times,
         max_loss=max_loss,
         learned=learned,
-        collection=open_collection(queries, split) if queries is not None else held_out,
+        collection=collection if collection is not None else held_out,
         generated=held_out is not None,
         by_mean=mean,
         memory_only=memory_only,
@@ -478,7 +481,9 @@ def compress(
     else:
         typer.echo(as_markdown(found))
     if found.chosen is not None and output is not None and not dry_run:
-        compression.compress_index(found, output, device=device, quiet=quiet)
+        manifest = compression.compress_index(found, output, device=device, quiet=quiet)
+        if found.chosen.model and found.chosen.stored != "none" and (remark := unrescored_default(manifest)):
+            typer.echo(f"warning: {remark}.", err=True)
         # Until an index is written another bound can be tried without training anew.
         if train and work is not None:
             shutil.rmtree(work)

@@ -173,8 +173,7 @@ def try_forms(
     copied once, and once as float16. Raises InvalidInput for an index without vectors, or too few queries.
     """
     folder = Path(path)
-    if not target > 1 or not 0 <= max_loss < 1:
-        raise InvalidInput(f"the target is above 1 and the loss from 0 to 1, got {target:g} and {max_loss:g}.")
+    require_measurable(target, max_loss, collection)
     with open_index(folder, encoder=encoder, device=device, offline=offline) as index:
         require_vectors(folder, index.manifest)
         assert index.manifest.dense is not None
@@ -204,6 +203,21 @@ def try_forms(
     )
     closest = max(small, key=lambda t: t.ndcg.difference if t.ndcg else -1.0, default=None)
     return replace(found, chosen=best, closest=closest)
+
+
+def require_measurable(target: float, max_loss: float, collection: Collection | None) -> None:
+    """Raise InvalidInput for a target or a bound that cannot be, and for judged queries too few to measure a loss."""
+    if not target > 1 or not 0 <= max_loss < 1:
+        raise InvalidInput(
+            f"the target is above 1 and the loss from 0 to below 1, got {target:g} and {max_loss:g}; give others."
+        )
+    if collection is not None:
+        _require_queries(len(collection.judged))
+
+
+def _require_queries(count: int) -> None:
+    if count < LEAST_QUERIES:
+        raise InvalidInput(f"{count} queries are too few to measure a loss; give {LEAST_QUERIES} or more.")
 
 
 def candidates(width: int, most_bytes: float, *, memory_only: bool = False) -> list[tuple[str, Stored]]:
@@ -319,10 +333,7 @@ class _Bench:
                 if generated
                 else f"{len(self.texts)} judged queries of {collection.name}/{collection.split}"
             )
-        if len(self.texts) < LEAST_QUERIES:
-            raise InvalidInput(
-                f"{len(self.texts)} queries are too few to measure a loss; give {LEAST_QUERIES} or more."
-            )
+        _require_queries(len(self.texts))
         self._vectors = encoder.encode_queries(list(self.texts.values()))
         reader = DenseReader(self._whole, faiss_sha256=None, oversample=1, live=None)
         run, latency, rate = self._answered(self._by(reader, self._vectors))

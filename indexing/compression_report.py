@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from indexing.compression import Compression, Trial, refusal
+from retriever.evaluation.significance import Comparison
 
 
 def report(found: Compression) -> dict[str, Any]:
@@ -52,19 +53,17 @@ def as_markdown(found: Compression) -> str:
         "",
         f"**{'Chosen: ' + found.chosen.name if found.chosen else 'Refused: ' + refusal(found)}**",
         "",
-        "| form | bytes | in memory | nDCG@10 | difference | 95 % interval | recall@100 | difference | ms "
-        "| queries/s | within |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| form | bytes | in memory | nDCG@10 | difference | 95 % interval | recall@100 | difference | 95 % interval "
+        "| ms | queries/s | within |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for trial in [found.exact, *found.trials]:
         if trial.ndcg is None or trial.recall is None:
-            lines.append(f"| {trial.name} | {trial.problem} | | | | | | | | | |")
+            lines.append(f"| {trial.name} | {trial.problem} | | | | | | | | | | |")
             continue
-        low, high = trial.ndcg.interval
         lines.append(
-            f"| {trial.name} | {trial.bytes:.1f} | {trial.memory:.1f} | {trial.ndcg.system:.4f} "
-            f"| {trial.ndcg.difference:+.4f} | {low:+.4f} to {high:+.4f} | {trial.recall.system:.4f} "
-            f"| {trial.recall.difference:+.4f} | {trial.latency_ms:.2f} | {trial.queries_per_second:,.0f} "
+            f"| {trial.name} | {trial.bytes:.1f} | {trial.memory:.1f} | {_compared(trial.ndcg)} "
+            f"| {_compared(trial.recall)} | {trial.latency_ms:.2f} | {trial.queries_per_second:,.0f} "
             f"| {_within(found, trial)} |"
         )
     said = found.chosen or found.closest
@@ -75,6 +74,12 @@ def as_markdown(found: Compression) -> str:
             cell = " ".join(text.split())[:100].replace("|", "\\|")
             lines.append(f"| {cell} | {before:.3f} | {after:.3f} |")
     return "\n".join(lines) + "\n"
+
+
+def _compared(measured: Comparison) -> str:
+    """Return the cells of a measure: its value, the difference from exact search, and the interval of that."""
+    low, high = measured.interval
+    return f"{measured.system:.4f} | {measured.difference:+.4f} | {low:+.4f} to {high:+.4f}"
 
 
 def _within(found: Compression, trial: Trial) -> str:

@@ -1,6 +1,7 @@
 """An index written anew in another form: its vectors are kept differently, and nothing is encoded again."""
 
 import contextlib
+import itertools
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -48,8 +49,10 @@ def recode_index(
 
     learned    a model whose codes of all segments, in this form, take the place of the vectors; queries are its own
                then. It is copied to `target`.encoder, beside the index, which names it
-    rescoring  keeps the vectors beside those codes, and offers them as the pipeline `local`; it becomes the default
-               where vectors alone were
+    rescoring  keeps the vectors beside those codes, and offers them as the pipeline `local`, or `local-2` and so on
+               where that name is another's; it becomes the default where vectors alone were. Pipelines that find by
+               vectors and do more, such as reranking, keep their names and get the stage too; those that fuse several
+               lists do not, see `unrescored_default`
 
     They appear when they are complete. Segments, deletions and documents are those of the generation in force;
     calibrations are taken over only where no vector has a part in the scores.
@@ -221,12 +224,36 @@ def _with_local(folder: Path, working: Path, manifest: Manifest, rescoring: Resc
         canaries=name,
         canary_texts=before.dense.canary_texts,
     )
-    alone = before.pipelines[before.default_pipeline].first == ("dense",)
+    plain, offered = PipelineSpec(first=("dense",)), manifest.pipelines
+    rescored = {
+        name: spec.model_copy(update={"local": rescoring.stage})
+        for name, spec in offered.items()
+        if spec.first == plain.first and spec != plain
+    }
+    # A pipeline of this name that reads local vectors is that of an index which had others, and they are these now.
+    own = next(
+        name
+        for name in itertools.chain(["local"], (f"local-{number}" for number in itertools.count(2)))
+        if name not in offered or offered[name].local is not None
+    )
+    rescored[own] = plain.model_copy(update={"local": rescoring.stage})
     return manifest.model_copy(
         update={
             "local": local,
             "files": manifest.files | {name: describe_file(working / name)},
-            "pipelines": manifest.pipelines | {"local": PipelineSpec(first=("dense",), local=rescoring.stage)},
-            "default_pipeline": "local" if alone else before.default_pipeline,
+            "pipelines": offered | rescored,
+            "default_pipeline": own if offered[manifest.default_pipeline] == plain else manifest.default_pipeline,
         }
+    )
+
+
+def unrescored_default(manifest: Manifest) -> str | None:
+    """Say that the default pipeline searches codes without the vectors that lie beside them; None where it does not."""
+    default = manifest.pipelines[manifest.default_pipeline]
+    if manifest.local is None or "dense" not in default.first or default.local is not None:
+        return None
+    rescored = [name for name, spec in manifest.pipelines.items() if spec.local is not None]
+    return (
+        f"the default pipeline {manifest.default_pipeline!r} searches the codes alone; what was measured is rescored "
+        f"by the vectors, which --pipeline does with: {', '.join(rescored)}"
     )

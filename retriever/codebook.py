@@ -114,18 +114,7 @@ def train_codebook(
     than dimensions, and for vectors that are NaN, infinite or all the same.
     """
     faiss = load_faiss()
-    require_parts(vectors.shape[1], parts)
-    if len(vectors) < CENTROIDS:
-        raise InvalidInput(
-            f"{CENTROIDS} centroids cannot be found from {len(vectors)} vectors; give {CENTROIDS} or more (ten "
-            "thousand do well), or use sign codes, which need no training."
-        )
-    if rotate and len(vectors) < vectors.shape[1]:
-        # FAISS would write beyond its memory.
-        raise InvalidInput(
-            f"{len(vectors)} vectors are too few to learn a rotation of {vectors.shape[1]} dimensions; give at least "
-            f"as many vectors as dimensions, or use pq{parts}, which has none."
-        )
+    require_trainable(len(vectors), vectors.shape[1], parts, rotate=rotate)
     if not np.isfinite(vectors).all():
         row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
         raise InvalidInput(f"vector {row} holds a number that is NaN or infinite; a codebook cannot be fitted to it.")
@@ -152,6 +141,22 @@ def train_codebook(
     quantiser.train(data)
     centroids = faiss.vector_to_array(quantiser.centroids).reshape(parts, CENTROIDS, width // parts).copy()
     return Codebook(rotation, centroids)
+
+
+def require_trainable(vectors: int, width: int, parts: int, *, rotate: bool = True) -> None:
+    """Raise InvalidInput unless a codebook can be fitted to so many vectors of this width, see `train_codebook`."""
+    require_parts(width, parts)
+    if vectors < CENTROIDS:
+        raise InvalidInput(
+            f"{CENTROIDS} centroids cannot be found from {vectors} vectors; give {CENTROIDS} or more (ten "
+            "thousand do well), or use sign codes, which need no training."
+        )
+    if rotate and vectors < width:
+        # FAISS would write beyond its memory.
+        raise InvalidInput(
+            f"{vectors} vectors are too few to learn a rotation of {width} dimensions; give at least "
+            f"as many vectors as dimensions, or use pq{parts}, which has none."
+        )
 
 
 def require_parts(width: int, parts: int) -> None:

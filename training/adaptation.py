@@ -25,7 +25,15 @@ from training.finished import publish, require_free
 from training.generation import Consistency, GenerationSettings, generate_queries, write_collection
 from training.generation.generators import Generator
 from training.recipe import REPORT as TRAINING
-from training.recipe import Recipe, measure_splits, measure_starts, require_same_training, run_recipe, split_of
+from training.recipe import (
+    Recipe,
+    measure_splits,
+    measure_starts,
+    require_named,
+    require_same_training,
+    run_recipe,
+    split_of,
+)
 from training.recipes.contrastive import RECIPE, ContrastiveSettings
 from training.settings import EncoderSettings
 
@@ -94,13 +102,15 @@ def adapt_without_labels(
 
     Without judgments the generated queries of a tenth of the documents decide, which neither training nor the other
     queries see; they tell how well the model does on queries like these. Each step is resumable. Returns the report
-    that is also written to output/adaptation.json. Raises InvalidInput for a recipe that makes no bi-encoder.
+    that is also written to output/adaptation.json. Raises InvalidInput for a recipe that makes no bi-encoder, and what
+    `training.recipe.require_named` raises, both before any query is made up.
     """
     if recipe.compare is not None:
         raise InvalidInput(
             f"{recipe.name} makes no bi-encoder, and adapting compares those; take gpl or genq, or train it by "
             f"`retriever train generate` and `retriever train run {recipe.name}`."
         )
+    require_named(settings, offline=offline)
     if isinstance(settings, DecoderSettings):
         base_of(settings, offline=offline)
         if consistent_top_k is not None:

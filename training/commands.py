@@ -291,13 +291,19 @@ def adapt(
         str | None, typer.Option(help="Model that training starts from. [default: the recipe's, all-MiniLM-L6-v2]")
     ] = None,
     alpha: Annotated[float, typer.Option(help="Keep the trained model only with p below.", min=0, max=1)] = 0.05,
-    config: Annotated[Path | None, typer.Option(help="YAML of settings of the recipe `contrastive`.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML of settings of the recipe `contrastive`; without labels of the recipe that it names."),
+    ] = None,
     set: Annotated[list[str] | None, typer.Option(help="Change one setting: key=value; repeatable.")] = None,
     without_labels: Annotated[
         bool, typer.Option("--without-labels", help="Learn from queries that a language model makes up.")
     ] = False,
     recipe: Annotated[
-        str | None, typer.Option(help="Without labels: gpl (a cross-encoder's margins) or genq. [default: gpl]")
+        str | None,
+        typer.Option(
+            help="Without labels: gpl (a cross-encoder's margins) or genq. [default: what --config names, else gpl]"
+        ),
     ] = None,
     generate: Annotated[
         list[str] | None, typer.Option(help="Without labels: change how queries are made: key=value; repeatable.")
@@ -321,7 +327,7 @@ def adapt(
     from training import adaptation
     from training.generation import GenerationSettings
     from training.recipes.contrastive import ContrastiveSettings
-    from training.recipes.registry import CONFIGS, configured
+    from training.recipes.registry import CONFIGS, configured, named_in
     from training.settings import read_settings
 
     changes = [*([f"base={base}"] if base else []), *(set or [])]
@@ -329,7 +335,10 @@ def adapt(
     if without_labels:
         if pairs is not None:
             raise InvalidInput("--pairs are labels; give either them or --without-labels.")
-        chosen, path = configured(recipe or "gpl")
+        named = named_in(config) if config is not None else None
+        chosen, path = configured(recipe or named or "gpl")
+        if config is not None and named not in (None, chosen.name):
+            raise InvalidInput(f"{config} is for the recipe {named}, and --recipe is {chosen.name}; give one of them.")
         settings = read_settings(chosen.settings, config or path, changes, ignore=("recipe",))
         found = adaptation.adapt_without_labels(
             corpus,
@@ -348,6 +357,12 @@ def adapt(
         if recipe or generate or consistent_top_k:
             raise InvalidInput(
                 "--recipe, --generate and --consistent-top-k belong to --without-labels; add it, or leave them out."
+            )
+        named = named_in(config) if config is not None else None
+        if named not in (None, "contrastive"):
+            raise InvalidInput(
+                f"{config} is for the recipe {named}, and adapting with labels takes contrastive; leave out --config, "
+                f"or use `retriever train run {config}`."
             )
         settings = read_settings(ContrastiveSettings, config or CONFIGS / "adapt.yaml", changes, ignore=("recipe",))
         found = adaptation.adapt(corpus, output, settings, pairs=pairs, alpha=alpha, restart=restart, offline=offline)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from kernels.pq import best_codes, laid_out, tables
-from retriever.codebook import Codebook, require_parts, train_codebook
+from retriever.codebook import Codebook, require_parts, require_trainable, train_codebook
 from retriever.errors import InvalidInput
 from retriever.heads.product import ProductHead
 from training.encoders import as_encoder, require_no_head, with_head
@@ -29,14 +29,14 @@ def start_codebook(
 ) -> tuple[Codebook, NDArray[np.uint8]]:
     """Return a codebook for a model's documents and their codes (D, M), by a stage.
 
-    parts  M; None for an eighth of the width
+    parts  M; None for the base's own, else `default_parts`
     given  a codebook that is there already, else OPQ is fitted to all documents
 
     Raises InvalidInput where `parts` does not divide the width or does not fit `given`, and for fewer than 256
     documents.
     """
     encoder = as_encoder(model)
-    parts = parts or (given.parts if given else max(1, encoder.width // DIMENSIONS))
+    parts = parts or (given.parts if given else default_parts(encoder.width))
     require_parts(encoder.width, parts)
     if given is not None:
         require_given(given, parts)
@@ -54,6 +54,18 @@ def start_codebook(
 
     folder = task.stages.run(name, work)
     return Codebook.load(folder / CODEBOOK), np.load(folder / CODES, allow_pickle=False)
+
+
+def default_parts(width: int) -> int:
+    """Return the parts where the settings say nothing: an eighth of the width, or the next fewer that divide it."""
+    return max(parts for parts in range(1, max(1, width // DIMENSIONS) + 1) if width % parts == 0)
+
+
+def require_quantisable(task: Task[Any], model: Any, parts: int | None) -> None:
+    """Raise InvalidInput unless `open_quantised` can fit a codebook: known before the stages that come first."""
+    require_no_head(model)
+    width = int(model.get_embedding_dimension())
+    require_trainable(len(task.collection.documents), width, parts or default_parts(width))
 
 
 def require_given(given: Codebook, parts: int) -> None:
@@ -77,7 +89,7 @@ def open_quantised(task: Task[Any], model: Any, parts: int | None, *, name: str 
 
     In training the head gives rotated documents, for losses that quantise themselves.
     """
-    require_no_head(model)
+    require_quantisable(task, model, parts)
     codebook, _ = start_codebook(task, model, parts, name=name)
     head = ProductHead.of(codebook)
     head.continuous = True

@@ -11,6 +11,7 @@ from typing import Any
 from retriever.errors import InvalidInput
 from retriever.evaluation.collections import Collection, open_collection
 from retriever.evaluation.records import environment
+from retriever.models import resolve
 from retriever.storage import sha256_of, write_atomically
 from training.collection import Corpus, pooled, read_corpus, select
 from training.encoders import as_encoder, head_of
@@ -124,21 +125,33 @@ def run_recipe(
 
 
 def plan_of(recipe: Recipe, settings: EncoderSettings, parts: list[Part], *, offline: bool) -> dict[str, Any]:
-    """Return all that decides what comes out: recipe, settings, digests of the base model, of the data and of files
-    that settings name. Raises InvalidInput for one that is not there.
+    """Return all that decides what comes out: recipe, settings, digests of the base model, of the data and of models
+    and files that settings name. Raises what `require_named` raises.
     """
+    require_named(settings, offline=offline)
     digests = {part.name: part.sha256 for part in parts}
-    files = files_of(settings)
-    for name, path in files.items():
-        if not path.is_file():
-            raise InvalidInput(f"{name}: there is no file {path}; a relative path counts from {Path.cwd()}.")
+    models = {name: model_digest(model, offline=offline) for name, model in settings.other_models().items()}
+    files = {name: sha256_of(path) for name, path in files_of(settings).items()}
     plan = {
         "recipe": recipe.name,
         "settings": settings.model_dump(mode="json"),
         "base": model_digest(settings.base, offline=offline),
         "data": digests if recipe.several else parts[0].sha256,
     }
-    return plan | ({"files": {name: sha256_of(path) for name, path in files.items()}} if files else {})
+    return plan | ({"models": models} if models else {}) | ({"files": files} if files else {})
+
+
+def require_named(settings: EncoderSettings, *, offline: bool) -> None:
+    """Raise unless the models and files that settings name are there, before hours of work for which they are needed.
+
+    InvalidInput names a setting's file, or a model that nothing is known by; BackendUnavailable a model that is not on
+    this machine and cannot be fetched.
+    """
+    for name, path in files_of(settings).items():
+        if not path.is_file():
+            raise InvalidInput(f"{name}: there is no file {path}; a relative path counts from {Path.cwd()}.")
+    for model in (settings.base, *settings.other_models().values()):
+        resolve(model, offline=offline)
 
 
 def require_same_training(

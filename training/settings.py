@@ -64,6 +64,10 @@ class EncoderSettings(BaseModel):
     seed: int = 42
     fit: FitSettings = FitSettings()
 
+    def other_models(self) -> dict[str, str]:
+        """Return the models beside the base that a training by these settings opens, by the name of the setting."""
+        return {}
+
 
 def read_settings(
     kind: type[Settings], path: Path | None, changes: Sequence[str] = (), *, ignore: Sequence[str] = ()

@@ -53,6 +53,9 @@ class StaticSettings(EncoderSettings):
             raise ValueError("negatives_source says what is taken of a file; set negatives too")
         return self
 
+    def other_models(self) -> dict[str, str]:
+        return {} if self.teacher_margin is None else self.teacher_margin.teacher.models("teacher_margin.teacher")
+
 
 def static_negatives(
     task: Task[Any], model: Any, stage: str = "mine", *, scored: bool = False, anew: bool = False

@@ -64,6 +64,13 @@ class TeacherSettings(BaseModel):
             raise ValueError(f"kind={self.kind} needs a model")
         return self
 
+    def models(self, setting: str) -> dict[str, str]:
+        """Return the models that this teacher asks, by name; `setting` is its own name."""
+        if self.kind != "ensemble":
+            return {f"{setting}.model": self.model} if self.model is not None else {}
+        found = [teacher.models(f"{setting}.teachers.{place}") for place, teacher in enumerate(self.teachers)]
+        return {name: model for models in found for name, model in models.items()}
+
 
 def _of_one_scale(settings: TeacherSettings) -> TeacherSettings:
     if settings.kind == "ensemble":

@@ -7,7 +7,7 @@ from retriever.heads.product import ProductHead
 from retriever.heads.sign import SignHead
 from training.collection import Corpus
 from training.encoders import as_encoder, head_of, with_head
-from training.quantisation import DIMENSIONS
+from training.quantisation import default_parts
 
 SIGNED = "the base with signs of its documents, unlearned"
 QUANTISED = "the base with OPQ codes of its documents, as many bytes, unlearned"
@@ -23,6 +23,6 @@ def quantised(base: Any, corpus: Corpus, settings: Any) -> Any:
     if head_of(base) is not None:
         return base
     encoder = as_encoder(base)
-    parts = settings.parts or max(1, encoder.width // DIMENSIONS)
+    parts = settings.parts or default_parts(encoder.width)
     codebook = train_codebook(encoder.encode_documents(corpus.documents), parts, seed=settings.seed)
     return with_head(base, ProductHead.of(codebook))

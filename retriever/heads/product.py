@@ -57,10 +57,14 @@ class ProductHead(SavedModule):
         return Codebook(self.rotation.cpu().float().numpy().copy(), self.assigning.cpu().float().numpy().copy())
 
     def forward(self, features: dict[str, Any], task: str | None = None, **_: Any) -> dict[str, Any]:
-        """Replace `sentence_embedding` by the rotated query, or the rotated document after quantisation."""
+        """Replace `sentence_embedding` by the rotated query, or the rotated document after quantisation.
+
+        A document whose embedding is not finite becomes NaN: centroids would hide that it has no usable one.
+        """
         turned = self.rotated(features["sentence_embedding"])
         if (task or features.get("task")) != "query" and not (self.training and self.continuous):
-            turned = self.decode(self.assign(turned)).to(turned.dtype)
+            finite = turned.isfinite().all(dim=1, keepdim=True)
+            turned = torch.where(finite, self.decode(self.assign(turned)), torch.nan).to(turned.dtype)
         features["sentence_embedding"] = turned
         return features
 

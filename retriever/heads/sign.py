@@ -12,6 +12,8 @@ Slope = Literal["tanh", "straight-through"]
 class SignHead(Module):
     """Turns a document's embedding into +1 and -1, 0 into +1; a query's stays as it is.
 
+    What is not finite becomes NaN: a sign would hide that the document has no usable embedding.
+
     slope  how training sees through the step: "tanh" of beta times the embedding, where beta grows and in the end
            is the step itself, or "straight-through", the step with the gradient of the identity
     scale  what training multiplies embeddings by before the step, so that tanh bends: sqrt(H) for those of unit
@@ -39,7 +41,8 @@ class SignHead(Module):
 
     def codes(self, embeddings: Tensor) -> Tensor:
         """Return the codes of (N, H) embeddings; in training soft ones, that gradients pass."""
-        hard = torch.where(embeddings >= 0, 1.0, -1.0).to(embeddings.dtype)
+        signs = torch.where(embeddings >= 0, 1.0, -1.0)
+        hard = torch.where(embeddings.isfinite(), signs, torch.nan).to(embeddings.dtype)
         if not self.training:
             return hard
         scaled = self.scale * embeddings

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from training.recipes.registry import NAMES
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "docs/usage.md"]
 PATH = re.compile(r"`((?:kernels|retriever|indexing|training|server|tests|docs|benchmarks|examples)/[\w./-]*)`")
@@ -28,6 +30,11 @@ def test_every_package_is_described():
     text = (ROOT / "ARCHITECTURE.md").read_text()
     for package in ("kernels", "retriever", "indexing", "training", "server"):
         assert f"## {package}/" in text
+
+
+def test_every_recipe_is_in_the_table():
+    table = [line for line in (ROOT / "docs/training.md").read_text().splitlines() if line.startswith("| `")]
+    assert set(NAMES) <= {name for line in table for name in re.findall(r"`(\w+)`", line.split(" | ")[0])}
 
 
 def test_the_example_in_the_readme_runs(small_index, monkeypatch, capsys):

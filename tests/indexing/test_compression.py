@@ -144,6 +144,13 @@ def test_reports(tried):
     assert content["chosen"] == tried.chosen.name
     text = as_markdown(tried)
     assert f"Chosen: {tried.chosen.name}" in text
+    low, high = tried.chosen.recall.interval
+    row = next(line for line in text.splitlines() if line.startswith(f"| {tried.chosen.name} |"))
+    assert row.endswith(f"| {low:+.4f} to {high:+.4f} | {' | '.join(row.split(' | ')[-3:])}")
+    # Every row has the cells of the heading, that of a form which could not be made too.
+    table = as_markdown(replace(tried, trials=[*tried.trials, Trial("pq7", "none", problem="no parts")])).split("\n\n")
+    rows = next(part for part in table if part.startswith("| form")).splitlines()
+    assert {line.count("|") for line in rows} == {13}
     assert "opq8, codes alone" in text
     assert "Queries that lose most" in as_markdown(replace(tried, chosen=trial(tried, "opq2", "none")))
 

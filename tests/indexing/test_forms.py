@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from indexing.build import add_documents, build_index
 from indexing.change import compact_index, delete_documents
@@ -15,12 +16,16 @@ from indexing.merging import merge_small
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
 from retriever.codebook import train_codebook
-from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput
+from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput, ModelFault
+from retriever.heads.product import ProductHead
+from retriever.heads.sign import SignHead
 from retriever.index import dense
 from retriever.index.manifest import publish, read_manifest
 from retriever.index.sealed import open_index
 from retriever.types import Document
 from tests.factories import HashingEncoder, ListCorpus, random_documents
+from training.encoders import open_base
+from training.settings import EncoderSettings
 
 DOCUMENTS = random_documents(600, 1)
 MORE = random_documents(100, 2, prefix="m")
@@ -270,8 +275,36 @@ def test_live_recall_is_measured_against_what_is_stored(tmp_path, monkeypatch):
         found, exact = index.search_dense(vectors, 10, None)
         best, really = index.search_dense(vectors, 10, None, exact=True)
     assert (exact, really) == (False, True)
-    for one, two in zip(found, best, strict=True):
-        assert min(one.scores) <= min(two.scores)
+    encoded = HashingEncoder().encode_documents(DOCUMENTS)
+    signs = np.where(encoded >= 0, np.float32(1), np.float32(-1))[np.linalg.norm(encoded, axis=1) > 0]
+    stored = -np.sort(-(vectors @ signs.T), axis=1)[:, :10]
+    np.testing.assert_allclose([list(one.scores) for one in best], stored, rtol=1e-5)
+    scores = np.array([list(one.scores) for one in found])
+    assert (scores <= stored + 1e-5).all()
+    # Some of the best lie beyond 20 candidates, so that there is something to measure.
+    assert (scores < stored - 1e-5).any()
+
+
+@pytest.mark.parametrize("kind", ["binary", "pq8"])
+def test_a_head_does_not_hide_a_vector_that_is_not_finite(tmp_path, kind):
+    model = open_base(EncoderSettings(base="splade-tiny", similarity="dot"), offline=True)
+    width = model.get_embedding_dimension()
+    (row,) = model.tokenizer.convert_tokens_to_ids(["river"])
+    with torch.no_grad():
+        model[0].auto_model.get_input_embeddings().weight[row] = torch.nan
+    sample = np.random.default_rng(3).standard_normal((300, width)).astype(np.float32)
+    model.append(SignHead(width) if kind == "binary" else ProductHead.of(train_codebook(sample, 8, rounds=2)))
+    model.save(str(tmp_path / "model"))
+    corpus = [Document("sound", "flow over a wing"), Document("broken", "flow of a river"), Document("b", "heat")]
+    settings = BuildSettings(encoder=str(tmp_path / "model"))
+    with pytest.raises(ModelFault, match="unusable vectors for 1 documents: broken"):
+        build_index(ListCorpus(corpus), tmp_path / "index", settings, offline=True)
+    allowed = settings.model_copy(update={"max_bad_vectors": 1})
+    build_index(ListCorpus(corpus), tmp_path / "index", allowed, offline=True, restart=True)
+    with open_index(tmp_path / "index", offline=True) as index:
+        assert index.manifest.dense.kind == kind
+        assert {hit.id for hit in index.search("flow", pipeline="dense").hits} == {"sound", "b"}
+        assert {hit.id for hit in index.search("flow", pipeline="bm25").hits} == {"sound", "broken"}
 
 
 class Constant(HashingEncoder):
@@ -286,6 +319,22 @@ def test_codes_of_vectors_that_are_all_the_same_are_refused(tmp_path, form):
     with pytest.raises(InvalidInput, match=f"dense vectors of all 600 documents.*the same.*{form['dense']} codes"):
         build(tmp_path / "index", Constant(), **form)
     assert not (tmp_path / "index" / "CURRENT").exists()
+
+
+@pytest.mark.parametrize("first", [DOCUMENTS[:1], [Document(f"c{i}", "wing flow") for i in range(300)]])
+def test_levels_of_too_few_vectors_serve_those_that_come_later(tmp_path, first):
+    path = build(tmp_path / "index", corpus=first, dense="pq32", store="none")
+    later = [document for document in MORE if document.content.strip()]
+    add_documents(ListCorpus(later), path, encoder=HashingEncoder())
+    codes = np.load(sorted(path.glob("segments/*/dense.codes.npy"))[-1])
+    distinct = {tuple(sorted(document.content.split())) for document in later}
+    assert len(np.unique(codes, axis=0)) >= 0.95 * len(distinct)
+    vectors = {document.id: HashingEncoder().encode_documents([document])[0] for document in [*first, *later]}
+    with open_index(path, encoder=HashingEncoder()) as index:
+        for query in QUERIES:
+            (own,) = HashingEncoder().encode_queries([query])
+            hits = index.search(query, len(index), pipeline="dense").hits
+            np.testing.assert_allclose([hit.score for hit in hits], [vectors[hit.id] @ own for hit in hits], atol=0.02)
 
 
 @pytest.mark.parametrize("kind", ["binary", "pq32"])

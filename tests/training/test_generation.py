@@ -22,16 +22,18 @@ from tests.retriever.llm.models import save_model
 from training import adaptation, commands
 from training.candidates import Candidates
 from training.commands import adapt
+from training.encoders import open_base
 from training.generation.cleaning import clean, require_variety
 from training.generation.generators import Endpoint, LanguageModel
 from training.generation.job import GenerationSettings, generate_queries
 from training.generation.pairs import Consistency, found_again, read_pairs, write_collection
 from training.generation.prompts import Prompt
 from training.jobs import run_generation
-from training.recipe import run_recipe
+from training.recipe import open_parts, plan_of, run_recipe
 from training.recipes.gpl import united
 from training.recipes.registry import recipe
-from training.settings import read_settings
+from training.settings import EncoderSettings, read_settings
+from training.stages import Stages
 
 
 class FirstWords:
@@ -59,6 +61,27 @@ class FirstWords:
         ("", None),
         ("\n\n- open sockets", "open sockets"),
         ("日本 語", "日本 語"),
+        ("Q: how to sort a list", "how to sort a list"),
+        ("Question 2. how to sort a list", "how to sort a list"),
+        ("2)**how to sort a list**", "how to sort a list"),
+        ("Search query:\nhow to sort a list", "how to sort a list"),
+        *(
+            (query, query)
+            for query in (
+                "1.5 mg of aspirin",
+                "3.5 mm headphone",
+                "802.11 wifi standard",
+                "0.05 significance level",
+                "10:30 train",
+                "-5 degrees outside",
+                "Q-learning convergence proof",
+                "A-levels in England",
+                "A. fumigatus infection",
+                "a.out file format",
+                "query-by-example systems",
+                "answer.txt is missing",
+            )
+        ),
     ],
 )
 def test_an_answer_becomes_a_query_or_nothing(answer, query):
@@ -162,6 +185,11 @@ def test_a_job_makes_a_collection_and_goes_on_where_it_stopped(pydocs, tmp_path)
     asked = [{document for found in split.qrels.values() for document in found} for split in (train, dev)]
     assert min(map(len, asked)) > 0
     assert not asked[0] & asked[1]
+    # Made again without held-out queries, nothing of the old split overlaps the new one.
+    again = write_collection(output, documents, tmp_path / "made", top_k=20, held_out=0)
+    assert again["train"] == counts["train"] + counts["dev"]
+    with pytest.raises(InvalidInput, match="has no split 'dev'; it has: train"):
+        open_collection(str(tmp_path / "made"), "dev")
 
 
 def test_without_a_usable_answer_there_is_no_collection(pydocs, tmp_path):
@@ -398,6 +426,23 @@ def test_the_recipe_says_what_adapting_starts_from(tmp_path, monkeypatch, option
     assert f"the base, {base}: no significant gain" in result.stdout
 
 
+def test_a_file_of_settings_says_which_recipe_adapts(pydocs, tmp_path):
+    config = tmp_path / "my.yaml"
+    config.write_text("recipe: cross_encoder\nbase: splade-tiny\n")
+    options = [str(pydocs), "--output", str(tmp_path / "model"), "--config", str(config)]
+
+    def refused(message, *more):
+        with pytest.raises(InvalidInput, match=message):
+            CliRunner().invoke(alone(adapt), [*options, *more], catch_exceptions=False)
+
+    refused("cross_encoder makes no bi-encoder", "--without-labels")
+    refused("is for the recipe cross_encoder, and --recipe is gpl", "--without-labels", "--recipe", "gpl")
+    refused("is for the recipe cross_encoder, and adapting with labels takes contrastive")
+    config.write_text("base: splade-tiny\nteacher: 1\n")
+    # Without a line of its own the file is for the one that is given.
+    refused("teacher: Extra inputs", "--without-labels", "--recipe", "genq")
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -416,6 +461,77 @@ def test_what_adapting_cannot_compare_is_refused_before_any_work(pydocs, tmp_pat
         )  # fmt: skip
     assert generator.asked == []
     assert list(tmp_path.iterdir()) == []
+
+
+MISSING = ("teacher.kind=bi_encoder", "teacher.model=nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "error", "message"),
+    [
+        ("gpl", MISSING, BackendUnavailable, "'nobody/nothing' is not on this machine"),
+        ("jpq_gpl", MISSING, BackendUnavailable, "'nobody/nothing' is not on this machine"),
+        ("bpr_gpl", ("retrievers=[nobody/else]", "teacher.kind=bi_encoder", "teacher.model=all-MiniLM-L6-v2"),
+         BackendUnavailable, "'nobody/else' is not on this machine"),
+        ("star", ("negatives=nowhere.parquet",), InvalidInput, "negatives: there is no file nowhere.parquet"),
+    ],
+)  # fmt: skip
+def test_what_a_training_lacks_is_said_before_any_work(pydocs, generated, tmp_path, name, changes, error, message):
+    settings = read_settings(recipe(name).settings, None, (*QUICK, *changes))
+    generator, folder = FirstWords(), tmp_path / "models"
+    folder.mkdir()
+    with pytest.raises(error, match=message):
+        adaptation.adapt_without_labels(
+            str(pydocs), folder / "model", recipe(name), settings, GenerationSettings(queries=1, documents=20),
+            offline=True, generator=generator,
+        )  # fmt: skip
+    assert generator.asked == []
+    with pytest.raises(error, match=message):
+        run_recipe(recipe(name), settings, generated, folder / "model", offline=True)
+    # So that the corrected settings are not refused as others than before.
+    assert list(folder.iterdir()) == []
+
+
+def test_a_teacher_that_changes_under_its_name_is_another_training(generated, tmp_path):
+    folders = {name: tmp_path / name for name in ("teacher", "retriever")}
+    for folder in folders.values():
+        open_base(EncoderSettings(base="splade-tiny"), offline=True).save(str(folder))
+    changes = ("depth=10", "fit.steps=1", "teacher.kind=bi_encoder", f"teacher.model={folders['teacher']}",
+               f"retrievers=[{folders['retriever']}]")  # fmt: skip
+    settings = read_settings(recipe("gpl").settings, None, (*QUICK, *changes))
+
+    def plan():
+        return plan_of(recipe("gpl"), settings, open_parts(recipe("gpl"), settings, [generated], ()), offline=True)
+
+    Stages(tmp_path / "work", plan())
+    Stages(tmp_path / "work", plan())
+    for name, setting in (("teacher", "teacher.model"), ("retriever", "retrievers.0")):
+        weights = folders[name] / "model.safetensors"
+        before = weights.read_bytes()
+        weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        with pytest.raises(InvalidInput, match=rf"other settings or data \(models\.{setting}: "):
+            Stages(tmp_path / "work", plan())
+        weights.write_bytes(before)
+
+
+def test_a_teacher_that_is_not_asked_need_not_be_there():
+    def asked(name, *changes):
+        return set(read_settings(recipe(name).settings, None, changes).other_models())
+
+    assert asked("tas_b") == {"pair_teacher.model", "batch_teacher.model"}
+    assert asked("tas_b", "supervision=pair") == {"pair_teacher.model"}
+    assert asked("tas_b", "supervision=in_batch", "sampling=topic") == {"batch_teacher.model"}
+    assert asked("tas_b", "supervision=none", "sampling=random") == set()
+    assert asked("star", "teacher_margin={teacher: {kind: cross_encoder, model: a}}") == {
+        "teacher_margin.teacher.model"
+    }
+    ensemble = "{kind: ensemble, teachers: [{kind: bi_encoder, model: a}, {kind: bi_encoder, model: b}]}"
+    both = {"pair_teacher.teachers.0.model", "pair_teacher.teachers.1.model"}
+    assert asked("tas_b", f"pair_teacher={ensemble}", "supervision=pair") == both
+    assert asked("ar2") == {"ranker"}
+    assert asked("trans_encoder", "second=b") == {"cross_encoder", "second"}
+    assert asked("cornstack") == {"filter_model"}
+    assert asked("cornstack", "filter_model=null") == set()
 
 
 def test_adapting_without_labels_is_decided_by_judgments_where_there_are_some(pydocs, tmp_path):

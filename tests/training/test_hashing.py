@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sentence_transformers.sentence_transformer.modules import Dense
 from transformers import TrainerCallback
 
 from retriever.codebook import Codebook
@@ -20,13 +21,14 @@ from training.encoders import as_encoder, head_of, open_base, scale_of, with_hea
 from training.fitting import fit_encoder
 from training.losses.hashing import balanced_shares, part_distances
 from training.negatives import positives_only
-from training.quantisation import CodedDocuments, entropy, start_codebook
+from training.quantisation import CodedDocuments, default_parts, entropy, start_codebook
 from training.recipes.bidr import WalkedNegatives, contrastive_quantisation
 from training.recipes.bpr import growing_beta, hashed
 from training.recipes.registry import recipe
 from training.recipes.repconc import constrained
 from training.settings import EncoderSettings
 from training.task import Task
+from training.untrained_heads import quantised
 
 
 def batch_of(queries, documents):
@@ -274,6 +276,27 @@ def test_settings_that_cannot_quantise_are_refused(split_pydocs, tmp_path):
 SMALL_BIDR = ("parts=8", "depth=40", "near=[0,20]", "far=[20,40]", "fit.steps=2",
               "quantise_fit.batch_size=16", "quantise_fit.steps=2", "quantise_fit.learning_rate=1e-3",
               "local_fit.batch_size=16", "local_fit.steps=2")  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "changes"), [("repconc", ("balanced=false",)), ("bidr", SMALL_BIDR)])
+def test_codes_that_cannot_be_are_refused_before_anything_is_trained(split_pydocs, tmp_path, name, changes):
+    task = task_of(tmp_path / "parts", split_pydocs, name, *changes, "parts=7")
+    with pytest.raises(InvalidInput, match="7 parts do not divide the width 128"):
+        recipe(name).train(task)
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["plan.json"]
+    task = task_of(tmp_path / "few", split_pydocs, name, *changes)
+    few = replace(task.collection.corpus, documents=task.collection.documents[:200])
+    with pytest.raises(InvalidInput, match="256 centroids cannot be found from 200 vectors"):
+        recipe(name).train(task.on(replace(task.collection, corpus=few)))
+    assert [path.name for path in (tmp_path / "few").iterdir()] == ["plan.json"]
+
+
+def test_without_a_setting_the_parts_divide_the_width(split_pydocs, tmp_path):
+    assert [default_parts(width) for width in (4, 96, 100, 127, 384)] == [1, 12, 10, 1, 48]
+    task = task_of(tmp_path / "work", split_pydocs, "jpq")
+    model = task.open_base()
+    model.append(Dense(128, 100, bias=False, activation_function=torch.nn.Identity()))
+    assert head_of(quantised(model, task.collection.corpus, task.settings)).parts == 10
 
 
 def test_bidr_leaves_two_encoders(split_pydocs, tmp_path):

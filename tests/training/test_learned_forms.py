@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +13,22 @@ from typer.testing import CliRunner
 
 from indexing import recoding
 from indexing.build import add_documents, build_index
-from indexing.change import delete_documents
+from indexing.change import delete_documents, store_pipelines
 from indexing.commands import app
 from indexing.compression import compress_index, try_forms
 from indexing.compression_report import as_markdown, report
 from indexing.corpora import open_corpus
+from indexing.learned_codes import Learned, Rescoring
 from indexing.plan import BuildSettings
-from indexing.recoding import encoder_folder
+from indexing.recoding import encoder_folder, recode_index, unrescored_default
 from indexing.verification import verify_index
 from retriever.errors import IndexLocked, InvalidInput, StorageFull
 from retriever.evaluation.collections import open_collection
 from retriever.evaluation.measures import measure
+from retriever.heads.sign import SignHead
 from retriever.index.manifest import read_manifest
 from retriever.index.sealed import open_index
+from retriever.pipeline import Local, PipelineSpec, Rerank
 from retriever.storage import exclusive_lock
 from retriever.types import Document
 from tests.factories import ListCorpus
@@ -167,6 +171,36 @@ def _disk_full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_pipelines_that_find_by_vectors_rescore_and_others_say_that_they_do_not(path, tmp_path):
+    open_base(EncoderSettings(base="splade-tiny"), offline=True).append(SignHead(128)).save(str(tmp_path / "signs"))
+    learned = Learned("bpr", tmp_path / "signs", tmp_path / "codes", None, True, "bfloat16")
+    rescoring = Rescoring("float16", Local(weight=0.2))
+    dense, reranked = PipelineSpec(first=("dense",)), PipelineSpec(first=("dense",), rerank=Rerank(model="a-reranker"))
+
+    def written(name, own, default):
+        source = shutil.copytree(path, tmp_path / name / "before")
+        store_pipelines(source, own, default)
+        return recode_index(source, tmp_path / name / "after", learned.form, learned=learned, rescoring=rescoring)
+
+    found = written("hybrid", {}, "hybrid")
+    assert found.default_pipeline == "hybrid"
+    assert (found.pipelines["dense"], found.pipelines["local"].local) == (dense, rescoring.stage)
+    assert found.pipelines["hybrid"].local is None
+    assert re.search("'hybrid' searches the codes alone.*with: local$", unrescored_default(found))
+    found = written("dense", {}, "dense")
+    assert (found.default_pipeline, unrescored_default(found)) == ("local", None)
+    # What stands behind the vectors stays behind them.
+    found = written("reranked", {"best": reranked}, "best")
+    assert (found.default_pipeline, unrescored_default(found)) == ("best", None)
+    assert found.pipelines["best"] == reranked.model_copy(update={"local": rescoring.stage})
+    # A name that is taken stays its owner's.
+    found = written("named", {"local": reranked, "plain": dense}, "plain")
+    assert found.default_pipeline == "local-2"
+    assert found.pipelines["local-2"] == dense.model_copy(update={"local": rescoring.stage})
+    assert found.pipelines["local"].rerank == reranked.rerank
+    assert unrescored_default(written("words", {}, "bm25")) is None
+
+
 @pytest.mark.slow
 def test_the_command_trains_on_one_split_and_compares_on_another(path, split_pydocs, tmp_path):
     arguments = ["compress", path, "--output", tmp_path / "small", "--queries", split_pydocs, "--train", "--offline",
@@ -197,3 +231,18 @@ def test_bad_input(path, split_pydocs, tmp_path):
     arguments = ["compress", str(path), "--output", str(tmp_path / "x"), "--set", "bpr.fit.steps=1"]
     with pytest.raises(InvalidInput, match="belong to --train"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_what_cannot_be_compared_is_refused_before_training(path, split_pydocs, tmp_path):
+    few = shutil.copytree(split_pydocs, tmp_path / "few")
+    lines = (few / "qrels" / "test.tsv").read_text().splitlines()
+    (few / "qrels" / "test.tsv").write_text("\n".join(lines[:4]) + "\n")
+    for given, message in (
+        (["--queries", split_pydocs, "--split", "nonesuch"], "has no split 'nonesuch'"),
+        (["--queries", few, "--split", "test"], r"\d+ queries are too few"),
+        (["--queries", split_pydocs, "--split", "test", "--max-loss", "1"], "the loss from 0 to below 1, got 32 and 1"),
+    ):
+        arguments = ["compress", path, "--output", tmp_path / "small", "--train", "--offline", "--quiet", *given]
+        with pytest.raises(InvalidInput, match=message):
+            CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert not (tmp_path / ".small.learned").exists()

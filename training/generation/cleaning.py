@@ -10,8 +10,11 @@ MIN_WORDS, MAX_WORDS = 2, 64
 # The share of documents for which one and the same query may come, of at least so many documents.
 MOST_ALIKE, FEW = 0.2, 20
 
+_NAMES = "query|question|search query|answer|keywords|claim"
+# Numbers, dashes and letters begin words too ("1.5 mg", "Q-learning", "a.out"): what follows a label stands apart.
 _LABEL = re.compile(
-    r"^\s*(?:[-*•>]+|\(?\d{1,3}[.):]|(?:query|question|search query|q|a|answer|keywords|claim)\s*\d*\s*[:.-])\s*",
+    rf"^\s*(?:\*+|(?:{_NAMES})\s*\d*\s*:"
+    rf"|(?:[-•>]+|\(?\d{{1,3}}[.):]|[qa]\s*\d*\s*:|(?:{_NAMES})\s*\d*\s*\.)(?=[\s*_#\"'`“«]|$))\s*",
     re.IGNORECASE,
 )
 

@@ -150,7 +150,10 @@ def write_corpus(documents: Sequence[Document], folder: Path) -> None:
 
 
 def write_queries(splits: dict[str, dict[str, list[str]]], folder: Path) -> None:
-    """Write queries.jsonl and qrels of a BEIR folder: for each split the ids of the relevant documents by query."""
+    """Write queries.jsonl and qrels of a BEIR folder: for each split the ids of the relevant documents by query.
+
+    A split without queries is left out, and the file of one that was there before is removed.
+    """
     ids = {
         query: f"g:{hashlib.sha256(query.encode()).hexdigest()[:16]}" for found in splits.values() for query in found
     }
@@ -158,7 +161,10 @@ def write_queries(splits: dict[str, dict[str, list[str]]], folder: Path) -> None
     write_atomically(folder / "queries.jsonl", ("\n".join(records) + "\n").encode())
     (folder / "qrels").mkdir(exist_ok=True)
     for split, found in splits.items():
-        if found:
+        path = folder / "qrels" / f"{split}.tsv"
+        if not found:
+            path.unlink(missing_ok=True)
+        else:
             rows = [f"{ids[query]}\t{document}\t1" for query, own in found.items() for document in own]
             content = "\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n"
-            write_atomically(folder / "qrels" / f"{split}.tsv", content.encode())
+            write_atomically(path, content.encode())

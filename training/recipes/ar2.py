@@ -65,6 +65,9 @@ class Ar2Settings(StaticSettings):
     ranker_warmup: FitSettings = FitSettings(batch_size=8, learning_rate=1e-5, steps=4000, max_grad_norm=2.0)
     ranker_fit: FitSettings = FitSettings(batch_size=8, learning_rate=1e-6, steps=500, max_grad_norm=2.0)
 
+    def other_models(self) -> dict[str, str]:
+        return super().other_models() | {"ranker": self.ranker}
+
 
 def train(task: Task[Ar2Settings]) -> Path:
     """Warm the ranker up, then train both in turns; the ranker lies in the model's folder `ranker`."""

@@ -17,12 +17,12 @@ from torch import Tensor
 from training.batch import Batch, Objective
 from training.batches import GraphWalkBatchSampler
 from training.candidates import Candidates
-from training.encoders import require_no_head, scale_of
+from training.encoders import scale_of
 from training.finished import copy_model
 from training.losses.contrastive import info_nce
 from training.losses.hashing import part_distances, quantisation_error, soft_choice
 from training.negatives import Rows, draw_positives, random_negative, with_negatives
-from training.quantisation import CENTROIDS, open_quantised, settling
+from training.quantisation import CENTROIDS, open_quantised, require_quantisable, settling
 from training.recipe import Recipe
 from training.settings import EncoderSettings, FitSettings
 from training.task import Task
@@ -32,7 +32,8 @@ LOCAL = "local"
 
 
 class BidrSettings(EncoderSettings):
-    """parts          bytes of a document's code; must divide the width. None for an eighth of the width
+    """parts          bytes of a document's code; must divide the width. None for an eighth of the width, or the next
+                   fewer that divide it
     error_weight   of the squared distance between code and document; 0 as the original's instructions have it
     centroid_rate  learning rate of the centroids, which have no weight decay
     depth          documents that the codes find for each training query
@@ -71,7 +72,7 @@ def train(task: Task[BidrSettings]) -> Path:
     """Fit a global encoder, its codes, and on what they find a local encoder; that one lies in the folder `local`."""
     settings, collection = task.settings, task.collection
     model = task.open_base()
-    require_no_head(model)
+    require_quantisable(task, model, settings.parts)
     scale = scale_of(settings, model)
 
     def softmax(batch: Batch) -> Tensor:

@@ -56,6 +56,9 @@ class CornstackSettings(StaticSettings):
     query_tokens: int = Field(64, ge=4, le=8192)
     fit: FitSettings = FitSettings(epochs=3)
 
+    def other_models(self) -> dict[str, str]:
+        return super().other_models() | ({"filter_model": self.filter_model} if self.filter_model else {})
+
 
 def train(task: Task[CornstackSettings]) -> Path:
     """Filter the pairs, mine with the base, fit it on ever harder negatives."""

@@ -41,6 +41,10 @@ class GplSettings(StaticSettings):
     document_tokens: int = 350
     fit: FitSettings = FitSettings(batch_size=32, learning_rate=2e-5, steps=140_000, warmup=0.00714)
 
+    def other_models(self) -> dict[str, str]:
+        retrievers = {f"retrievers.{place}": name for place, name in enumerate(self.retrievers)}
+        return super().other_models() | retrievers | self.teacher.models("teacher")
+
 
 def train(task: Task[GplSettings]) -> Path:
     """Mine with the base and the other retrievers, then fit the base to the teacher's margins."""

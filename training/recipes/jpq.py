@@ -22,7 +22,7 @@ from training.untrained_heads import QUANTISED, quantised
 
 class JpqSettings(AdoreSettings):
     """parts          bytes of a document's code; must divide the width. None for an eighth of the width, 32 times
-                   smaller than float32, or for those of a base that has a codebook
+                   smaller than float32, or the next fewer that divide it; or for those of a base that has a codebook
     centroid_rate  learning rate of the centroids, which have no weight decay; None for the paper's by parts: 5e-6
                    below 32, 2e-5 below 48, 1e-4 from there
     fit            its learning rate is the query encoder's

@@ -41,6 +41,9 @@ class JpqGplSettings(JpqSettings):
     document_tokens: int = 350
     fit: FitSettings = FitSettings(batch_size=32, learning_rate=5e-6, epochs=2)
 
+    def other_models(self) -> dict[str, str]:
+        return super().other_models() | self.teacher.models("teacher")
+
 
 def train(task: Task[JpqGplSettings]) -> Path:
     """Give the documents their codes once, then fit queries and centroids to the teacher's margins."""

@@ -31,7 +31,13 @@ def configured(config: str) -> tuple[Recipe, Path]:
     path = Path(config)
     if not path.is_file():
         raise InvalidInput(f"{config!r} is neither a file nor a recipe; there are: {', '.join(NAMES)}.")
-    name = read_yaml(path).get("recipe")
+    name = named_in(path)
     if name is None:
         raise InvalidInput(f"{path} has no line `recipe: NAME`; there are: {', '.join(NAMES)}.")
-    return recipe(str(name)), path
+    return recipe(name), path
+
+
+def named_in(path: Path) -> str | None:
+    """Return the recipe's name in a YAML, None where it names none."""
+    name = read_yaml(path).get("recipe")
+    return None if name is None else str(name)

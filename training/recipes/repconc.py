@@ -13,10 +13,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from training.batch import Batch, Objective
-from training.encoders import require_no_head, scale_of
+from training.encoders import scale_of
 from training.losses.contrastive import info_nce
 from training.losses.hashing import balanced_shares, part_distances, quantisation_error
-from training.quantisation import CENTROIDS, open_quantised, settling
+from training.quantisation import CENTROIDS, open_quantised, require_quantisable, settling
 from training.recipe import Recipe
 from training.recipes.contrastive import DrawnSettings, drawn
 from training.settings import FitSettings
@@ -27,7 +27,8 @@ CENTROIDS_OF_A_PART = 256
 
 
 class RepconcSettings(DrawnSettings):
-    """parts          bytes of a document's code; must divide the width. None for an eighth of the width
+    """parts          bytes of a document's code; must divide the width. None for an eighth of the width, or the next
+                   fewer that divide it
     balanced       assign so that each batch uses all centroids alike; without it to the nearest centroid
     epsilon        of the Sinkhorn shares; smaller means harder
     rounds         of their normalisation
@@ -64,7 +65,7 @@ def train(task: Task[RepconcSettings]) -> Path:
     """Start from OPQ of the base, fit base and centroids; in the end a document's code is its nearest centroids."""
     settings = task.settings
     base = task.open_base()
-    require_no_head(base)
+    require_quantisable(task, base, settings.parts)
     scale = scale_of(settings, base)
     draw = drawn(task, base)
     model, head = open_quantised(task, base, settings.parts)

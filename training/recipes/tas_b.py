@@ -67,6 +67,21 @@ class TasBSettings(StaticSettings):
     document_tokens: int = Field(200, ge=4, le=8192)
     fit: FitSettings = FitSettings(batch_size=32, learning_rate=7e-6)
 
+    @property
+    def scores_pairs(self) -> bool:
+        """Whether the pair teacher is asked: to teach, or to choose among pairs."""
+        return self.supervision in ("pair", "both") or self.sampling in ("topic_balanced", "topic_balanced_hard")
+
+    @property
+    def scores_batches(self) -> bool:
+        """Whether the batch teacher is asked."""
+        return self.supervision in ("in_batch", "both")
+
+    def other_models(self) -> dict[str, str]:
+        pair = self.pair_teacher.models("pair_teacher") if self.scores_pairs else {}
+        batch = self.batch_teacher.models("batch_teacher") if self.scores_batches else {}
+        return super().other_models() | pair | batch
+
 
 def train(task: Task[TasBSettings]) -> Path:
     """Cluster the queries and mine with the base, score the pairs, fit; the base should be a warmed-up retriever."""
@@ -79,10 +94,10 @@ def train(task: Task[TasBSettings]) -> Path:
     mined = static_negatives(task, model).candidates
     taught_pairs = settings.supervision in ("pair", "both")
     scores = None
-    if taught_pairs or settings.sampling in ("topic_balanced", "topic_balanced_hard"):
+    if settings.scores_pairs:
         scores = pair_scores(task, mined, settings.pair_teacher, "score")
     draw = drawn_pairs(collection, mined, _choice(settings), scores)
-    live = open_teacher(settings.batch_teacher, task) if settings.supervision in ("in_batch", "both") else None
+    live = open_teacher(settings.batch_teacher, task) if settings.scores_batches else None
     objective = supervised(settings, scale_of(settings, model), scores if taught_pairs else None, live)
     return task.fit("tas_b", model, objective, draw, batch_sampler=sampler)
 

@@ -71,6 +71,10 @@ class TransEncoderSettings(EncoderSettings):
     fit: FitSettings = FitSettings(batch_size=32, learning_rate=5e-5, epochs=10, warmup=0)
     cross_fit: FitSettings = FitSettings(batch_size=8, learning_rate=2e-5, epochs=1)
 
+    def other_models(self) -> dict[str, str]:
+        second = {"second": self.second} if self.second else {}
+        return super().other_models() | {"cross_encoder": self.cross_encoder} | second
+
 
 def train(task: Task[TransEncoderSettings]) -> Path:
     """Distil bi-encoder to cross-encoder and back, `cycles` times; the cross-encoder lies in `cross_encoder`."""

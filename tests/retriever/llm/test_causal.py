@@ -135,7 +135,9 @@ def test_a_choice_in_bfloat16_is_of_logits_that_are_not_rounded(tmp_path, kind):
     found = exact.choose(asked, prompts.PASSAGES, FOREVER, Usage())
     *common, first_id = exact._answer_ids(prompts.PASSAGES[0])
     assert exact._answer_ids(prompts.PASSAGES[1])[:-1] == common
-    weights = exact._model.get_output_embeddings().weight[[first_id, exact._answer_ids(prompts.PASSAGES[1])[-1]]].float()
+    weights = (
+        exact._model.get_output_embeddings().weight[[first_id, exact._answer_ids(prompts.PASSAGES[1])[-1]]].float()
+    )
     for prompt, value in zip(asked, found, strict=True):
         with torch.inference_mode():
             tokens = torch.tensor([[*exact._prompt_ids(prompt), *common]])
