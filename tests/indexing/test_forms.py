@@ -188,7 +188,7 @@ def test_bad_forms_are_refused_before_anything_is_encoded(tmp_path):
 
 
 def test_a_byte_a_dimension_has_even_levels():
-    levels = codebook_for("pq2", np.array([[0, -1], [255, 1], [3, 0]], np.float32))
+    levels = codebook_for("pq2", np.array([[0, -1], [255, 1], [3, 0]] * 100, np.float32))
     # The first dimension has levels 0, 1, ... 255; 300 is beyond the last.
     assert levels.encode(np.array([[7.4, -1], [300, 1]], np.float32)).tolist() == [[7, 0], [255, 255]]
     with pytest.raises(InvalidInput, match="without vectors"):
