@@ -78,7 +78,12 @@ def test_a_published_encoder(tmp_path):
 
 @pytest.mark.parametrize(
     ("attention", "pooling"),
-    [("causal", "last"), ("bidirectional", "mean"), ("bidirectional", "latent_attention"), ("causal", "multi_layer")],
+    [
+        ("bidirectional", "mean"),
+        ("causal", "multi_layer"),
+        pytest.param("causal", "last", marks=pytest.mark.slow),
+        pytest.param("bidirectional", "latent_attention", marks=pytest.mark.slow),
+    ],
 )
 def test_encoders_from_language_models(tmp_path, attention, pooling):
     base = save_model(tmp_path / "base", scale=0.2)
