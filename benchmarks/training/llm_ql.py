@@ -8,6 +8,7 @@ query and a document, contrastive training only some of them (`--labels`), the s
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,9 @@ CLAIMS = (Claim("stop", "plain"), Claim("stop", "no stop"), Claim("stop", "no co
 COMMON: dict[str, Any] = {"document_tokens": 64, "query_tokens": 32, "hard": "none", "count": 1}
 FIT: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-4, "epochs": 2, "save_steps": 0}
 RANKING = """The model that *stop* leaves after writing, as a ranker: BM25's best 20 documents in the order of
-log p(query | document) through the end token. *words* is the likelihood by words (Dirichlet) of as much of each
-document as the model reads, *words, whole* of all of it; sums with BM25 count the likelihood four times as much as
-BM25, both from 0 to 1. Only *writer* and *writer + bm25* depend on the seed.
+log p(query | document) through the end token, for `--ranked` test queries drawn by seed 42. *words* is the likelihood
+by words (Dirichlet) of as much of each document as the model reads, *words, whole* of all of it; sums with BM25 count
+the likelihood four times as much as BM25, both from 0 to 1. Only *writer* and *writer + bm25* depend on the seed.
 """
 RANKERS = ("bm25", "words", "words, whole", "words + bm25", "writer", "writer + bm25")
 RANKER_CLAIMS = (
@@ -51,7 +52,7 @@ RANKER_CLAIMS = (
     Claim("ranked writer + bm25", "ranked words + bm25"),
 )
 DEPTH = 20
-Searched = dict[str, tuple[Collection, dict[str, list[tuple[Document, float]]]]]
+Hits = dict[str, list[tuple[Document, float]]]
 
 
 def settings_of(arm: str, seed: int, base: Path) -> LlmQlSettings:
@@ -83,25 +84,21 @@ def train(experiment: Experiment, seed: int, layers: int, queries: int, labels: 
         experiment.arm(arm, seed, "repllama", common | {"base": str(named)})
 
 
-def rank(experiment: Experiment, seed: int, layers: int, queries: int, searched: Searched) -> None:
+def rank(
+    experiment: Experiment, ranking: Experiment, seed: int, layers: int, queries: int, found: Collection, hits: Hits
+) -> None:
     """Keep the measures of every ranking of BM25's best documents, by the model of one seed."""
     base = shortened(layers, experiment.models / f"smollm2-{layers}-layers")
     settings = settings_of("stop", seed, base).model_copy(update={"max_queries": queries})
-    if all([experiment.kept(f"ranked {name}", seed, settings, "llm_ql") for name in RANKERS]):
+    if all([ranking.kept(f"ranked {name}", seed, settings, "llm_ql") for name in RANKERS]):
         return
     folder = written(experiment, "stop", seed, base, queries)
-    found: dict[str, dict[str, Any]] = {name: {} for name in RANKERS}
-    for split, (collection, hits) in searched.items():
-        for name, run in runs_of(folder, experiment.corpus.documents, collection, hits).items():
-            found[name][split] = measured(run, collection)
     about = {"recipe": "llm_ql", "settings": settings.model_dump(mode="json")}
-    for name, values in found.items():
-        experiment.keep(f"ranked {name}", seed, values, about)
+    for name, run in runs_of(folder, experiment.corpus.documents, found, hits).items():
+        ranking.keep(f"ranked {name}", seed, {found.split: measured(run, found)}, about)
 
 
-def runs_of(
-    folder: Path, corpus: Sequence[Document], collection: Collection, hits: dict[str, list[tuple[Document, float]]]
-) -> dict[str, Run]:
+def runs_of(folder: Path, corpus: Sequence[Document], collection: Collection, hits: Hits) -> dict[str, Run]:
     """Return the run of every ranker over the documents that BM25 found for each query."""
     from transformers import AutoTokenizer
 
@@ -138,8 +135,9 @@ def runs_of(
 
 def main() -> None:
     given = arguments(
-        __doc__, "nl2bash", queries=2000, work=Path(".cache/claims/llm_ql"), more={"labels": 300, "layers": 4}
-    )
+        __doc__, "nl2bash", queries=2000, work=Path(".cache/claims/llm_ql"),
+        more={"labels": 300, "layers": 4, "ranked": 300},
+    )  # fmt: skip
     experiment = Experiment(given.data, given.work)
     experiment.models.mkdir(parents=True, exist_ok=True)
     for seed in given.seeds:
@@ -149,14 +147,16 @@ def main() -> None:
     text = f"## LLM-QL\n\n{__doc__}\n{sizes}"
     write_section(given.results / "llm_ql.md", text, experiment, ARMS, CLAIMS, given.seeds)
 
-    searched = {held.split: searching(given.data, held.split, len(held.judged), DEPTH) for held in experiment.held_out}
+    found, hits = searching(given.data, "test", given.ranked, DEPTH)
+    ranking = Experiment(given.data, given.work / f"ranked-{given.ranked}", splits=("test",))
+    ranking.held_out = [replace(found, qrels={query: found.qrels[query] for query in hits})]
     for seed in given.seeds:
-        rank(experiment, seed, given.layers, given.queries, searched)
+        rank(experiment, ranking, seed, given.layers, given.queries, ranking.held_out[0], hits)
     arms = [f"ranked {name}" for name in RANKERS]
-    write_csv(given.results / "llm_ql_ranking.csv", experiment, arms, given.seeds)
+    write_csv(given.results / "llm_ql_ranking.csv", ranking, arms, given.seeds)
     sizes = f"{given.layers} of 30 layers; {given.queries:,} pairs to write."
     text = f"## LLM-QL as a ranker\n\n{RANKING}\n{sizes}"
-    write_section(given.results / "llm_ql_ranking.md", text, experiment, arms, RANKER_CLAIMS, given.seeds)
+    write_section(given.results / "llm_ql_ranking.md", text, ranking, arms, RANKER_CLAIMS, given.seeds)
 
 
 if __name__ == "__main__":
