@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -299,15 +299,15 @@ def recipe_of(model: Any, normalisation: str) -> dict[str, str]:
     without it, whose documents have the same vectors.
     """
     adapter = _query_adapter(model)
-    modules = [module for module in model if module is not adapter]
+    shared = {name: module for name, module in model.named_children() if module is not adapter}
     prompts = {
         side: next((model.prompts[name] for name in names if model.prompts.get(name)), "")
         for side, names in {"query": ("query",), "document": ("document", "passage", "corpus")}.items()
     }
     return {
-        "weights": hash_weights(model, besides=f"{len(modules)}." if adapter is not None else None),
+        "weights": hash_weights(model, shared),
         "tokenizer": hash_tokenizer(model.tokenizer),
-        "modules": " > ".join(_describe_module(module) for module in modules),
+        "modules": " > ".join(_describe_module(module) for module in shared.values()),
         "prompts": json.dumps(prompts, sort_keys=True, ensure_ascii=False),
         "normalisation": normalisation,
         "max_tokens": str(model.max_seq_length),
@@ -323,13 +323,16 @@ def _query_adapter(model: Any) -> Any:
     return last if isinstance(last, AdapterHead) and last.sides == "query" else None
 
 
-def hash_weights(model: Any, besides: str | None = None) -> str:
-    """Return a sha256 over the names, shapes and numbers of a model's weights, but for names that begin so."""
+def hash_weights(model: Any, parts: Collection[str] | None = None) -> str:
+    """Return a sha256 over the names, shapes and numbers of a model's weights.
+
+    parts  names of the modules that count; None for all
+    """
     import torch
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if besides is not None and name.startswith(besides):
+        if parts is not None and name.partition(".")[0] not in parts:
             continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

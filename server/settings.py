@@ -109,11 +109,7 @@ class Settings(BaseSettings):
         "alone. Without a cross-encoder /v1/rerank answers 503.",
     )
     rerank_depth: int = Field(
-        default=50,
-        ge=1,
-        le=1000,
-        description="How many documents of a search the configured reranker reads; of a language model on a CPU each "
-        "takes a second or so.",
+        default=50, ge=1, le=1000, description="How many documents of a search the configured reranker reads."
     )
     embedding_models: list[str] = Field(
         default_factory=list,

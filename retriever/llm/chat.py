@@ -52,7 +52,7 @@ class Chat:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
             raise InvalidInput(f"{url!r} is no address of an endpoint: {error}.") from error
-        if not parsed.host or not 1 <= (parsed.port or 80) <= 65_535:
+        if not parsed.host or (parsed.port is not None and not 1 <= parsed.port <= 65_535):
             raise InvalidInput(f"{url!r} is no address of an endpoint; give one such as http://127.0.0.1:8000/v1.")
         if not 1 <= concurrent <= 256:
             raise InvalidInput(f"concurrent must be from 1 to 256, got {concurrent}.")

@@ -47,8 +47,7 @@ def export(name: str | Path, output: Path, *, offline: bool = False) -> dict[str
     recipe  for each side its `file` and the `prompt` that stands before each text; `max_tokens`, `similarity`,
             `normalised`, `width`; how far the samples were off; the encoder's fingerprint; sha256 of all files
 
-    Weights become float32. Takes about 10 s for a model of 6 layers, a minute or two for one of 30, and three times
-    the model's memory.
+    Weights become float32. Takes about 10 s for a model of 6 layers, a minute or two for one of 30.
     Raises InvalidInput where the folder has files, or the model cannot be written as a graph of any length;
     BackendUnavailable without the extra "onnx", or for a model that cannot be loaded.
     """

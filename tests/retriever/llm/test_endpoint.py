@@ -110,7 +110,8 @@ def test_a_key_that_is_none_is_not_shown(url, monkeypatch, key):
 
 
 @pytest.mark.parametrize(
-    "address", ["http://localhost:80x/v1", "http://127.0.0.1:99999/v1", "http://", "http://[::1/v1"]
+    "address",
+    ["http://localhost:80x/v1", "http://127.0.0.1:99999/v1", "http://127.0.0.1:0/v1", "http://", "http://[::1/v1"],
 )
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(InvalidInput, match="is no address of an endpoint"):
