@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from indexing.compression import LEAST_QUERIES
 from indexing.learned_codes import Learned
@@ -18,7 +19,7 @@ from retriever.types import Document
 from training.generation import GenerationSettings, generate_queries, write_collection
 from training.generation.generators import Generator
 from training.generation.pairs import Consistency, write_corpus, write_queries
-from training.recipe import REPORT, require_same_training, run_recipe, split_of
+from training.recipe import REPORT, Recipe, require_same_training, run_recipe, split_of
 from training.recipes.registry import CONFIGS, recipe
 from training.settings import read_settings
 
@@ -72,6 +73,13 @@ def learned_forms(
     sizes = _sizes(manifest.dense.width, times)
     if not sizes:
         raise InvalidInput(f"no learned code is {times:g} times smaller than vectors of width {manifest.dense.width}.")
+    trainings: list[tuple[str, Recipe, Any]] = []
+    for name, parts in sizes:
+        given = [f"base={manifest.dense.encoder}", *([f"parts={parts}"] if parts else []), *wanted[name]]
+        chosen = recipe(name)
+        settings = read_settings(chosen.settings, CONFIGS / f"{name}.yaml", given, ignore=("recipe",))
+        # Another target has other parts, and so another model beside this one.
+        trainings.append((f"{name}{parts or ''}", chosen, settings))
     data = work / "data"
     consistency = None
     if consistent_top_k is not None:
@@ -82,12 +90,7 @@ def learned_forms(
         consistency,
     )  # fmt: skip
     found = []
-    for name, parts in sizes:
-        # Another target has other parts, and so another model beside this one.
-        form = f"{name}{parts or ''}"
-        given = [f"base={manifest.dense.encoder}", *([f"parts={parts}"] if parts else []), *wanted[name]]
-        chosen = recipe(name)
-        settings = read_settings(chosen.settings, CONFIGS / f"{name}.yaml", given, ignore=("recipe",))
+    for form, chosen, settings in trainings:
         folder = work / form
         if (folder / REPORT).is_file():
             require_same_training(chosen, settings, data, folder, offline=offline)

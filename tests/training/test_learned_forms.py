@@ -223,9 +223,11 @@ def test_the_command_trains_on_one_split_and_compares_on_another(path, split_pyd
 
 
 def test_bad_input(path, split_pydocs, tmp_path):
+    generator = FirstWords()
     for changes, message in ((["fit.steps=1"], "RECIPE.key=value"), (["bpr.nonesuch=1"], "nonesuch")):
         with pytest.raises(InvalidInput, match=message):
-            learned_forms(path, tmp_path / "w", times=32, queries=str(split_pydocs), split="test", changes=changes)
+            learned_forms(path, tmp_path / "w", times=32, changes=changes, generator=generator)
+    assert not generator.asked
     with pytest.raises(InvalidInput, match="no learned code is 1000 times smaller"):
         learned_forms(path, tmp_path / "w", times=1000)
     arguments = ["compress", str(path), "--output", str(tmp_path / "x"), "--set", "bpr.fit.steps=1"]

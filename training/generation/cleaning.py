@@ -17,6 +17,9 @@ _LABEL = re.compile(
     rf"|(?:[-•>]+|\(?\d{{1,3}}[.):]|[qa]\s*\d*\s*:|(?:{_NAMES})\s*\d*\s*\.)(?=[\s*_#\"'`“«]|$))\s*",
     re.IGNORECASE,
 )
+_MARKS = " \t\"'`*_“”«»"
+# Of a heading, "## like this ##"; that of C# belongs to a word.
+_CLOSING_MARKS = re.compile(rf"[{re.escape(_MARKS)}]+#+[{re.escape(_MARKS)}]*$")
 
 
 def clean(answer: str) -> str | None:
@@ -29,7 +32,7 @@ def clean(answer: str) -> str | None:
         text = " ".join(line.split())
         while (shorter := _LABEL.sub("", text, count=1)) != text:
             text = shorter
-        text = _unrepeated(text.strip(" \t\"'`*_#“”«»"))
+        text = _unrepeated(_CLOSING_MARKS.sub("", text.strip(_MARKS).lstrip("#" + _MARKS)))
         words = text.split()
         if sum(any(c.isalnum() for c in word) for word in words) >= MIN_WORDS:
             return " ".join(words[:MAX_WORDS]) if len(words) > MAX_WORDS else text

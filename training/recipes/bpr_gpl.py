@@ -43,9 +43,9 @@ class BprGplSettings(GplSettings):
 def train(task: Task[BprGplSettings]) -> Path:
     """Mine with the base, then fit it with a sign head to the teacher's margins."""
     settings = task.settings
+    teacher = open_teacher(settings.teacher, task)
     model = task.open_base()
     draw = mined_pairs(task, model)
-    teacher = open_teacher(settings.teacher, task)
     model, head, scale = with_signs(model, settings)
     objective = distilled(settings, head, scale, teacher)
     return task.fit("bpr_gpl", model, objective, draw, callbacks=[growing_beta(head, settings.gamma)])

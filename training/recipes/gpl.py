@@ -47,10 +47,13 @@ class GplSettings(StaticSettings):
 
 
 def train(task: Task[GplSettings]) -> Path:
-    """Mine with the base and the other retrievers, then fit the base to the teacher's margins."""
+    """Mine with the base and the other retrievers, then fit the base to the teacher's margins.
+
+    The teacher is opened before: one that cannot be is found out at once.
+    """
+    teacher = open_teacher(task.settings.teacher, task)
     model = task.open_base()
     draw = mined_pairs(task, model)
-    teacher = open_teacher(task.settings.teacher, task)
     objective = margins(teacher, task.settings.teacher.scale, scale_of(task.settings, model))
     return task.fit("gpl", model, objective, draw)
 

@@ -47,8 +47,8 @@ class JpqGplSettings(JpqSettings):
 
 def train(task: Task[JpqGplSettings]) -> Path:
     """Give the documents their codes once, then fit queries and centroids to the teacher's margins."""
-    model, documents, scale = coded(task)
     teacher = open_teacher(task.settings.teacher, task)
+    model, documents, scale = coded(task)
     loss = DynamicMargins(model, task.collection, documents, teacher, settings=task.settings, scale=scale)
     return fit_coded(task, "jpq_gpl", model, documents, loss)
 

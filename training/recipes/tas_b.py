@@ -86,6 +86,7 @@ class TasBSettings(StaticSettings):
 def train(task: Task[TasBSettings]) -> Path:
     """Cluster the queries and mine with the base, score the pairs, fit; the base should be a warmed-up retriever."""
     settings, collection = task.settings, task.collection
+    live = open_teacher(settings.batch_teacher, task) if settings.scores_batches else None
     model = task.open_base()
     sampler: Callable[..., Any] = ShuffledBatchSampler
     if settings.sampling != "random":
@@ -97,7 +98,6 @@ def train(task: Task[TasBSettings]) -> Path:
     if settings.scores_pairs:
         scores = pair_scores(task, mined, settings.pair_teacher, "score")
     draw = drawn_pairs(collection, mined, _choice(settings), scores)
-    live = open_teacher(settings.batch_teacher, task) if settings.scores_batches else None
     objective = supervised(settings, scale_of(settings, model), scores if taught_pairs else None, live)
     return task.fit("tas_b", model, objective, draw, batch_sampler=sampler)
 
