@@ -428,7 +428,7 @@ def compress(
     from indexing import compression
     from indexing.compression_report import as_markdown
     from indexing.compression_report import report as content_of
-    from indexing.recoding import encoder_folder, unrescored_default
+    from indexing.recoding import encoder_folder
     from retriever.evaluation.collections import open_collection
     from retriever.storage import write_atomically
 
@@ -481,9 +481,7 @@ def compress(
     else:
         typer.echo(as_markdown(found))
     if found.chosen is not None and output is not None and not dry_run:
-        manifest = compression.compress_index(found, output, device=device, quiet=quiet)
-        if found.chosen.model and found.chosen.stored != "none" and (remark := unrescored_default(manifest)):
-            typer.echo(f"warning: {remark}.", err=True)
+        compression.compress_index(found, output, device=device, quiet=quiet)
         # Until an index is written another bound can be tried without training anew.
         if train and work is not None:
             shutil.rmtree(work)

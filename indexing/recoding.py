@@ -51,8 +51,8 @@ def recode_index(
                then. It is copied to `target`.encoder, beside the index, which names it
     rescoring  keeps the vectors beside those codes, and offers them as the pipeline `local`, or `local-2` and so on
                where that name is another's; it becomes the default where vectors alone were. Pipelines that find by
-               vectors and do more, such as reranking, keep their names and get the stage too; those that fuse several
-               lists do not, see `unrescored_default`
+               vectors and do more, such as reranking or fusion, keep their names and get the stage too; before they
+               fuse, it orders what vectors found
 
     They appear when they are complete. Segments, deletions and documents are those of the generation in force;
     calibrations are taken over only where no vector has a part in the scores.
@@ -225,10 +225,11 @@ def _with_local(folder: Path, working: Path, manifest: Manifest, rescoring: Resc
         canary_texts=before.dense.canary_texts,
     )
     plain, offered = PipelineSpec(first=("dense",)), manifest.pipelines
+    of_dense = rescoring.stage.model_copy(update={"of": "dense"})
     rescored = {
-        name: spec.model_copy(update={"local": rescoring.stage})
+        name: spec.model_copy(update={"local": rescoring.stage if spec.first == plain.first else of_dense})
         for name, spec in offered.items()
-        if spec.first == plain.first and spec != plain
+        if "dense" in spec.first and spec != plain
     }
     # A pipeline of this name that reads local vectors is that of an index which had others, and they are these now.
     own = next(
@@ -244,16 +245,4 @@ def _with_local(folder: Path, working: Path, manifest: Manifest, rescoring: Resc
             "pipelines": offered | rescored,
             "default_pipeline": own if offered[manifest.default_pipeline] == plain else manifest.default_pipeline,
         }
-    )
-
-
-def unrescored_default(manifest: Manifest) -> str | None:
-    """Say that the default pipeline searches codes without the vectors that lie beside them; None where it does not."""
-    default = manifest.pipelines[manifest.default_pipeline]
-    if manifest.local is None or "dense" not in default.first or default.local is not None:
-        return None
-    rescored = [name for name, spec in manifest.pipelines.items() if spec.local is not None]
-    return (
-        f"the default pipeline {manifest.default_pipeline!r} searches the codes alone; what was measured is rescored "
-        f"by the vectors, which --pipeline does with: {', '.join(rescored)}"
     )

@@ -180,10 +180,13 @@ class Local(BaseModel):
 
     weight  of the stages before: a document's score is its local one plus so many times theirs; BiDR's is 0.3, beside
             codes of an encoder with the same scale
+    of      "all": the documents of all first stages, once their lists are one; "dense": those that vectors found, before
+            their list is fused with others
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    of: Literal["all", "dense"] = "all"
     depth: int = Field(1000, ge=1, le=10_000)
     weight: float = Field(0.3, ge=0, le=1e6)
 
@@ -269,6 +272,12 @@ class PipelineSpec(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _something_to_rescore(self) -> "PipelineSpec":
+        if self.local is not None and self.local.of == "dense" and "dense" not in self.first:
+            raise ValueError(f"local of dense needs dense, which is not among the first stages {list(self.first)}")
+        return self
+
+    @model_validator(mode="after")
     def _something_to_feed(self) -> "PipelineSpec":
         if self.feedback is not None and "bm25" not in self.first:
             raise ValueError(f"feedback is for bm25, which is not among the first stages {list(self.first)}")
@@ -287,15 +296,25 @@ class PipelineSpec(BaseModel):
         first = tuple(stage for stage in self.first if stage not in stages)
         if not first:
             raise InvalidInput("no first stage would be left; keep bm25, sparse or dense.")
+        kept = self.local is not None and "local" not in stages and (self.local.of == "all" or "dense" in first)
         return self.model_copy(
             update={
                 "first": first,
                 "field_weights": self.field_weights if "bm25" in first else None,
                 "feedback": self.feedback if "bm25" in first else None,
-                "local": None if "local" in stages else self.local,
+                "local": self.local if kept else None,
                 "rerank": None if "rerank" in stages else self.rerank,
             }
         )
+
+    @property
+    def last(self) -> Literal["local", "rerank"] | None:
+        """The model that puts the final ranking in order; None where first stages or their fusion do."""
+        if self.rerank is not None:
+            return "rerank"
+        if self.local is not None and (self.local.of == "all" or len(self.first) == 1):
+            return "local"
+        return None
 
     def weighing(self, field_weights: Mapping[str, float]) -> "PipelineSpec":
         """Return this pipeline with other weights of fields. Raises InvalidInput."""

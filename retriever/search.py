@@ -147,7 +147,8 @@ def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> 
         _dense(index, states, request, mask)
     if "sparse" in request.pipeline.first:
         _sparse(index, states, request, mask)
-    vectors = _local_vectors(index, states, request) if request.pipeline.local else None
+    local = request.pipeline.local
+    vectors = _local_vectors(index, states, request) if local else None
     batch_time = time.perf_counter() - started
     for number, state in enumerate(states):
         # The shared work above counts for every query in equal parts.
@@ -156,11 +157,14 @@ def run(index: "Index", queries: Sequence[str], request: Request, name: str) -> 
             _bm25(index, state, request, mask)
             if not state.terms:
                 state.warn("no_terms")
-        _fuse(state, request.pipeline)
+        rankings = _rankings(state, request.pipeline)
+        if local and local.of == "dense" and vectors is not None and "dense" in rankings:
+            rankings["dense"] = _local(index, state, rankings["dense"], local, vectors[number], request.deadline_ms)
+        _fuse(state, rankings, request.pipeline)
         if request.facets:
             _count(index, state, request, mask)
-        if request.pipeline.local is not None and vectors is not None:
-            _local(index, state, request.pipeline.local, vectors[number], request.deadline_ms)
+        if local and local.of == "all" and vectors is not None:
+            state.ranking = _local(index, state, state.ranking, local, vectors[number], request.deadline_ms)
         if request.pipeline.rerank is not None:
             _rerank(index, state, request.pipeline.rerank, request.deadline_ms)
         _finish(index, state, request, calibration)
@@ -351,7 +355,8 @@ def _sparse(index: "Index", states: Sequence[_State], request: Request, mask: "M
             state.answer.timings["encode_sparse"] = encoding
 
 
-def _fuse(state: _State, pipeline: PipelineSpec) -> None:
+def _rankings(state: _State, pipeline: PipelineSpec) -> dict[str, list[tuple[str, float]]]:
+    """Return what each first stage found, and note its scores."""
     for stage in pipeline.first:
         if stage not in state.found:
             continue
@@ -359,12 +364,15 @@ def _fuse(state: _State, pipeline: PipelineSpec) -> None:
         for id_, score, row in zip(candidates.ids, candidates.scores, candidates.rows, strict=True):
             state.scores.setdefault(id_, {})[stage] = score
             state.rows[id_] = row
+    return {stage: found.ranking() for stage, found in state.found.items()}
+
+
+def _fuse(state: _State, rankings: Mapping[str, list[tuple[str, float]]], pipeline: PipelineSpec) -> None:
     if len(pipeline.first) == 1:
-        (candidates,) = state.found.values()
-        state.ranking = candidates.ranking()
+        (state.ranking,) = rankings.values()
         return
     with state.timed("fusion"):
-        state.ranking = fuse({stage: found.ranking() for stage, found in state.found.items()}, pipeline.fusion)
+        state.ranking = fuse(rankings, pipeline.fusion)
     for id_, score in state.ranking:
         state.scores[id_]["fusion"] = score
 
@@ -399,39 +407,49 @@ def _local_vectors(index: "Index", states: Sequence[_State], request: Request) -
     return vectors
 
 
-def _local(index: "Index", state: _State, local: Local, vector: NDArray[np.float32], deadline_ms: float | None) -> None:
-    """Order the best `depth` by their local and their present scores; the rest, and what has no vector, follow."""
-    head = state.ranking[: local.depth]
+def _local(
+    index: "Index",
+    state: _State,
+    ranking: list[tuple[str, float]],
+    local: Local,
+    vector: NDArray[np.float32],
+    deadline_ms: float | None,
+) -> list[tuple[str, float]]:
+    """Return a ranking with its best `depth` by their local and present scores; the rest, and what has no vector, follow.
+
+    It stays as it is where that fails.
+    """
+    head = ranking[: local.depth]
     with state.timed("local"):
         deadline = None if deadline_ms is None else state.started + deadline_ms / 1e3
         try:
             found = index.local_scores(vector, [state.rows[id_] for id_, _ in head], deadline).tolist()
         except OutOfTime:
             state.answer.degraded.append("local_timeout")
-            return
+            return ranking
         except FAULTS as fault:
             state.degrade("local", fault)
-            return
+            return ranking
         scores: dict[str, float] = {}
         for (id_, before), score in zip(head, found, strict=True):
             if not math.isnan(score):
                 state.scores[id_]["local"] = score
                 scores[id_] = score + local.weight * before
-        _put_before(state, ordered(scores))
+        return _begun_by(ranking, ordered(scores))
 
 
-def _put_before(state: _State, new: list[tuple[str, float]]) -> None:
-    """Begin the ranking with documents in a new order.
+def _begun_by(ranking: list[tuple[str, float]], new: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Return a ranking that begins with documents in a new order.
 
     The others keep their order, and their distance among each other, below the lowest new score.
     """
     if not new:
-        return
+        return ranking
     chosen = {id_ for id_, _ in new}
-    rest = [(id_, score) for id_, score in state.ranking if id_ not in chosen]
+    rest = [(id_, score) for id_, score in ranking if id_ not in chosen]
     floor = new[-1][1] - 1.0
     top = rest[0][1] if rest else 0.0
-    state.ranking = [*new, *((id_, floor - (top - score)) for id_, score in rest)]
+    return [*new, *((id_, floor - (top - score)) for id_, score in rest)]
 
 
 def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | None) -> None:
@@ -474,7 +492,7 @@ def _rerank(index: "Index", state: _State, rerank: Rerank, deadline_ms: float | 
         new = weighted_minmax(
             {"first": head, "rerank": new}, weights={"first": 1 - rerank.weight, "rerank": rerank.weight}
         )
-    _put_before(state, new)
+    state.ranking = _begun_by(state.ranking, new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -543,7 +561,7 @@ def _relevance(state: _State, request: Request, calibration: Calibration) -> dic
         # Scores of other stages than those of the calibration.
         state.warn("not_calibrated")
         return {}
-    last = "rerank" if request.pipeline.rerank else "local" if request.pipeline.local else None
+    last = request.pipeline.last
     ids = [id_ for id_, _ in state.ranking if last is None or last in state.scores[id_]]
     values = calibration.curve.relevance([score for _, score in state.ranking[: len(ids)]])
     found = dict(zip(ids, values.tolist(), strict=True))

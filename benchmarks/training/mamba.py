@@ -4,7 +4,9 @@
 
 Both bodies are those of benchmarks/mamba.py, with random weights, a Mamba of four layers and a transformer of two. They
 are trained by `repllama`, all weights, on the same batches, and the end token's state is the vector. So small and from
-chance they find little; the claim is that they find equally much, as published of pretrained models.
+chance they find little; the claim is that they find equally much, as published of pretrained models. Each has the
+learning rate of .001, .003 and .01 that finds most for dev queries with seed 1: nDCG@10 of .057, .064 and .128 for the
+Mamba, .254, .205 and .068 for the transformer.
 """
 
 from pathlib import Path
@@ -17,7 +19,8 @@ from retriever.models import resolve
 ARMS = ("mamba", "transformer")
 CLAIMS = (Claim("mamba", "transformer", margin=0.02), Claim("mamba", "transformer"))
 COMMON: dict[str, Any] = {"document_tokens": 48, "query_tokens": 32, "hard": "none", "count": 1}
-FIT: dict[str, Any] = {"batch_size": 64, "learning_rate": 1e-3, "warmup": 0.1, "save_steps": 0}
+FIT: dict[str, Any] = {"batch_size": 64, "warmup": 0.1, "save_steps": 0}
+RATES = {"mamba": 1e-2, "transformer": 1e-3}
 
 
 def start(folder: Path, name: str, seed: int, width: int, layers: int) -> Path:
@@ -35,13 +38,14 @@ def start(folder: Path, name: str, seed: int, width: int, layers: int) -> Path:
 
 def main() -> None:
     more = {"width": 64, "layers": 4, "epochs": 2}
-    given = arguments(__doc__, "nl2bash", queries=6000, work=Path(".cache/claims/mamba"), more=more)
+    given = arguments(__doc__, "nl2bash", queries=3000, work=Path(".cache/claims/mamba"), more=more)
     experiment = Experiment(given.data, given.work)
-    common = COMMON | {"max_queries": given.queries, "fit": FIT | {"epochs": given.epochs}}
+    common = COMMON | {"max_queries": given.queries}
     for seed in given.seeds:
         for name in ARMS:
             base = start(experiment.models / ".starts", name, seed, given.width, given.layers)
-            experiment.arm(name, seed, "repllama", common | {"base": str(base)})
+            fit = FIT | {"epochs": given.epochs, "learning_rate": RATES[name]}
+            experiment.arm(name, seed, "repllama", common | {"base": str(base), "fit": fit})
     write_csv(given.results / "mamba.csv", experiment, ARMS, given.seeds)
     sizes = f"Width {given.width}, {given.epochs} epochs of {given.queries:,} pairs."
     text = f"## Mamba and a transformer\n\n{__doc__}\n{sizes}"

@@ -20,7 +20,8 @@ from retriever.index.form import Form
 from retriever.index.manifest import read_manifest
 from retriever.index.sealed import open_index
 from retriever.models import resolve
-from retriever.pipeline import Local, PipelineSpec
+from retriever.pipeline import Fusion, Local, PipelineSpec
+from retriever.search import fuse
 from retriever.types import Document
 from tests.factories import HashingEncoder, ListCorpus, random_documents
 
@@ -81,6 +82,39 @@ def test_codes_find_and_local_vectors_put_in_order(tmp_path):
         assert [id_ for id_, _ in found[20:]] == [id_ for id_, _ in before[20:]]
         assert found[20][1] == pytest.approx(found[19][1] - 1)
         assert found[20][1] - found[30][1] == pytest.approx(before[20][1] - before[30][1], abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["minmax", "rrf"])
+@pytest.mark.parametrize("depth", [1000, 20])
+def test_what_vectors_found_is_put_in_order_before_it_is_fused(tmp_path, method, depth):
+    path, fusion = build(tmp_path / "index"), Fusion(method=method)
+    local = Local(of="dense", depth=depth)
+    alone = answers(path, pipeline=PipelineSpec(first=("dense",), local=local))
+    assert_same(alone, answers(path, pipeline=PipelineSpec(first=("dense",), local=Local(depth=depth))))
+    both = PipelineSpec(first=("bm25", "dense"), fusion=fusion, local=local)
+    lists = zip(answers(path, pipeline="bm25"), alone, strict=True)
+    assert_same(answers(path, pipeline=both), [fuse({"bm25": words, "dense": d}, fusion) for words, d in lists])
+    with opened(path) as index:
+        hit = next(
+            hit for hit in index.search(QUERIES[0], 5, pipeline=both, explain=True).hits if "dense" in hit.scores
+        )
+        assert set(hit.explanation.ranks) >= {"dense", "fusion", "local"}
+    # Vectors that cannot be had leave the list as codes gave it.
+    with opened(path, HashingEncoder(48, seed="local", broken=["supersonic"])) as index:
+        answer = index.search("supersonic wing drag", 400, pipeline=both)
+        assert answer.degraded == ["local_failed"]
+        assert answer.ranking() == index.search("supersonic wing drag", 400, pipeline=both.without("local")).ranking()
+
+
+def test_of_dense_needs_dense():
+    local = Local(of="dense")
+    with pytest.raises(ValueError, match=r"not among the first stages \['bm25'\]"):
+        PipelineSpec(first=("bm25",), local=local)
+    both = PipelineSpec(first=("bm25", "dense"), local=local)
+    assert both.without("dense") == PipelineSpec(first=("bm25",))
+    assert both.without("bm25").local == local
+    assert (both.last, both.without("bm25").last) == (None, "local")
+    assert (both.model_copy(update={"local": Local()}).last, PipelineSpec(first=("bm25",)).last) == ("local", None)
 
 
 def test_each_stage_shows_its_score(tmp_path):

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from indexing.compression_report import as_markdown, report
 from indexing.corpora import open_corpus
 from indexing.learned_codes import Learned, Rescoring
 from indexing.plan import BuildSettings
-from indexing.recoding import encoder_folder, recode_index, unrescored_default
+from indexing.recoding import encoder_folder, recode_index
 from indexing.verification import verify_index
 from retriever.errors import IndexLocked, InvalidInput, StorageFull
 from retriever.evaluation.collections import open_collection
@@ -171,7 +170,7 @@ def _disk_full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_pipelines_that_find_by_vectors_rescore_and_others_say_that_they_do_not(path, tmp_path):
+def test_pipelines_that_find_by_vectors_rescore(path, tmp_path):
     open_base(EncoderSettings(base="splade-tiny"), offline=True).append(SignHead(128)).save(str(tmp_path / "signs"))
     learned = Learned("bpr", tmp_path / "signs", tmp_path / "codes", None, True, "bfloat16")
     rescoring = Rescoring("float16", Local(weight=0.2))
@@ -185,20 +184,20 @@ def test_pipelines_that_find_by_vectors_rescore_and_others_say_that_they_do_not(
     found = written("hybrid", {}, "hybrid")
     assert found.default_pipeline == "hybrid"
     assert (found.pipelines["dense"], found.pipelines["local"].local) == (dense, rescoring.stage)
-    assert found.pipelines["hybrid"].local is None
-    assert re.search("'hybrid' searches the codes alone.*with: local$", unrescored_default(found))
+    assert found.pipelines["hybrid"].local == Local(of="dense", weight=0.2)
+    assert found.pipelines["bm25"].local is None
     found = written("dense", {}, "dense")
-    assert (found.default_pipeline, unrescored_default(found)) == ("local", None)
+    assert found.default_pipeline == "local"
     # What stands behind the vectors stays behind them.
     found = written("reranked", {"best": reranked}, "best")
-    assert (found.default_pipeline, unrescored_default(found)) == ("best", None)
+    assert found.default_pipeline == "best"
     assert found.pipelines["best"] == reranked.model_copy(update={"local": rescoring.stage})
     # A name that is taken stays its owner's.
     found = written("named", {"local": reranked, "plain": dense}, "plain")
     assert found.default_pipeline == "local-2"
     assert found.pipelines["local-2"] == dense.model_copy(update={"local": rescoring.stage})
     assert found.pipelines["local"].rerank == reranked.rerank
-    assert unrescored_default(written("words", {}, "bm25")) is None
+    assert written("words", {}, "bm25").default_pipeline == "bm25"
 
 
 @pytest.mark.slow
