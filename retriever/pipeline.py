@@ -180,8 +180,8 @@ class Local(BaseModel):
 
     weight  of the stages before: a document's score is its local one plus so many times theirs; BiDR's is 0.3, beside
             codes of an encoder with the same scale
-    of      "all": the documents of all first stages, once their lists are one; "dense": those that vectors found, before
-            their list is fused with others
+    of      "all": the documents of all first stages, once their lists are one; "dense": those that vectors found,
+            before their list is fused with others
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

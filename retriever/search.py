@@ -415,9 +415,9 @@ def _local(
     vector: NDArray[np.float32],
     deadline_ms: float | None,
 ) -> list[tuple[str, float]]:
-    """Return a ranking with its best `depth` by their local and present scores; the rest, and what has no vector, follow.
+    """Return a ranking with its best `depth` by their local and present scores, the others behind them.
 
-    It stays as it is where that fails.
+    So is what has no vector. Where the stage fails the ranking stays as it is.
     """
     head = ranking[: local.depth]
     with state.timed("local"):
