@@ -179,7 +179,7 @@ def test_random_indexes_with_deletions_and_segments(tmp_path_factory, history):
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("name", ["scifact", "cranfield"])
+@pytest.mark.parametrize("name", [pytest.param("scifact", marks=pytest.mark.slow), "cranfield"])
 def test_a_real_collection(tmp_path, shared_data, name):
     source = shared_data / name
     if not source.is_dir():

@@ -78,7 +78,7 @@ def test_a_training_ends_in_codes_that_an_index_keeps(generated, tmp_path, name,
     assert (part.kind, part.stored, part.codes) == (kind, "none", "model")
 
 
-@pytest.mark.parametrize("name", ["bpr_genq", "bpr_gpl"])
+@pytest.mark.parametrize("name", ["bpr_genq", pytest.param("bpr_gpl", marks=pytest.mark.slow)])
 def test_a_base_with_signs_keeps_its_head(generated, tmp_path, name):
     base = open_base(EncoderSettings(base="splade-tiny"), offline=True)
     with_head(base, SignHead(128, scale=3.0)).save(str(tmp_path / "base"))

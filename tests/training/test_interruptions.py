@@ -29,11 +29,11 @@ class Stop(TrainerCallback):
     [
         ("star", (*FIT, "depth=10"), ["star"], 0),
         ("adore", FIT, ["adore"], 0),
-        ("ance", (*FIT, "depth=10", "cycles=2"), ["fit-0", "fit-1"], 0),
+        pytest.param("ance", (*FIT, "depth=10", "cycles=2"), ["fit-0", "fit-1"], 0, marks=pytest.mark.slow),
         ("ar2", RANKER, ["ranker-warmup", "ranker-0", "retriever-0"], 0),
         # Its teachers score a pair once; a pair that is met again is scored beside others, to other last
         # digits. A step moves a weight by 3e-4.
-        ("trans_encoder", (*FIT, *CROSS), ["cross-0-0", "bi-0-0"], 1e-5),
+        pytest.param("trans_encoder", (*FIT, *CROSS), ["cross-0-0", "bi-0-0"], 1e-5, marks=pytest.mark.slow),
     ],
 )
 def test_interruptions_within_every_fit_change_nothing(

@@ -259,6 +259,7 @@ def test_trans_encoder_leaves_both_models_and_does_not_look_at_judgments(split_p
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_trans_encoder_starts_from_a_joint_model_and_selects_on_dev(split_pydocs, tmp_path):
     changes = ("cross_encoder=splade-tiny", "cross_start=joint", "joint_layers=1", "both_orders=true", "cross_tokens=40",
                "depth=10", "cycles=2", "fit.steps=2", "cross_fit.batch_size=8", "cross_fit.steps=2", "max_queries=40")  # fmt: skip
@@ -325,7 +326,10 @@ def test_warm_up_is_a_share_or_a_number_of_steps(tmp_path):
         read_settings(EncoderSettings, None, ["fit.warmup=1.5"])
 
 
-@pytest.mark.parametrize(("name", "ranker"), [("ar2", "ranker"), ("trans_encoder", "cross_encoder")])
+@pytest.mark.parametrize(
+    ("name", "ranker"),
+    [pytest.param("ar2", "ranker", marks=pytest.mark.slow), ("trans_encoder", "cross_encoder")],
+)
 def test_reports_have_the_cross_encoder_too(split_pydocs, tmp_path, name, ranker):
     changes = {
         "ar2": (*SMALL_RANKER, "cycles=1"),
