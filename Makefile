@@ -57,6 +57,7 @@ claims: reranker-claims compression-claims  ## Train and test every claim of doc
 	$(BIN)/python -m benchmarks.training.adapt --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.adapter --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.domains --data $(DATA)/nfcorpus --forms float,bpr
+	$(BIN)/python -m benchmarks.training.without_labels --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.soft_prompt --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.llm_ql --data $(DATA)/nl2bash
 	$(BIN)/python -m benchmarks.training.poolers --data $(DATA)/nl2bash
@@ -68,7 +69,8 @@ COMPRESSED := cranfield nfcorpus scifact cosqa nl2bash
 compression-claims: $(STAMP)  ## Train codes for five collections and measure docs/results/learned_codes again (hours)
 	$(BIN)/retriever eval reproduce retriever/evaluation/reproduction.yaml --data $(DATA) \
 		$(foreach name,$(COMPRESSED),--only $(name)) --work .cache/reproduce --output .cache/claims/compression
-	$(BIN)/python -m benchmarks.compression --data $(DATA) --learned --only $(COMPRESSED) --output docs/results/learned_codes
+	$(BIN)/python -m benchmarks.compression --data $(DATA) --learned --only $(COMPRESSED) \
+		--seeds 42 43 44 --output docs/results/learned_codes
 
 RERANKER := .cache/claims/reranker
 LEARNED_FROM := $(foreach name,nfcorpus nl2bash medquad codetrans-java-cs,--data $(DATA)/$(name)) --data $(RERANKER)/pydocs
