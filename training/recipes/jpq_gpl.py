@@ -46,7 +46,7 @@ class JpqGplSettings(JpqSettings):
 
 
 def train(task: Task[JpqGplSettings]) -> Path:
-    """Give the documents their codes once, then fit queries and centroids to the teacher's margins."""
+    """Open the teacher, give the documents their codes once, then fit queries and centroids to its margins."""
     teacher = open_teacher(task.settings.teacher, task)
     model, documents, scale = coded(task)
     loss = DynamicMargins(model, task.collection, documents, teacher, settings=task.settings, scale=scale)
