@@ -153,7 +153,7 @@ def least_candidates(documents: int) -> int:
 
 
 class DenseReader:
-    """The vectors of one segment, memory-mapped; the FAISS index is read at the first search."""
+    """The vectors of one segment, memory-mapped; codes and the FAISS index are read at the first search."""
 
     def __init__(
         self,
@@ -190,6 +190,7 @@ class DenseReader:
         self._lock = threading.Lock()
         self._index: Any = None
         self._on_device: Any = None
+        self._codes_are_read = codes is None
 
     @property
     def is_exact(self) -> bool:
@@ -199,8 +200,10 @@ class DenseReader:
         return self._sha256 is None
 
     def load(self) -> None:
-        """Read what the first search would read: the FAISS index, or the vectors onto the GPU."""
+        """Read what the first search would read: codes, the FAISS index, or the vectors onto the GPU."""
         with self._lock:
+            if self.codes is not None and not self._codes_are_read:
+                self.codes, self._codes_are_read = self.codes.in_memory(), True
             if self._sha256 is not None and self._index is None:
                 self._index = read_faiss(self._path, self._sha256)
             if self._device.startswith("cuda") and self._on_device is None and self.vectors is not None:
@@ -216,10 +219,10 @@ class DenseReader:
         return self.codes.decoded(np.asarray(ordinals, np.int64))
 
     def adopt(self, older: "DenseReader") -> None:
-        """Take over what a reader of the same file has loaded."""
+        """Take over what a reader of the same files has loaded."""
         with older._lock, self._lock:
-            if older._sha256 == self._sha256 and older.documents == self.documents:
-                self._index, self._on_device = older._index, older._on_device
+            self._index, self._on_device = older._index, older._on_device
+            self.codes, self._codes_are_read = older.codes, older._codes_are_read
 
     def search(
         self,

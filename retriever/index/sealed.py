@@ -408,6 +408,9 @@ class Index:
             for segment in self.segments:
                 if segment.dense:
                     segment.dense.load()
+                    if segment.dense.codes:
+                        nothing = np.zeros((1, self.manifest.dense.width), np.float32)
+                        segment.dense.search(nothing, 1, segment.id_rank, None)
         if self.manifest.local:
             _ = self.local_encoder
         if self._impacts:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from retriever.codebook import Codebook
 from retriever.errors import IndexCorrupt
 from retriever.index.codes import CODES, read_codes
-from retriever.index.dense import FAISS_FILE, DenseReader
+from retriever.index.dense import ABSENT, FAISS_FILE, VECTORS, DenseReader
 from retriever.index.facets import Column
 from retriever.index.impacts import ImpactReader
 from retriever.index.inverted import InvertedReader
 from retriever.index.local import LocalReader
-from retriever.index.manifest import Manifest, Segment
+from retriever.index.manifest import Files, Manifest, Segment
 from retriever.index.records import row_of
 from retriever.index.strings import StringTable
 from retriever.index.tombstones import read_live
@@ -125,8 +125,13 @@ class SegmentReader:
         if older.entry.records_sha256 != self.entry.records_sha256:
             return
         self.columns = older.columns
-        if self.dense and older.dense:
+        if self.dense and older.dense and self._dense_files() == older._dense_files():
             self.dense.adopt(older.dense)
+
+    def _dense_files(self) -> Files:
+        """Return the files of the dense part, with their digests; other codes of the same records are other files."""
+        names = {f"{segment_folder(self.entry.name)}/{name}" for name in (VECTORS, ABSENT, CODES, FAISS_FILE)}
+        return {name: entry for name, entry in self.entry.files.items() if name in names}
 
     def row(self, ordinal: int) -> int:
         """Return the row of a document in the records."""

@@ -345,3 +345,33 @@ def test_copies_of_one_text_and_few_documents_have_codes(tmp_path, kind):
     build(tmp_path / "one", corpus=DOCUMENTS[:1], dense=kind)
     with open_index(tmp_path / "copies", encoder=HashingEncoder()) as index:
         assert len(index.search(QUERIES[0], 50, pipeline="dense").hits) == 30
+
+
+@pytest.mark.parametrize("kind", ["binary", "opq8"])
+def test_codes_are_read_once_for_all_generations(tmp_path, kind):
+    path = build(tmp_path / "index", dense=kind, store="none")
+    with open_index(path, encoder=HashingEncoder()) as index:
+        index.warm()
+        before = index.search(QUERIES[0], 5, pipeline="dense").ranking()
+        for file in path.glob("segments/*/dense.codes.npy"):
+            content = file.read_bytes()
+            file.write_bytes(content[:128] + b"\xff" * (len(content) - 128))
+        assert index.search(QUERIES[0], 5, pipeline="dense").ranking() == before
+        delete_documents(path, [before[0][0]])
+        with index.latest() as newer:
+            assert newer is not index
+            assert newer.search(QUERIES[0], 4, pipeline="dense").ranking() == before[1:]
+
+
+def test_codes_of_another_form_are_not_taken_over(tmp_path):
+    signs = build(tmp_path / "signs", dense="binary", store="none")
+    products = build(tmp_path / "products", dense="opq8", store="none")
+    wanted = answers(products)
+    with (
+        open_index(signs, encoder=HashingEncoder()) as older,
+        open_index(products, encoder=HashingEncoder()) as newer,
+    ):
+        older.warm()
+        for mine, other in zip(newer.segments, older.segments, strict=True):
+            mine.adopt(other)
+        assert_same([answer.ranking() for answer in newer.batch_search(QUERIES, 20, pipeline="dense")], wanted)
