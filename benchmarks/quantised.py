@@ -1,6 +1,8 @@
 """Search by sign codes on a million vectors, against FAISS: exact, binary with rescoring, and HNSW in as much memory.
 
-    python -m benchmarks.quantised --output benchmarks/results/quantised.csv [--vectors 1000000] [--hnsw]
+    python -m benchmarks.quantised [--output benchmarks/results/quantised.csv] [--vectors 1000000] [--width 384] [--hnsw]
+
+Rows are added to the file, so that it may hold several runs.
 
 One thread everywhere. Times are CPU seconds of that thread, the median of several rounds in which all systems take
 turns, so that other work on the machine stretches none of them. Vectors are of low rank with noise: `--rank` directions
@@ -148,6 +150,7 @@ def measured(
     if arguments.hnsw:
         systems |= graphs(vectors, width)
     systems["Hamming scan alone, 1000 nearest"] = (lambda part: nearest_codes(signs, part, 1000), width / 8)
+    systems["Hamming scan alone of a mapped file, 1000 nearest"] = (lambda part: codes.nearest(part, 1000, None), 0.0)
     systems["FAISS IndexBinaryFlat alone, 1000 nearest"] = (
         lambda part: binary.search(pack_signs(part), 1000), width / 8
     )  # fmt: skip

@@ -190,7 +190,7 @@ class DenseReader:
         self._lock = threading.Lock()
         self._index: Any = None
         self._on_device: Any = None
-        self._codes_are_read = codes is None
+        self._codes_are_read = False
 
     @property
     def is_exact(self) -> bool:

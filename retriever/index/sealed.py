@@ -233,7 +233,9 @@ class Index:
         if self.manifest.inverted:
             self._analyser = _matching_analyser(self.manifest)
         device = models.device or "cpu"
-        known = {reader.number: reader for reader in older.segments} if older else {}
+        known: dict[int, SegmentReader] = {}
+        if older and _parts(older.manifest) == _parts(self.manifest):
+            known = {reader.number: reader for reader in older.segments}
         codebook = form_of(path, self.manifest.dense).codebook if self.manifest.dense else None
         self.segments: list[SegmentReader] = [
             _open_segment(path, self.manifest, segment, device, codebook, known.get(segment.number))
@@ -768,6 +770,12 @@ def _open_fields(part: InvertedPart, segments: Sequence[SegmentReader]) -> Field
     for name in part.search_fields:
         readers[name] = [segment.search_fields[name] for segment in segments]
     return FieldedBm25({name: Bm25(found, ranks, part.k1, part.b) for name, found in readers.items()}, ranks)
+
+
+def _parts(manifest: Manifest) -> tuple[object, ...]:
+    """Return what the files of a segment are read by; it changes where a folder is exchanged for another's."""
+    codebook = manifest.files.get(manifest.dense.codebook) if manifest.dense else None
+    return manifest.inverted, manifest.sparse, manifest.dense, manifest.local, codebook
 
 
 def _open_segment(

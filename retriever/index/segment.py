@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from retriever.codebook import Codebook
 from retriever.errors import IndexCorrupt
 from retriever.index.codes import CODES, read_codes
-from retriever.index.dense import ABSENT, FAISS_FILE, VECTORS, DenseReader
+from retriever.index.dense import FAISS_FILE, VECTORS, DenseReader
 from retriever.index.facets import Column
 from retriever.index.impacts import ImpactReader
 from retriever.index.inverted import InvertedReader
@@ -129,8 +129,8 @@ class SegmentReader:
             self.dense.adopt(older.dense)
 
     def _dense_files(self) -> Files:
-        """Return the files of the dense part, with their digests; other codes of the same records are other files."""
-        names = {f"{segment_folder(self.entry.name)}/{name}" for name in (VECTORS, ABSENT, CODES, FAISS_FILE)}
+        """Return the files that a dense reader keeps in memory, with their digests: other codes are other files."""
+        names = {f"{segment_folder(self.entry.name)}/{name}" for name in (VECTORS, CODES, FAISS_FILE)}
         return {name: entry for name, entry in self.entry.files.items() if name in names}
 
     def row(self, ordinal: int) -> int:

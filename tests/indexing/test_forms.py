@@ -1,6 +1,7 @@
 """Indexes that keep codes or float16: built, added to, changed, compacted, verified and served like others."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from indexing.live import add_vectors, apply_operations, encode_waiting
 from indexing.merging import merge_small
 from indexing.plan import BuildSettings
 from indexing.verification import verify_index
-from retriever.codebook import train_codebook
+from kernels import hamming, pq
+from retriever.codebook import Codebook, train_codebook
 from retriever.errors import IndexCorrupt, IndexMismatch, InvalidInput, ModelFault
 from retriever.heads.product import ProductHead
 from retriever.heads.sign import SignHead
 from retriever.index import dense
-from retriever.index.manifest import publish, read_manifest
+from retriever.index.form import write_codebook
+from retriever.index.manifest import describe_file, publish, read_manifest
 from retriever.index.sealed import open_index
 from retriever.types import Document
 from tests.factories import HashingEncoder, ListCorpus, random_documents
@@ -361,6 +364,46 @@ def test_codes_are_read_once_for_all_generations(tmp_path, kind):
         with index.latest() as newer:
             assert newer is not index
             assert newer.search(QUERIES[0], 4, pipeline="dense").ranking() == before[1:]
+
+
+def test_the_same_codes_of_another_codebook_are_not_taken_over(tmp_path):
+    path = build(tmp_path / "index", dense="opq8", store="none")
+    other = tmp_path / "other"
+    shutil.copytree(path, other)
+    manifest, _ = read_manifest(other)
+    file = other / manifest.dense.codebook
+    codebook = Codebook.load(file)
+    # A codebook that was trained further, JPQ's, whose documents keep their centroids.
+    write_codebook(file, Codebook(codebook.rotation, codebook.centroids * 2), manifest.dense.fingerprint)
+    files = manifest.files | {file.name: describe_file(file)}
+    publish(other, manifest.model_copy(update={"generation": manifest.generation + 1, "files": files}))
+    with open_index(path, encoder=HashingEncoder()) as index:
+        index.warm()
+        before = index.search(QUERIES[0], 20, pipeline="dense").ranking()
+        path.rename(tmp_path / "before")
+        other.rename(path)
+        with index.latest() as newer:
+            assert_same(
+                [newer.search(QUERIES[0], 20, pipeline="dense").ranking()],
+                [[(id_, 2 * score) for id_, score in before]],
+            )
+
+
+@pytest.mark.parametrize(("kind", "scan"), [("binary", (hamming, "nearest_codes")), ("opq8", (pq, "best_codes"))])
+def test_codes_are_scanned_before_the_first_query(tmp_path, monkeypatch, kind, scan):
+    path = build(tmp_path / "index", dense=kind, store="float32")
+    scanned = []
+    original = getattr(*scan)
+
+    def counting(codes, *arguments):
+        scanned.append(codes.documents)
+        return original(codes, *arguments)
+
+    monkeypatch.setattr(*scan, counting)
+    monkeypatch.setattr(dense, "LEAST_CANDIDATES", 10)
+    with open_index(path, encoder=HashingEncoder()) as index:
+        index.warm()
+        assert scanned == [300, 300]
 
 
 def test_codes_of_another_form_are_not_taken_over(tmp_path):
