@@ -55,7 +55,8 @@ class Codes(Protocol):
     def in_memory(self) -> Self:
         """Return the same codes, read from their file.
 
-        A scan of memory, whose pages are larger, takes a fifth less time than one of a mapped file.
+        A scan of a mapped file for one query takes a tenth longer at width 384, and as long at 768
+        (benchmarks/results/quantised.csv); what it takes depends on the pages that the system keeps the file in.
         """
         ...
 
